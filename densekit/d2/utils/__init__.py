@@ -1,0 +1,1 @@
+"""Utilities: one module for each module of ``detectron2.utils`` that densekit uses."""

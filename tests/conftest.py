@@ -1,0 +1,58 @@
+"""Fixtures shared by all tests; every test leaves the process as it found it."""
+
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+
+@pytest.fixture(autouse=True)
+def restore_process_state():
+    """Seeds the test and gives back threads, default dtype, grad mode and the process group."""
+    dtype, threads, grad = torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(dtype)
+    torch.set_num_threads(threads)
+    torch.set_grad_enabled(grad)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+@pytest.fixture
+def restore_catalogs():
+    """Takes out what a test registers in the data set catalogues."""
+    from densekit.d2.data import DatasetCatalog, MetadataCatalog
+
+    before = set(DatasetCatalog.list()), set(MetadataCatalog.list())
+    yield
+    for name in set(DatasetCatalog.list()) - before[0]:
+        DatasetCatalog.remove(name)
+    for name in set(MetadataCatalog.list()) - before[1]:
+        MetadataCatalog.remove(name)
+
+
+def _shared(part: str) -> Path:
+    folder = Path(__file__).resolve().parents[2] / "shared" / part
+    if not folder.is_dir():
+        pytest.skip(f"needs the recorded material in ../shared/{part}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reference_dir() -> Path:
+    """The recorded outputs of the authors' code; the test is skipped where they are missing."""
+    return _shared("reference")
+
+
+@pytest.fixture(scope="session")
+def shared_data_dir() -> Path:
+    """The real images; the test is skipped where they are missing."""
+    return _shared("data")
