@@ -1,4 +1,4 @@
-"""Boxes, masks, keypoints and the containers that carry them: the names that densekit uses of ``detectron2.structures``."""
+"""Boxes, masks, keypoints and their containers: the names that densekit uses of ``detectron2.structures``."""
 
 from typing import TYPE_CHECKING
 
