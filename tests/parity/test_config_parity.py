@@ -1,0 +1,49 @@
+"""Our default config is a part of Detectron2's, and its published YAML files merge to the same values."""
+
+import importlib
+import logging
+from pathlib import Path
+
+import pytest
+
+from densekit.runtime.config import get_cfg
+
+detectron2 = pytest.importorskip("detectron2")
+their_get_cfg = importlib.import_module("detectron2.config").get_cfg
+
+CONFIGS = Path(detectron2.__file__).resolve().parents[1] / "configs"
+FOLDERS = (
+    *("COCO-Detection", "COCO-InstanceSegmentation", "COCO-Keypoints", "COCO-PanopticSegmentation"),
+    *("Cityscapes", "Misc", "PascalVOC-Detection", "quick_schedules"),
+)
+FILES = sorted(
+    [*CONFIGS.glob("Base-*.yaml"), *(file for folder in FOLDERS for file in (CONFIGS / folder).glob("*.yaml"))]
+)
+
+
+def flat(node, prefix=""):
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def test_defaults_are_a_part_of_detectron2s_with_equal_values_and_types():
+    theirs = dict(flat(their_get_cfg()))
+    for key, value in flat(get_cfg()):
+        assert key in theirs
+        assert (type(value), value) == (type(theirs[key]), theirs[key]), key
+
+
+@pytest.mark.skipif(not FILES, reason="the installed Detectron2 came without its configs folder")
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_published_files_merge_to_the_same_values(file, caplog):
+    caplog.set_level(logging.CRITICAL)
+    ours, theirs = get_cfg(), their_get_cfg()
+    ours.merge_from_file(str(file))
+    theirs.merge_from_file(str(file))
+    changed = {key for key, value in flat(theirs) if value != dict(flat(their_get_cfg()))[key]}
+    values, their_values = dict(flat(ours)), dict(flat(theirs))
+    assert changed <= values.keys()
+    assert values == {key: their_values[key] for key in values}
