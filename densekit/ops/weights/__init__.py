@@ -1,0 +1,7 @@
+"""Weight files: reading them without running them, renaming what is in them, saying what did not fit."""
+
+from densekit.ops.weights.formats import read_checkpoint
+from densekit.ops.weights.names import adapt_names
+from densekit.ops.weights.report import LoadReport
+
+__all__ = ["LoadReport", "adapt_names", "read_checkpoint"]

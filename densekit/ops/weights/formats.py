@@ -1,0 +1,158 @@
+"""Readers of weight files. None of them runs code from the file.
+
+- ``.pth`` / ``.pt`` / ``.bin``: torch.save, read with ``weights_only=True``.
+- ``.pkl``: the model zoos of Detectron2, Detectron (Caffe2) and MSRA; numpy arrays in plain containers.
+- ``.pyth``: pycls.
+- ``.safetensors``.
+"""
+
+import codecs
+import pickle
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+# What a pickle of numpy arrays may name, under the module paths of old and new numpy and of both Python pickles.
+_NUMPY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric")
+_REFUSED = (
+    "{path}: the file asks for {what}, and a weight file may hold tensors, arrays, numbers, strings and plain "
+    "containers only. Loading it would run code from the file. Save the bare state dict with torch.save(model.state_dict(), ...) "
+    "in an environment where you trust it, and load that."
+)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Reads a weight file of any known format.
+
+    Args:
+        path: a local file; the suffix chooses the format.
+
+    Returns:
+        ``"model"``: name -> tensor on the CPU; ``"matching_heuristics"``, where it is true: names are to be matched by
+        suffix, because the file's author named parts and not whole models; and what else the file holds
+        (``"trainer"``, ``"iteration"``, ``"__author__"`` ...).
+
+    Raises:
+        ValueError: the file needs more than plain data, is damaged, or holds no weights.
+    """
+    path = Path(path)
+    readers: dict[str, Callable[[Path], dict[str, Any]]] = {
+        ".pkl": _read_zoo_pickle,
+        ".pyth": _read_pycls,
+        ".safetensors": _read_safetensors,
+    }
+    checkpoint = readers.get(path.suffix, _read_torch)(path)
+    checkpoint["model"] = _as_tensors(checkpoint["model"], path)
+    return checkpoint
+
+
+def _read_torch(path: Path) -> dict[str, Any]:
+    data = _load_torch(path)
+    if not isinstance(data, dict):
+        raise ValueError(f"{path}: expected a state dict or a checkpoint, found a {type(data).__name__}.")
+    if isinstance(data.get("model"), dict):
+        return dict(data)
+    # Training scripts of the torchvision and timm lineage call it state_dict.
+    return {"model": data["state_dict"] if isinstance(data.get("state_dict"), dict) else data}
+
+
+def _load_torch(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(_REFUSED.format(path=path, what=_named_global(error))) from error
+    except (RuntimeError, EOFError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: damaged, or not a file of torch.save ({error}).") from error
+
+
+def _named_global(error: Exception) -> str:
+    """The first line of torch's message that says what was in the file."""
+    lines = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line]
+    return lines[0] if lines else str(error).splitlines()[0]
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return {"model": load_file(path)}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged, or not a safetensors file ({error}).") from error
+
+
+def _read_pycls(path: Path) -> dict[str, Any]:
+    data = _load_torch(path)
+    if not isinstance(data, dict) or "model_state" not in data:
+        raise ValueError(f"{path}: a .pyth file of pycls holds 'model_state', this one does not.")
+    model = {name: value for name, value in data["model_state"].items() if not name.endswith("num_batches_tracked")}
+    return {"model": model, "__author__": "pycls", "matching_heuristics": True}
+
+
+def _read_zoo_pickle(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        try:
+            data = _ArrayUnpickler(file, path).load()
+        except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, TypeError) as error:
+            raise ValueError(f"{path}: damaged, or not a pickle of a model zoo ({error}).") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{path}: expected a dictionary of arrays, found a {type(data).__name__}.")
+    if "model" in data and "__author__" in data:
+        return data
+    blobs = data.get("blobs", data)  # Caffe2: detectors nest their blobs, classifiers do not
+    model = {name: value for name, value in blobs.items() if not name.endswith("_momentum")}
+    return {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Rebuilds numpy arrays and plain containers; any other name in the file is refused before it is imported."""
+
+    def __init__(self, file: Any, path: Path) -> None:
+        super().__init__(file, encoding="latin1")
+        self._path = path
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if module == "numpy" and name in ("ndarray", "dtype"):
+            return getattr(np, name)
+        if module in _NUMPY_MODULES and name in _NUMPY_BUILDERS:
+            return _NUMPY_BUILDERS[name]
+        if (module, name) == ("_codecs", "encode"):
+            return _latin1_bytes
+        raise ValueError(_REFUSED.format(path=self._path, what=f"{module}.{name}"))
+
+
+def _numpy_builders() -> dict[str, Any]:
+    """The functions of numpy that a pickled array or scalar calls, found by pickling one of each."""
+    scalar, array = np.float32(0).__reduce__()[0], np.zeros(1).__reduce__()[0]
+    buffer = np.zeros(1).__reduce_ex__(5)[0]
+    return {"scalar": scalar, "_reconstruct": array, "_frombuffer": buffer}
+
+
+_NUMPY_BUILDERS = _numpy_builders()
+
+
+def _latin1_bytes(text: str, encoding: str = "latin1") -> bytes:
+    """How protocol 2 spells bytes; other codecs would decompress or decode what the file likes."""
+    if codecs.lookup(encoding).name != "iso8859-1":
+        raise pickle.UnpicklingError(f"bytes in the encoding {encoding!r}")
+    return text.encode("latin1")
+
+
+def _as_tensors(model: Any, path: Path) -> dict[str, torch.Tensor]:
+    """The same mapping with tensors; what is no array is named."""
+    if not isinstance(model, dict) or not model:
+        raise ValueError(f"{path}: holds no weights.")
+    tensors: dict[str, torch.Tensor] = {}
+    for name, value in model.items():
+        if isinstance(value, np.ndarray) and value.dtype != object:
+            value = torch.from_numpy(np.require(value, requirements=["C", "W"]))
+        if not isinstance(value, torch.Tensor):
+            raise ValueError(f"{path}: entry {name!r} is a {type(value).__name__}, and weights are tensors or arrays.")
+        tensors[str(name)] = value
+    return tensors
