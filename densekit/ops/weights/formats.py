@@ -8,6 +8,7 @@
 
 import codecs
 import pickle
+import re
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +21,8 @@ import torch
 _NUMPY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric")
 _REFUSED = (
     "{path}: the file asks for {what}, and a weight file may hold tensors, arrays, numbers, strings and plain "
-    "containers only. Loading it would run code from the file. Save the bare state dict with torch.save(model.state_dict(), ...) "
-    "in an environment where you trust it, and load that."
+    "containers only. Loading it would run code from the file. In an environment where you trust it, save the bare "
+    "state dict with torch.save(model.state_dict(), ...) and load that."
 )
 
 
@@ -70,9 +71,9 @@ def _load_torch(path: Path) -> Any:
 
 
 def _named_global(error: Exception) -> str:
-    """The first line of torch's message that says what was in the file."""
-    lines = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line]
-    return lines[0] if lines else str(error).splitlines()[0]
+    """What torch's message of many lines says about the file."""
+    match = re.search(r"GLOBAL (\S+)", str(error))
+    return match[1] if match else str(error).splitlines()[0]
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
