@@ -43,6 +43,7 @@ from densekit.runtime.modeling.roi_heads import (
     build_mask_head,
     build_roi_heads,
 )
+from densekit.runtime.modeling.test_time_augmentation import DatasetMapperTTA, GeneralizedRCNNWithTTA
 
 __all__ = [
     "ANCHOR_GENERATOR_REGISTRY",
@@ -59,8 +60,10 @@ __all__ = [
     "Backbone",
     "BaseKeypointRCNNHead",
     "BaseMaskRCNNHead",
+    "DatasetMapperTTA",
     "FastRCNNOutputLayers",
     "GeneralizedRCNN",
+    "GeneralizedRCNNWithTTA",
     "PanopticFPN",
     "ProposalNetwork",
     "ROIHeads",

@@ -247,8 +247,8 @@ class Res5ROIHeads(ROIHeads):
         in_features: Sequence[str],
         pooler: ROIPooler,
         res5: nn.Module | Sequence[nn.Module],
-        box_predictor: nn.Module,
-        mask_head: nn.Module | None = None,
+        box_predictor: Any,
+        mask_head: Any = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -362,13 +362,13 @@ class StandardROIHeads(ROIHeads):
         box_in_features: Sequence[str],
         box_pooler: ROIPooler,
         box_head: nn.Module,
-        box_predictor: nn.Module,
+        box_predictor: Any,
         mask_in_features: Sequence[str] | None = None,
         mask_pooler: ROIPooler | None = None,
-        mask_head: nn.Module | None = None,
+        mask_head: Any = None,
         keypoint_in_features: Sequence[str] | None = None,
         keypoint_pooler: ROIPooler | None = None,
-        keypoint_head: nn.Module | None = None,
+        keypoint_head: Any = None,
         train_on_pred_boxes: bool = False,
         **kwargs: Any,
     ) -> None:
