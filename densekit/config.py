@@ -1,0 +1,51 @@
+"""Configuration of a run: densekit's own keys, and a loader that says what is wrong with a file or an override."""
+
+from collections.abc import Sequence
+
+import yaml
+
+from densekit.config_check import check_file, check_options
+from densekit.d2.config import CfgNode, get_cfg
+
+
+def add_densekit_config(cfg: CfgNode) -> None:
+    """Adds the keys that densekit's trainer reads beside the host's."""
+    cfg.INPUT.MAPPER = ""  # name of the mapper that turns an annotation into training tensors; "": by the task
+    cfg.SOLVER.OPTIMIZER = "SGD"  # or "AdamW" (arXiv 1711.05101)
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0  # on the learning rate of the parameters below a module named `backbone`
+    # LR_SCHEDULER_NAME "WarmupPolyLR" (arXiv 1606.00915): (1 - iteration / MAX_ITER) ** POWER, after a warm-up.
+    cfg.SOLVER.POLY_LR_POWER = 0.9  # 1.0 is a straight line
+    cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0  # the factor never falls below this
+
+
+def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
+    """The config of a run: defaults, then a file with its bases, then overrides.
+
+    Args:
+        config_file: YAML file; "" for the defaults alone.
+        opts: ``[KEY, VALUE, KEY, VALUE, ...]``; values are read as Python literals where they are such.
+
+    Returns:
+        A config that is not frozen, with the keys of the host, of densekit and of every project.
+
+    Raises:
+        FileNotFoundError: The file or one of its bases does not exist.
+        ValueError: A file is not YAML, a key does not exist or a value has the wrong type; the message names file,
+            line, key and the nearest keys.
+    """
+    from densekit.projects import add_all_configs  # registers every system; what only needs the keys above does not
+
+    cfg = get_cfg()
+    add_densekit_config(cfg)
+    add_all_configs(cfg)
+    if config_file:
+        check_file(cfg, config_file)
+        try:
+            cfg.merge_from_file(config_file, allow_unsafe=False)
+        except yaml.constructor.ConstructorError as error:
+            raise ValueError(
+                f"A tag in '{config_file}' or its bases would run code; write its value. {error}"
+            ) from error
+    check_options(cfg, opts)
+    cfg.merge_from_list(list(opts))
+    return cfg
