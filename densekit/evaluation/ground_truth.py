@@ -1,0 +1,205 @@
+"""The annotations of a test set in the form that COCO's metrics want, from its JSON file or from its dicts.
+
+The index is the evaluator's own: image ids, which may be strings, become the numbers 1, 2 ... by ascending id (the
+order in which COCO breaks ties), and nothing that a data set catalogue holds is touched.
+"""
+
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as mask_utils
+from faster_coco_eval.core.coco import COCO
+
+from densekit.d2.data import DatasetCatalog, MetadataCatalog
+from densekit.d2.structures import BoxMode
+from densekit.d2.utils.file_io import PathManager
+
+_FIELDS = ("id", "category_id", "bbox", "area", "iscrowd", "segmentation", "keypoints", "num_keypoints")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """What a test set says is in its images.
+
+    Attributes:
+        source: The JSON file, or the name of the data set, for messages.
+        coco: Images, annotations and categories, indexed; ``image_id`` is a number of ``image_numbers``.
+        image_numbers: The data set's image id -> the number of that image.
+        categories: The data set's category id -> name, by ascending id.
+        annotated: Whether the data set has annotations at all; a test set without them can only be predicted on.
+    """
+
+    source: str
+    coco: COCO
+    image_numbers: dict[Any, int]
+    categories: dict[int, str]
+    annotated: bool
+
+    @classmethod
+    def of(cls, dataset_name: str) -> "GroundTruth":
+        """Reads the ground truth of a registered data set: its ``json_file`` if it has one, else its dicts."""
+        path = MetadataCatalog.get(dataset_name).get("json_file")
+        if path is None:
+            return cls.from_coco(dataset_to_coco(dataset_name), source=f"data set '{dataset_name}'")
+        return cls.from_coco(read_coco_json(path), source=path)
+
+    @classmethod
+    def from_coco(cls, content: Mapping[str, Any], source: str) -> "GroundTruth":
+        """Indexes the content of a COCO JSON file.
+
+        Raises:
+            ValueError: An annotation belongs to no image, or two annotations share an id.
+        """
+        numbers = {
+            key: number for number, key in enumerate(sorted(image["id"] for image in content["images"]), start=1)
+        }
+        categories = {category["id"]: category["name"] for category in content["categories"]}
+        annotations = [_renumbered(annotation, numbers, source) for annotation in content.get("annotations", ())]
+        _check_annotations(annotations, categories, source)
+        images = [
+            {"id": numbers[image["id"]], "height": image.get("height"), "width": image.get("width")}
+            for image in content["images"]
+        ]
+        coco = COCO(
+            {
+                "images": images,
+                "annotations": annotations,
+                "categories": [{"id": key, "name": name} for key, name in sorted(categories.items())],
+            }
+        )
+        return cls(source, coco, numbers, dict(sorted(categories.items())), "annotations" in content)
+
+
+def read_coco_json(path: str) -> dict[str, Any]:
+    """Reads a COCO JSON file.
+
+    Raises:
+        ValueError: The file is not JSON, or it lacks the images or the categories.
+    """
+    with PathManager.open(path, "r") as file:
+        try:
+            content = json.load(file)
+        except ValueError as error:
+            raise ValueError(f"{path} is not JSON: {error}") from error
+    missing = {"images", "categories"} - set(content) if isinstance(content, dict) else {"images", "categories"}
+    if missing:
+        raise ValueError(f"{path} is not a COCO file: it has no {' and no '.join(sorted(missing))} at its top level.")
+    return content
+
+
+def dataset_to_coco(dataset_name: str) -> dict[str, Any]:
+    """Returns the content of a COCO JSON file for a data set that is registered as Python dicts.
+
+    Boxes become XYWH, keypoints go back to pixel indices (half a pixel less), and areas are those of the masks where
+    there are masks. Without ``annotations`` in any dict the result has none either, as in a test set.
+
+    Raises:
+        ValueError: The data set has no class names.
+    """
+    metadata = MetadataCatalog.get(dataset_name)
+    dicts = DatasetCatalog.get(dataset_name)
+    names = metadata.get("thing_classes")
+    if not names:
+        raise ValueError(
+            f"Data set '{dataset_name}' has neither a json_file nor class names. Set them with "
+            f"MetadataCatalog.get('{dataset_name}').thing_classes = [...]."
+        )
+    to_dataset_id = {k: key for key, k in metadata.get("thing_dataset_id_to_contiguous_id", {}).items()}
+    content: dict[str, Any] = {
+        "images": [],
+        "categories": [{"id": to_dataset_id.get(k, k), "name": name} for k, name in enumerate(names)],
+    }
+    if any("annotations" in record for record in dicts):
+        content["annotations"] = []
+    for index, record in enumerate(dicts):
+        image_id = record.get("image_id", index)
+        size = {"height": int(record["height"]), "width": int(record["width"])}
+        content["images"].append({"id": image_id, "file_name": str(record["file_name"]), **size})
+        for annotation in record.get("annotations", ()):
+            converted = _annotation_to_coco(annotation, size)
+            converted["category_id"] = to_dataset_id.get(converted["category_id"], converted["category_id"])
+            content["annotations"].append({"id": len(content["annotations"]) + 1, "image_id": image_id, **converted})
+    return content
+
+
+def _annotation_to_coco(annotation: Mapping[str, Any], size: Mapping[str, int]) -> dict[str, Any]:
+    """Returns a new COCO annotation, without its ids, for one of a data set's dicts."""
+    box = BoxMode.convert([float(x) for x in annotation["bbox"]], annotation["bbox_mode"], BoxMode.XYWH_ABS)
+    converted: dict[str, Any] = {
+        "category_id": int(annotation["category_id"]),
+        "bbox": [round(x, 3) for x in box],
+        "iscrowd": int(annotation.get("iscrowd", 0)),
+    }
+    if "segmentation" in annotation:
+        converted["segmentation"] = _plain_segmentation(annotation["segmentation"], size)
+        converted["area"] = segmentation_area(converted["segmentation"])
+    else:
+        converted["area"] = float(box[2] * box[3])
+    if "keypoints" in annotation:
+        points = np.asarray(annotation["keypoints"], dtype=np.float64).reshape(-1, 3)
+        converted["keypoints"] = (points - (0.5, 0.5, 0.0)).ravel().tolist()
+        converted["num_keypoints"] = int(annotation.get("num_keypoints", (points[:, 2] > 0).sum()))
+    return converted
+
+
+def _plain_segmentation(segmentation: Any, size: Mapping[str, int]) -> list[list[float]] | dict[str, Any]:
+    """Returns polygons as lists and RLE with text counts, both of which JSON can hold."""
+    if not isinstance(segmentation, Mapping):
+        return [np.asarray(polygon, dtype=np.float64).ravel().tolist() for polygon in segmentation]
+    counts = segmentation["counts"]
+    if isinstance(counts, list):
+        counts = mask_utils.frPyObjects(dict(segmentation), size["height"], size["width"])["counts"]
+    return {"size": list(segmentation["size"]), "counts": counts.decode() if isinstance(counts, bytes) else counts}
+
+
+def segmentation_area(segmentation: list[list[float]] | dict[str, Any]) -> float:
+    """Returns the area in pixels of polygons (each by the shoelace formula) or of an RLE."""
+    if isinstance(segmentation, dict):
+        if isinstance(segmentation["counts"], list):
+            return float(sum(segmentation["counts"][1::2]))
+        return float(mask_utils.area(segmentation))
+    corners = [np.asarray(polygon, dtype=np.float64).reshape(-1, 2).T for polygon in segmentation]
+    return float(sum(abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)) / 2 for x, y in corners))
+
+
+def _renumbered(annotation: Mapping[str, Any], numbers: Mapping[Any, int], source: str) -> dict[str, Any]:
+    """Returns the fields that metrics use, complete: own data often lacks the crowd flag and the area."""
+    if annotation["image_id"] not in numbers:
+        raise ValueError(
+            f"{source}: annotation {annotation.get('id')} belongs to image {annotation['image_id']!r}, which is not "
+            "among the images of that file."
+        )
+    kept = {name: annotation[name] for name in _FIELDS if name in annotation and annotation[name] != []}
+    kept["image_id"] = numbers[annotation["image_id"]]
+    kept.setdefault("iscrowd", 0)
+    if "area" not in kept:
+        _, _, width, height = kept["bbox"]
+        kept["area"] = segmentation_area(kept["segmentation"]) if "segmentation" in kept else width * height
+    if "keypoints" in kept:
+        kept.setdefault("num_keypoints", sum(flag > 0 for flag in kept["keypoints"][2::3]))
+    return kept
+
+
+def _check_annotations(annotations: Iterable[Mapping[str, Any]], categories: Mapping[int, str], source: str) -> None:
+    """Refuses ids that would mix annotations up and reports what COCO's metrics would pass over in silence."""
+    seen: set[int] = set()
+    unknown: set[Any] = set()
+    for annotation in annotations:
+        if annotation["id"] in seen:
+            raise ValueError(f"{source}: two annotations have the id {annotation['id']}; ids must be unique.")
+        seen.add(annotation["id"])
+        if annotation["category_id"] not in categories:
+            unknown.add(annotation["category_id"])
+    if unknown:
+        logger.warning(f"{source}: annotations of category ids {sorted(unknown)} are left out: no such categories.")
+    if 0 in seen:
+        logger.warning(
+            f"{source}: the annotation with id 0 counts as never found, because COCO's metrics use 0 for 'no match'. "
+            "Number the annotations from 1."
+        )

@@ -1,0 +1,65 @@
+"""Detections as COCO results: small, plain and ready for a JSON file.
+
+N: detections of one image. H, W: the original image's height and width in pixels.
+"""
+
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as mask_utils
+import torch
+from torch import Tensor
+
+from densekit.d2.structures import BoxMode, Instances
+
+
+def encode_masks(masks: Tensor) -> list[dict[str, Any]]:
+    """Encodes binary masks as COCO's run lengths.
+
+    Args:
+        masks: (N, H, W) bool or uint8, on any device.
+
+    Returns:
+        N dicts ``{"size": [H, W], "counts": text}``.
+    """
+    # Run lengths go down the columns. Turning the masks around where they are, on the GPU perhaps, gives numpy an
+    # (H, W, N) array in Fortran order without another copy.
+    columns = masks.to(torch.uint8).transpose(1, 2).contiguous().cpu().numpy()  # (N, W, H)
+    encoded = mask_utils.encode(columns.transpose(2, 1, 0))
+    return [{"size": list(rle["size"]), "counts": rle["counts"].decode()} for rle in encoded]
+
+
+def instances_to_coco_json(instances: Instances, img_id: int | str) -> list[dict[str, Any]]:
+    """Returns one COCO result per detection; the instances are left as they are.
+
+    Args:
+        instances: ``pred_boxes`` (xyxy, original-image pixels), ``scores`` and ``pred_classes``; maybe ``pred_masks``
+            (N, H, W) and ``pred_keypoints`` (N, K, 3), x and y in original-image pixels.
+        img_id: The image's id in the data set.
+
+    Returns:
+        Dicts in the model's order, with ``category_id`` still the model's class. Boxes are XYWH, keypoints are pixel
+        indices, that is half a pixel less than the model's continuous coordinates.
+    """
+    if len(instances) == 0:
+        return []
+    boxes = BoxMode.convert(instances.pred_boxes.tensor.float().cpu(), BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
+    columns: dict[str, list[Any]] = {
+        "category_id": instances.pred_classes.tolist(),
+        "bbox": boxes.tolist(),
+        "score": instances.scores.tolist(),
+    }
+    if instances.has("pred_masks"):
+        masks = instances.pred_masks
+        columns["segmentation"] = encode_masks(masks if isinstance(masks, Tensor) else masks.tensor)
+    if instances.has("pred_keypoints"):
+        keypoints = instances.pred_keypoints.float().cpu()
+        half_pixel = keypoints.new_tensor([0.5, 0.5, 0.0])
+        columns["keypoints"] = (keypoints - half_pixel).flatten(1).tolist()
+    return [{"image_id": img_id, **dict(zip(columns, row))} for row in zip(*columns.values())]
+
+
+def proposals_to_arrays(proposals: Instances) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the boxes (N, 4; xyxy, original-image pixels) and the objectness logits (N,) as numpy arrays."""
+    boxes = proposals.proposal_boxes.tensor.float().cpu().numpy()
+    return boxes, proposals.objectness_logits.float().cpu().numpy()
