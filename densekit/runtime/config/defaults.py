@@ -40,7 +40,6 @@ DATALOADER: dict[str, Any] = {
     # repeated, by the square root of threshold / fraction or by the ratio itself.
     "REPEAT_THRESHOLD": 0.0,
     "REPEAT_SQRT": True,
-    "RANDOM_SUBSET_RATIO": 1.0,  # fraction of the images that RandomSubsetTrainingSampler uses
     "FILTER_EMPTY_ANNOTATIONS": True,  # leave images without objects out of training
 }
 
