@@ -1,0 +1,118 @@
+"""Sky and ground: the flat parts of a scene, their markings, textures and shadows."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from densekit.data.streets.labels import LABELS
+from densekit.data.streets.world import Canvas, Colour
+
+_PAINT: Colour = (205, 210, 212)
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A rectangle on the ground: x and z ranges in metres."""
+
+    x: tuple[float, float]
+    z: tuple[float, float]
+    colour: Colour
+    label: str
+
+
+def noise(rng: np.random.Generator, size: int, octaves: Iterable[int]) -> np.ndarray:
+    """A seamless-enough square of value noise (size, size) with mean 0 and about unit deviation."""
+    total = np.zeros((size, size), dtype=np.float32)
+    for cells in octaves:
+        grid = rng.standard_normal((cells, cells)).astype(np.float32)
+        total += cv2.resize(grid, (size, size), interpolation=cv2.INTER_CUBIC)
+    return total / max(float(total.std()), 1e-6)
+
+
+def draw_sky(canvas: Canvas, zenith: Colour, clouds: np.ndarray, cover: float) -> None:
+    """Paints a gradient from the air's colour at the horizon to ``zenith``, with clouds (a noise square)."""
+    height, width = canvas.labels.shape
+    canvas.pixels[..., 0] = LABELS["sky"].id
+    if canvas.labels_only:
+        return
+    rise = ((canvas.camera.horizon - np.arange(height)) / height).clip(0, 1)[:, None]
+    share = (1 - np.exp(-4.0 * rise))[..., None]
+    sky = canvas.light.haze * (1 - share) + np.asarray(zenith) * share
+    # Clouds flatten towards the horizon.
+    rows = (np.log1p(6 * rise[:, 0]) * 0.5 * len(clouds)).astype(np.float32)
+    columns = np.linspace(0, len(clouds) - 1, width, dtype=np.float32)
+    field = cv2.remap(clouds, np.tile(columns, (height, 1)), np.tile(rows[:, None], (1, width)), cv2.INTER_LINEAR)
+    veil = (np.clip(field - 1.2 + 2.4 * cover, 0, 1) * 0.75)[..., None]
+    canvas.pixels[..., 1:] = (sky * (1 - veil) + np.clip(canvas.light.haze * 1.06, 0, 250) * veil).clip(0, 255)
+
+
+def draw_strip(canvas: Canvas, strip: Strip) -> None:
+    """Paints a strip in slices, so that the air gets denser with distance."""
+    near, far = max(strip.z[0], canvas.camera.nearest_ground * 0.7), strip.z[1]
+    if far <= near:
+        return
+    level = canvas.light.ambient + canvas.light.direct * max(float(canvas.light.sun[1]), 0.0)
+    colour = np.multiply(strip.colour, level)
+    cuts = [near, far] if canvas.labels_only else np.geomspace(near, far, max(int(8 * np.log(far / near)), 1) + 1)
+    for z0, z1 in zip(cuts[:-1][::-1], cuts[1:][::-1]):
+        corners = np.array([(strip.x[0], 0, z0), (strip.x[1], 0, z0), (strip.x[1], 0, z1), (strip.x[0], 0, z1)])
+        canvas.convex(canvas.camera.project(corners), colour, LABELS[strip.label].id, float(z0 + z1) / 2)
+
+
+def paint_marking(canvas: Canvas, x: tuple[float, float], z: tuple[float, float]) -> None:
+    """Paints a white rectangle on the road."""
+    if not canvas.labels_only:
+        draw_strip(canvas, Strip(x, z, _PAINT, "road"))
+
+
+def texture_ground(canvas: Canvas, grain: np.ndarray, joints: float) -> None:
+    """Roughens everything below the horizon with noise that lies on the ground; pavements also get joints.
+
+    Args:
+        canvas: holds ground only, so far.
+        grain: noise square that covers 16 by 16 metres, repeated.
+        joints: distance of the pavement's joints, metres.
+    """
+    if canvas.labels_only:
+        return
+    camera = canvas.camera
+    top = int(camera.horizon) + 2
+    rows, columns = np.mgrid[top : camera.height, 0 : camera.width].astype(np.float32)
+    depth = camera.focal * camera.eye / (rows + 0.5 - camera.horizon)
+    across = (columns + 0.5 - camera.centre) * depth / camera.focal
+    scale = len(grain) / 16.0
+    field = cv2.remap(grain, across * scale % len(grain), depth * scale % len(grain), cv2.INTER_LINEAR)
+    labels = canvas.labels[top:]
+    strength = np.zeros(256, dtype=np.float32)
+    for name, value in (("road", 0.045), ("sidewalk", 0.05), ("terrain", 0.11)):
+        strength[LABELS[name].id] = value
+    # Far away, one pixel averages over many grains.
+    factor = 1 + field * strength[labels] / (1 + (depth / 25.0) ** 2)
+    near = (depth < 22) & (labels == LABELS["sidewalk"].id)
+    lines = (np.mod(across, joints) < 0.05) | (np.mod(depth, joints) < 0.06)
+    factor[near & lines] *= 0.9
+    canvas.pixels[top:, :, 1:] = (canvas.pixels[top:, :, 1:] * factor[..., None]).clip(0, 255)
+
+
+def cast_shadows(canvas: Canvas, outlines: list[np.ndarray], darkness: float) -> None:
+    """Darkens the ground inside world outlines (N, 2) of x and z; soft-edged, and not added up where they overlap."""
+    if canvas.labels_only or darkness <= 0:
+        return
+    camera = canvas.camera
+    top = int(camera.horizon) + 1
+    shadow = np.zeros((camera.height - top, camera.width), dtype=np.uint8)
+    for outline in outlines:
+        points = np.stack([outline[:, 0], np.zeros(len(outline)), np.maximum(outline[:, 1], 1.0)], axis=-1)
+        hull = cv2.convexHull((camera.project(points) - [0, top]).clip(-20000, 20000).astype(np.float32))
+        cv2.fillConvexPoly(shadow, np.round(hull.reshape(-1, 2) * 16).astype(np.int32), 255, cv2.LINE_8, 4)
+    soft = cv2.blur(shadow, (5, 3)).astype(np.float32) / 255
+    # Light that the air adds before a distant shadow is not taken away: fade with the ground's depth.
+    depth = camera.focal * camera.eye / (np.arange(top, camera.height) + 0.5 - camera.horizon)
+    fade = darkness * np.exp(-depth / canvas.light.haze_range)
+    factor = 1 - soft * fade[:, None].astype(np.float32)
+    ground = canvas.pixels[top:]
+    is_ground = ground[..., 0] != LABELS["sky"].id
+    factor[~is_ground] = 1
+    ground[..., 1:] = ground[..., 1:] * factor[..., None]

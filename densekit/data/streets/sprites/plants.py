@@ -1,0 +1,88 @@
+"""Trees, bushes and hedges: trunks and clumps of leaves, all labelled vegetation."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from densekit.data.streets.labels import LABELS
+from densekit.data.streets.world import Canvas, Colour
+
+_VEGETATION = LABELS["vegetation"].id
+_BARK: Colour = (52, 66, 84)
+_GREENS: tuple[Colour, ...] = ((44, 96, 62), (40, 84, 48), (52, 118, 92), (38, 100, 110), (60, 104, 56))
+
+
+@dataclass(frozen=True)
+class Plant:
+    """A crown of leaves over a trunk; a bush is a plant without a trunk.
+
+    ``clumps`` (N, 4): x, y, z offsets from the foot and radius, metres; ``leaves`` (M, 4): clump index, then position
+    within it (x, y) and a brightness in [-1, 1].
+    """
+
+    green: Colour
+    trunk: float  # radius, 0 for bushes
+    clumps: np.ndarray
+    leaves: np.ndarray
+
+    @classmethod
+    def tree(cls, rng: np.random.Generator) -> "Plant":
+        height, spread = rng.uniform(4.5, 9.5), rng.uniform(1.2, 2.3)
+        count = int(rng.integers(7, 12))
+        middle = height * 0.68
+        turn, out = rng.uniform(0, 2 * np.pi, count), np.sqrt(rng.uniform(0, 1, count)) * spread
+        up = middle + rng.uniform(-0.5, 1.0, count) * (height - middle) * 0.8
+        clumps = np.stack(
+            [out * np.cos(turn), up, out * np.sin(turn) * 0.5, rng.uniform(0.5, 0.8, count) * spread], axis=-1
+        )
+        return cls(_green(rng), float(rng.uniform(0.10, 0.22)), clumps, _leaves(rng, count, 26))
+
+    @classmethod
+    def hedge(cls, rng: np.random.Generator, length: float) -> "Plant":
+        """A row of bushes of ``length`` metres along z."""
+        count = max(int(length / 0.8), 2)
+        size = rng.uniform(0.5, 0.9)
+        z = np.linspace(-length / 2, length / 2, count)
+        radius = size * rng.uniform(0.75, 1.15, count)
+        clumps = np.stack([rng.normal(0, 0.15, count), radius * 0.8, z, radius], axis=-1)
+        return cls(_green(rng), 0.0, clumps, _leaves(rng, count, 16))
+
+    def draw(self, canvas: Canvas, position: np.ndarray) -> None:
+        light, camera = canvas.light, canvas.camera
+        if self.trunk:
+            ends = camera.project(position + np.array([[0, 0, 0], [0, self.clumps[:, 1].min() + 0.5, 0]]))
+            scale = camera.scale(position[2])
+            canvas.limb(
+                ends,
+                (self.trunk * scale, self.trunk * 0.7 * scale),
+                np.multiply(_BARK, light.level),
+                _VEGETATION,
+                position[2],
+            )
+        order = np.argsort(-self.clumps[:, 2])
+        lowest, highest = self.clumps[:, 1].min() - 0.5, self.clumps[:, 1].max() + 0.5
+        for i in order:
+            centre, radius = position + self.clumps[i, :3], self.clumps[i, 3]
+            depth = float(max(centre[2], 1.5))
+            middle, scale = camera.project(centre), camera.scale(depth)
+            sun = 0.78 + 0.3 * (self.clumps[i, 1] - lowest) / (highest - lowest)
+            canvas.disc(middle, radius * scale, np.multiply(self.green, light.level * sun * 0.8), _VEGETATION, depth)
+            for _, x, y, tone in self.leaves[self.leaves[:, 0] == i]:
+                offset = np.array([x, y]) * radius * scale
+                facing = x * light.sun[0] - y * light.sun[1]
+                bright = light.ambient + light.direct * (0.45 + 0.5 * facing)
+                colour = np.multiply(self.green, bright * sun * (1 + 0.28 * tone))
+                canvas.disc(middle + offset, radius * scale * 0.24, colour, _VEGETATION, depth)
+
+
+def _green(rng: np.random.Generator) -> Colour:
+    b, g, r = (np.array(_GREENS[int(rng.integers(len(_GREENS)))]) * rng.uniform(0.95, 1.35) + rng.normal(0, 5, 3)).clip(
+        15, 220
+    )
+    return (b, g, r)
+
+
+def _leaves(rng: np.random.Generator, clumps: int, each: int) -> np.ndarray:
+    turn, out = rng.uniform(0, 2 * np.pi, clumps * each), np.sqrt(rng.uniform(0.05, 1.05, clumps * each))
+    index = np.repeat(np.arange(clumps), each)
+    return np.stack([index, out * np.cos(turn), out * np.sin(turn), rng.uniform(-1, 1, clumps * each)], axis=-1)
