@@ -1,0 +1,51 @@
+"""The standard data sets, by name, under the folder that DETECTRON2_DATASETS names (default ``datasets``)."""
+
+import os
+
+from densekit.d2.data import DatasetCatalog
+from densekit.data.coco import is_ours, register_coco_instances
+from densekit.data.coco_meta import coco_metadata, coco_person_metadata
+
+__all__ = ["datasets_root", "register_builtin"]
+
+# Split -> folder of images, ending of the annotation files' names.
+_LABELLED = {
+    "2014_train": ("train2014", "train2014"),
+    "2014_val": ("val2014", "val2014"),
+    "2014_minival": ("val2014", "minival2014"),
+    "2014_valminusminival": ("val2014", "valminusminival2014"),
+    "2017_train": ("train2017", "train2017"),
+    "2017_val": ("val2017", "val2017"),
+    "2017_val_100": ("val2017", "val2017_100"),
+}
+_UNLABELLED = {"2017_test": "image_info_test2017", "2017_test-dev": "image_info_test-dev2017"}
+
+
+def datasets_root() -> str:
+    """Returns the folder that holds the data sets."""
+    return os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
+
+
+def register_builtin(root: str | None = None) -> None:
+    """Registers COCO (2014 and 2017, instances and person keypoints) and the generated street scenes.
+
+    On the real Detectron2 these names exist; they keep their metadata and get the loader with densekit's checks.
+
+    Args:
+        root: Folder that holds the data sets; :func:`datasets_root` if None.
+    """
+    root = datasets_root() if root is None else root
+    for split, (images, ending) in _LABELLED.items():
+        _register_coco(root, f"coco_{split}", images, f"instances_{ending}")
+        _register_coco(root, f"keypoints_coco_{split}", images, f"person_keypoints_{ending}")
+    for split, stem in _UNLABELLED.items():
+        _register_coco(root, f"coco_{split}", "test2017", stem)
+
+
+def _register_coco(root: str, name: str, images: str, annotations: str) -> None:
+    if name in DatasetCatalog and not is_ours(DatasetCatalog[name]):
+        DatasetCatalog.remove(name)
+    metadata = coco_person_metadata() if name.startswith("keypoints_") else coco_metadata()
+    register_coco_instances(
+        name, metadata, os.path.join(root, f"coco/annotations/{annotations}.json"), os.path.join(root, f"coco/{images}")
+    )

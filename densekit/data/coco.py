@@ -1,0 +1,232 @@
+"""COCO data sets: the annotation file as records of the standard format, and their registration.
+
+What is wrong with a file ends in one error that names the file, the image or annotation, the value and what to do.
+Three things that real data sets have a few of are left out instead, with one warning that counts them: boxes of zero or
+negative size, boxes that lie outside their image altogether, and polygons of fewer than three points (an annotation
+that has no other polygon is left out with them). A box that is not four finite numbers is always an error. Boxes that
+reach over the border are kept; they are clipped after augmentation.
+"""
+
+import functools
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as mask_util
+
+from densekit.d2.data import DatasetCatalog, Metadata, MetadataCatalog
+from densekit.d2.structures import BoxMode
+from densekit.data.coco_json import CocoFile, drop_unusable, read_coco_file
+
+__all__ = ["load_coco_json", "register_coco_instances"]
+
+logger = logging.getLogger(__name__)
+
+_COPIED = ("id", "iscrowd", "bbox", "category_id")
+
+
+def load_coco_json(
+    json_file: str | os.PathLike,
+    image_root: str | os.PathLike,
+    dataset_name: str | None = None,
+    extra_annotation_keys: Sequence[str] | None = None,
+) -> list[dict[str, Any]]:
+    """Reads a COCO file of instances or person keypoints; images are not opened.
+
+    Args:
+        json_file: The annotation file.
+        image_root: Folder that the file's image names are relative to.
+        dataset_name: Registered name. If given, categories get the numbers 0..C-1 in the order of their ids, and
+            ``thing_classes``, ``thing_dataset_id_to_contiguous_id`` and, where the categories have keypoints,
+            ``keypoint_names`` and ``keypoint_flip_map`` are entered in its metadata. Otherwise they keep their ids.
+        extra_annotation_keys: Further keys of annotations to take over as they are.
+
+    Returns:
+        One record for each image, sorted by id: ``file_name``, ``height``, ``width``, ``image_id`` and ``annotations``
+        with ``id``, ``bbox`` (xywh, pixels), ``bbox_mode``, ``category_id``, ``iscrowd``, ``segmentation`` (polygons or
+        compressed RLE) and ``keypoints`` (x, y, visibility; COCO counts keypoints in whole pixels, so half a pixel is
+        added to x and y, which puts them into the frame of boxes and polygons).
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: Something in it is wrong.
+    """
+    path = os.fspath(json_file)
+    file = read_coco_file(path)
+    numbers = {category_id: index for index, category_id in enumerate(file.categories)}
+    if dataset_name is None:
+        numbers = {category_id: category_id for category_id in file.categories}
+    else:
+        _enter_metadata(file, dataset_name, numbers)
+    left_out: dict[str, list[Any]] = {}
+    dropped = drop_unusable(file, left_out.__setitem__)
+    keys = (*_COPIED, *(extra_annotation_keys or ()))
+    convert = _Converter(file, numbers, keys, left_out)
+    by_image: dict[Any, list[dict[str, Any]]] = {image_id: [] for image_id in file.images}
+    for annotation, drop in zip(file.annotations, dropped.tolist()):
+        if not drop and (converted := convert(annotation)) is not None:
+            by_image[annotation["image_id"]].append(converted)
+    _report(path, left_out)
+    root = os.fspath(image_root)
+    logger.info("%s: %d images, %d annotations.", path, len(file.images), sum(map(len, by_image.values())))
+    return [
+        {
+            "file_name": os.path.join(root, image["file_name"]),
+            "height": image["height"],
+            "width": image["width"],
+            "image_id": image_id,
+            "annotations": by_image[image_id],
+        }
+        for image_id, image in file.images.items()
+    ]
+
+
+class _Converter:
+    """Turns annotations of one file into the standard format."""
+
+    _NO_POLYGON = "annotations without any polygon of three points"
+    _SHORT = "polygons of fewer than three points in annotations with others"
+
+    def __init__(
+        self, file: CocoFile, numbers: dict[Any, Any], keys: Sequence[str], left_out: dict[str, list[Any]]
+    ) -> None:
+        self._file, self._numbers, self._keys, self._left_out = file, numbers, keys, left_out
+        self._points = {i: len(c["keypoints"]) for i, c in file.categories.items() if c.get("keypoints")}
+
+    def __call__(self, annotation: dict[str, Any]) -> dict[str, Any] | None:
+        """Returns the converted annotation, None where it must be left out."""
+        out = {key: annotation[key] for key in self._keys if key in annotation}
+        out["bbox_mode"] = BoxMode.XYWH_ABS
+        out["category_id"] = self._numbers[annotation["category_id"]]
+        if annotation.get("ignore"):
+            self._file.fail(annotation, "has 'ignore' set, which COCO's format does not have. Use iscrowd 1.")
+        segmentation = annotation.get("segmentation")
+        if segmentation:
+            out["segmentation"] = self._mask(annotation, segmentation)
+            if not out["segmentation"]:
+                return None
+        if annotation.get("keypoints"):
+            out["keypoints"] = self._keypoints(annotation, annotation["keypoints"])
+        return out
+
+    def _mask(self, annotation: dict[str, Any], segmentation: Any) -> Any:
+        if isinstance(segmentation, dict):
+            return self._rle(annotation, segmentation)
+        if not isinstance(segmentation, list) or not all(isinstance(polygon, list) for polygon in segmentation):
+            self._file.fail(
+                annotation,
+                f"has a segmentation that begins with {str(segmentation)[:40]}; it must be a list of polygons, "
+                "[[x0, y0, x1, y1, ...], ...], or an RLE object with 'size' and 'counts'.",
+            )
+        polygons = [polygon for polygon in segmentation if len(polygon) >= 6 and len(polygon) % 2 == 0]
+        if len(polygons) < len(segmentation):
+            kind = self._SHORT if polygons else self._NO_POLYGON
+            self._left_out.setdefault(kind, []).append(annotation["id"])
+        if self._file.has_non_finite and not all(np.isfinite(polygon).all() for polygon in polygons):
+            self._file.fail(annotation, "has a polygon with NaN or infinite coordinates. Remove or correct it.")
+        return polygons
+
+    def _rle(self, annotation: dict[str, Any], rle: dict[str, Any]) -> dict[str, Any]:
+        image = self._file.images[annotation["image_id"]]
+        size, counts = [image["height"], image["width"]], rle.get("counts")
+        if rle.get("size") != size or not counts:
+            self._file.fail(
+                annotation,
+                f"has an RLE mask of size {rle.get('size')} (height, width) in image {annotation['image_id']}, which "
+                f"is {size}. Mask and image must have one size, and the mask its 'counts'.",
+            )
+        if not isinstance(counts, list):
+            return rle
+        if sum(counts) != size[0] * size[1]:
+            self._file.fail(annotation, f"has RLE counts of {sum(counts)} pixels for a mask of {size} (height, width).")
+        return mask_util.frPyObjects(rle, *size)
+
+    def _keypoints(self, annotation: dict[str, Any], keypoints: list[float]) -> list[float]:
+        expected = self._points.get(annotation["category_id"], len(keypoints) // 3)
+        finite = not self._file.has_non_finite or bool(np.isfinite(keypoints).all())
+        if len(keypoints) != 3 * expected or not finite:
+            self._file.fail(
+                annotation,
+                f"has {len(keypoints)} keypoint numbers, not all finite or not x, y, visibility for each of "
+                f"{expected} keypoints. Points that are not labelled are 0, 0, 0.",
+            )
+        shifted = list(keypoints)
+        shifted[0::3] = [x + 0.5 for x in keypoints[0::3]]
+        shifted[1::3] = [y + 0.5 for y in keypoints[1::3]]
+        return shifted
+
+
+def _report(path: str, left_out: dict[str, list[Any]]) -> None:
+    """Logs one warning about everything that was left out."""
+    if left_out:
+        parts = [f"{len(ids)} {what} (ids {', '.join(map(str, ids[:5]))}{', ...' * (len(ids) > 5)})"
+                 for what, ids in left_out.items()]  # fmt: skip
+        logger.warning("%s: left out as useless for training: %s.", path, "; ".join(parts))
+
+
+def _enter_metadata(file: CocoFile, name: str, numbers: dict[Any, int]) -> None:
+    metadata = MetadataCatalog.get(name)
+    categories = list(file.categories.values())
+    _enter(file, metadata, "thing_classes", [category["name"] for category in categories])
+    _enter(file, metadata, "thing_dataset_id_to_contiguous_id", numbers)
+    with_points = {tuple(category["keypoints"]) for category in categories if category.get("keypoints")}
+    if len(with_points) == 1:
+        points = with_points.pop()
+        _enter(file, metadata, "keypoint_names", points)
+        pairs = tuple(
+            (p, p.replace("left", "right")) for p in points if p.replace("left", "right") in set(points) - {p}
+        )
+        if pairs and metadata.get("keypoint_flip_map") is None:
+            metadata.keypoint_flip_map = pairs
+
+
+def _enter(file: CocoFile, metadata: Metadata, key: str, value: Any) -> None:
+    """Sets what the file says; equal values stay, whatever their container."""
+    known = metadata.get(key)
+    if known is None:
+        metadata.set(**{key: value})
+    elif type(value)(known) != value:
+        raise ValueError(
+            f"{file.path} contradicts the metadata of data set {metadata.name!r}: {key} is {value!r} in the file and "
+            f"{known!r} in the metadata. Register the file under a name of its own."
+        )
+
+
+def register_coco_instances(
+    name: str, metadata: dict[str, Any], json_file: str | os.PathLike, image_root: str | os.PathLike
+) -> None:
+    """Registers a COCO data set; the file is read when the data set is first used.
+
+    Registering the same again is harmless.
+
+    Args:
+        name: For DATASETS.TRAIN and DATASETS.TEST.
+        metadata: What is known beforehand, such as ``thing_colors``; may be empty.
+        json_file: The annotation file.
+        image_root: Folder of the images.
+
+    Raises:
+        ValueError: The name is taken by other files or another loader.
+    """
+    path, root = os.fspath(json_file), os.fspath(image_root)
+    if name in DatasetCatalog and not is_ours(DatasetCatalog[name]):
+        raise ValueError(f"Data set name {name!r} is taken by another loader. Choose another name.")
+    entries = {"json_file": path, "image_root": root, "evaluator_type": "coco", **metadata}
+    known = MetadataCatalog.get(name)
+    for key, value in entries.items():
+        before = known.get(key)
+        if before is not None and before != value:
+            raise ValueError(
+                f"Data set {name!r} is registered with {key} {before!r} and cannot be registered again with {value!r}. "
+                "Choose another name."
+            )
+    if name not in DatasetCatalog:
+        DatasetCatalog.register(name, functools.partial(load_coco_json, path, root, name))
+    known.set(**entries)
+
+
+def is_ours(loader: Any) -> bool:
+    """Returns whether a registered loader is the one of :func:`register_coco_instances`."""
+    return isinstance(loader, functools.partial) and loader.func is load_coco_json

@@ -1,0 +1,257 @@
+"""Reading a COCO annotation file with checks that say what is wrong, where, and what to do.
+
+The file is read once and checked in whole columns, so that 860,000 annotations take seconds.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from densekit.d2.utils.file_io import PathManager
+
+__all__ = ["CocoFile", "drop_unusable", "read_coco_file"]
+
+logger = logging.getLogger(__name__)
+
+_ANNOTATION_KEYS = frozenset({"id", "image_id", "category_id", "bbox"})
+_BOX_RULE = "A bbox is four finite numbers [x, y, width, height], in pixels."
+
+
+@dataclass
+class CocoFile:
+    """A checked annotation file.
+
+    Attributes:
+        path: As given, for messages.
+        categories: By id, sorted.
+        images: By id, sorted.
+        annotations: In the order of the file.
+        boxes: (N, 4) xywh of the annotations, pixels.
+        has_non_finite: Whether NaN or Infinity is written anywhere in the file.
+    """
+
+    path: str
+    categories: dict[Any, dict[str, Any]]
+    images: dict[Any, dict[str, Any]]
+    annotations: list[dict[str, Any]]
+    boxes: np.ndarray
+    has_non_finite: bool
+
+    def fail(self, annotation: dict[str, Any], what: str) -> NoReturn:
+        """Raises a ValueError about one annotation."""
+        raise ValueError(f"{self.path}: annotation {_name(annotation)} {what}")
+
+
+def read_coco_file(path: str) -> CocoFile:
+    """Reads and checks everything but masks and keypoints.
+
+    Args:
+        path: JSON file with ``images``, ``annotations`` and ``categories``. Only a file named ``image_info*``, as COCO
+            calls its test sets, may lack annotations.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not JSON or not COCO, or ids, sizes or boxes are wrong.
+    """
+    content, has_non_finite = _read_json(path)
+    _check_form(path, content)
+    images = _by_id(path, "image", content["images"], ("id", "file_name", "height", "width"))
+    categories = _by_id(path, "category", content["categories"], ("id", "name"))
+    if not images:
+        raise ValueError(f"{path} has no images: its 'images' list is empty.")
+    _check_sizes(path, images)
+    file = CocoFile(path, categories, images, content.get("annotations", []), np.zeros((0, 4)), has_non_finite)
+    _check_ids(file)
+    file.boxes = _read_boxes(file)
+    return file
+
+
+def _read_json(path: str) -> tuple[Any, bool]:
+    """Returns the content, and whether NaN or Infinity occurs (JSON has neither, Python writes both)."""
+    local = Path(PathManager.get_local_path(path))
+    if not local.is_file():
+        raise FileNotFoundError(
+            f"Annotation file {path} does not exist (looked for {local.absolute()}). Data sets that come with "
+            "densekit lie under the folder that the environment variable DETECTRON2_DATASETS names, by default "
+            "./datasets."
+        )
+    non_finite: list[str] = []
+
+    def constant(name: str) -> float:
+        non_finite.append(name)
+        return float(name.replace("Infinity", "inf"))
+
+    try:
+        return json.loads(local.read_bytes(), parse_constant=constant), bool(non_finite)
+    except json.JSONDecodeError as error:
+        start = error.doc[:40].strip()
+        raise ValueError(
+            f"{path} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}; it begins with {start!r}. "
+            "A file that breaks off was not copied or written to its end."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not JSON: byte {error.start} is no text. Is it an archive or an image?") from error
+
+
+def _check_form(path: str, content: Any) -> None:
+    if not isinstance(content, dict):
+        kind = f"a list of {len(content)} items" if isinstance(content, list) else type(content).__name__
+        hint = ""
+        if isinstance(content, list) and content and isinstance(content[0], dict) and "score" in content[0]:
+            hint = " This looks like a file of results, not of annotations."
+        raise ValueError(
+            f"{path} is not a COCO annotation file: its top level is {kind}, not an object with 'images', "
+            f"'annotations' and 'categories'.{hint}"
+        )
+    wanted = ["images", "annotations", "categories"]
+    if Path(path).name.startswith("image_info"):
+        wanted.remove("annotations")
+    missing = [key for key in wanted if key not in content]
+    if missing:
+        raise ValueError(
+            f"{path} is not a COCO annotation file: {', '.join(missing)} missing; its top level has "
+            f"{', '.join(sorted(content)) or 'nothing'}."
+        )
+    for key in wanted:
+        if not isinstance(content[key], list):
+            raise ValueError(f"{path}: '{key}' must be a list, not {type(content[key]).__name__}.")
+
+
+def _by_id(path: str, kind: str, entries: list[Any], keys: tuple[str, ...]) -> dict[Any, dict[str, Any]]:
+    for number, entry in enumerate(entries):
+        missing = [key for key in keys if not isinstance(entry, dict) or entry.get(key) is None]
+        if missing:
+            raise ValueError(f"{path}: {kind} {_name(entry, number)} has no {', '.join(missing)}.")
+    _check_unique(path, kind, [entry["id"] for entry in entries])
+    try:
+        ordered = sorted(entries, key=lambda entry: entry["id"])
+    except TypeError as error:
+        raise ValueError(f"{path}: the ids of {kind} entries mix types ({error}). Use integers.") from error
+    return {entry["id"]: entry for entry in ordered}
+
+
+def _check_unique(path: str, kind: str, ids: list[Any]) -> None:
+    try:
+        if len(set(ids)) == len(ids):
+            return
+    except TypeError as error:
+        raise ValueError(f"{path}: a {kind} id is no number or string ({error}).") from error
+    seen: set[Any] = set()
+    twice = [i for i in ids if i in seen or seen.add(i)]  # type: ignore[func-returns-value] # add returns None
+    raise ValueError(f"{path}: {len(twice)} {kind} ids occur twice, first {_first(twice)}. Ids must be unique.")
+
+
+def _check_sizes(path: str, images: dict[Any, dict[str, Any]]) -> None:
+    for image_id, image in images.items():
+        for key in ("width", "height"):
+            value = image[key]
+            if isinstance(value, float) and value.is_integer():
+                value = image[key] = int(value)
+            if not isinstance(value, int) or value <= 0:
+                raise ValueError(f"{path}: image {image_id} ({image['file_name']}) has {key} {value!r}, not pixels.")
+
+
+def _check_ids(file: CocoFile) -> None:
+    annotations, path = file.annotations, file.path
+    for number, annotation in enumerate(annotations):
+        if not isinstance(annotation, dict) or not annotation.keys() >= _ANNOTATION_KEYS:
+            _explain_missing(path, number, annotation)
+    # COCO's own minival files of 2014 repeat some annotations and name images of other splits.
+    if "minival" in Path(path).name:
+        file.annotations = [a for a in annotations if a["image_id"] in file.images]
+        return
+    _check_unique(path, "annotation", [annotation["id"] for annotation in annotations])
+    for key, known in (("image_id", file.images), ("category_id", file.categories)):
+        if {annotation[key] for annotation in annotations} <= known.keys():
+            continue
+        wrong = [annotation for annotation in annotations if annotation[key] not in known]
+        which = "image" if key == "image_id" else "category"
+        listed = f"The known ids are {_first(known, 100)}." if which == "category" else f"It lists {len(known)} images."
+        raise ValueError(
+            f"{path}: annotation {wrong[0]['id']} has {key} {wrong[0][key]!r}, which is no {which} of the file "
+            f"({len(wrong)} annotations like this). {listed} Correct the annotations or add the {which}."
+        )
+
+
+def _explain_missing(path: str, number: int, annotation: Any) -> NoReturn:
+    keys = annotation if isinstance(annotation, dict) else {}
+    missing = sorted(_ANNOTATION_KEYS - set(keys))
+    hint = ""
+    if "segments_info" in keys:
+        hint = " This is a panoptic file; densekit's instance data sets need the instances file."
+    elif "caption" in keys:
+        hint = " This is a captions file; the instances file is needed."
+    raise ValueError(f"{path}: annotation {_name(annotation, number)} has no {', '.join(missing)}.{hint}")
+
+
+def _read_boxes(file: CocoFile) -> np.ndarray:
+    """Returns (N, 4) float64; any box that is not four finite numbers ends here."""
+    raw = [annotation["bbox"] for annotation in file.annotations]
+    if not raw:
+        return np.zeros((0, 4))
+    try:
+        boxes = np.array(raw)
+    except (ValueError, TypeError):  # lengths differ
+        boxes = np.array(None)
+    if boxes.ndim == 2 and boxes.shape[1] == 4 and boxes.dtype.kind in "if" and np.isfinite(boxes).all():
+        return boxes.astype(np.float64)
+    for annotation, box in zip(file.annotations, raw):
+        numbers = isinstance(box, list) and all(isinstance(v, int | float) and np.isfinite(v) for v in box)
+        if not numbers or len(box) != 4:
+            file.fail(annotation, f"of image {annotation['image_id']} has bbox {box!r}. {_BOX_RULE}")
+    return np.array(raw, dtype=np.float64)
+
+
+def drop_unusable(file: CocoFile, report: Callable[[str, list[Any]], None]) -> np.ndarray:
+    """Finds boxes that no training can use.
+
+    Args:
+        file: The file.
+        report: Called with what is wrong and the ids of the annotations, once for each kind.
+
+    Returns:
+        (N,) bool, True where the annotation must be left out.
+
+    Raises:
+        ValueError: No box at all can be used, or the boxes are fractions of the image.
+    """
+    boxes = file.boxes
+    if not len(boxes):
+        return np.zeros(0, dtype=bool)
+    if np.abs(boxes).max() <= 1:
+        file.fail(
+            file.annotations[0],
+            f"and all others have boxes within [0, 1], such as {boxes[0].tolist()}: fractions of the image. "
+            f"{_BOX_RULE} Multiply by the image's size.",
+        )
+    size_of = {image_id: (image["width"], image["height"]) for image_id, image in file.images.items()}
+    sizes = np.array([size_of[annotation["image_id"]] for annotation in file.annotations])
+    flat = (boxes[:, 2:] <= 0).any(axis=1)
+    outside = ~flat & ((boxes[:, :2] >= sizes) | (boxes[:, :2] + boxes[:, 2:] <= 0)).any(axis=1)
+    if (flat | outside).all():
+        file.fail(
+            file.annotations[0],
+            f"and all others have boxes without area or outside their image, such as {boxes[0].tolist()} in an image "
+            f"of {sizes[0].tolist()} (width, height). {_BOX_RULE}",
+        )
+    for what, mask in (("boxes of zero or negative size", flat), ("boxes outside their image", outside)):
+        if mask.any():
+            report(what, [file.annotations[i]["id"] for i in np.flatnonzero(mask)])
+    return flat | outside
+
+
+def _name(entry: Any, number: int | None = None) -> str:
+    """Names an entry by its id, or by its place in the list."""
+    if isinstance(entry, dict) and entry.get("id") is not None:
+        return str(entry["id"])
+    return f"number {number} of the list (no id)"
+
+
+def _first(ids: Iterable[Any], count: int = 5) -> str:
+    listed = list(ids)
+    return ", ".join(map(str, listed[:count])) + (", ..." if len(listed) > count else "")

@@ -1,0 +1,103 @@
+"""The mapper with errors that name the file and the annotation, and the table that configs choose mappers from."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+from PIL import Image
+
+from densekit.d2.data import DatasetMapper as HostMapper
+from densekit.d2.data import detection_utils as utils
+from densekit.d2.data import transforms as T
+from densekit.d2.utils.file_io import PathManager
+
+__all__ = ["MAPPERS", "DatasetMapper"]
+
+_EXIF_ORIENTATION = 0x0112
+_TURNED = (5, 6, 7, 8)  # orientations that exchange width and height
+
+
+class DatasetMapper(HostMapper):
+    """The host's mapper; whatever goes wrong with a record ends in an error that names its file.
+
+    Raises:
+        FileNotFoundError: The image is not there.
+        ValueError: It cannot be decoded, has another size than its record says, or an annotation breaks.
+    """
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return super().__call__(dataset_dict)
+        except Exception as error:
+            raise self._explained(dataset_dict, error) from error
+
+    def _explained(self, record: dict[str, Any], error: Exception) -> Exception:
+        name = record.get("file_name")
+        if name is None:
+            return ValueError(f"Record of image id {record.get('image_id')} has no file_name.")
+        if not PathManager.isfile(name):
+            return FileNotFoundError(
+                f"Image {name} (image id {record.get('image_id')}) does not exist. The folder is the data set's "
+                "image_root, the rest is file_name in its annotation file."
+            )
+        try:
+            image = utils.read_image(name)
+        except Exception as reason:
+            return ValueError(
+                f"Image {name} (image id {record.get('image_id')}) cannot be read: {reason}. Copy or download it "
+                "again, or take it out of the annotation file."
+            )
+        height, width = image.shape[:2]
+        expected = (record.get("width", width), record.get("height", height))
+        if (width, height) != expected:
+            return utils.SizeMismatchError(_size_message(name, (width, height), expected))
+        return self._annotation_error(record, (height, width)) or ValueError(
+            f"Image {name} (image id {record.get('image_id')}) cannot be mapped: {type(error).__name__}: {error}"
+        )
+
+    def _annotation_error(self, record: dict[str, Any], image_size: tuple[int, int]) -> ValueError | None:
+        """Tries the annotations one by one, mirrored if there are keypoints, and says what the first bad one does."""
+        keypoints = self.use_keypoint and self.keypoint_hflip_indices is not None
+        transforms = T.TransformList([T.HFlipTransform(image_size[1])] if keypoints else [])
+        for number, annotation in enumerate(copy.deepcopy(record.get("annotations", []))):
+            if annotation.get("iscrowd", 0):
+                continue
+            label = annotation.get("id", f"number {number}")
+            for key, wanted in (("segmentation", self.use_instance_mask), ("keypoints", self.use_keypoint)):
+                if not wanted:
+                    annotation.pop(key, None)
+                elif key not in annotation:
+                    return ValueError(f"Image {record['file_name']}: annotation {label} has no {key}.")
+            try:
+                moved = utils.transform_instance_annotations(
+                    annotation, transforms, image_size, keypoint_hflip_indices=self.keypoint_hflip_indices
+                )
+                utils.annotations_to_instances([moved], image_size, mask_format=self.instance_mask_format)
+            except Exception as reason:
+                return ValueError(
+                    f"Image {record['file_name']}: annotation {label} cannot be used: {type(reason).__name__}: {reason}"
+                )
+        return None
+
+
+def _size_message(name: str, found: tuple[Any, Any], expected: tuple[Any, Any]) -> str:
+    message = (
+        f"Image {name} is {found[0]} x {found[1]} (width x height) and its annotation file says "
+        f"{expected[0]} x {expected[1]}."
+    )
+    with PathManager.open(name, "rb") as stream, Image.open(stream) as image:
+        orientation = image.getexif().get(_EXIF_ORIENTATION)
+    if found == expected[::-1] and orientation in _TURNED:
+        return (
+            f"{message} The file carries EXIF orientation {orientation}: its pixels are stored lying on the side, and "
+            "it is read upright, as viewers show it, while the annotations were made on the stored pixels. Remove the "
+            f"tag (exiftool -Orientation= {name}), or annotate the upright picture."
+        )
+    return f"{message} Is it another version of the image? Correct width and height, or exchange the file."
+
+
+# What INPUT.MAPPER may name: called with the config and whether it is for training. "" is the default.
+MAPPERS: dict[str, Callable[..., Callable[[dict[str, Any]], dict[str, Any]]]] = {
+    "": DatasetMapper,
+    "DatasetMapper": DatasetMapper,
+}
