@@ -15,6 +15,7 @@ import torch
 from densekit.runtime.layers.mask_ops import paste_masks_in_image
 from densekit.runtime.layers.roi_align import roi_align
 from densekit.runtime.structures.boxes import Boxes
+from densekit.runtime.utils.memory import retry_if_cuda_oom
 
 
 def polygons_to_bitmask(polygons: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
@@ -268,7 +269,8 @@ class ROIMasks:
             width: W, pixels.
             threshold: A pixel belongs to the mask where the resampled grid reaches it.
         """
-        return BitMasks(paste_masks_in_image(self.tensor, boxes, (height, width), threshold=threshold))
+        paste = retry_if_cuda_oom(paste_masks_in_image)
+        return BitMasks(paste(self.tensor, boxes, (height, width), threshold=threshold))
 
     def __getitem__(self, item: Any) -> "ROIMasks":
         """Selects masks by a slice, a list, an index vector or a bool vector."""
