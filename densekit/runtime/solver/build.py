@@ -1,7 +1,7 @@
 """From ``cfg.SOLVER`` to an optimizer with its parameter groups, gradient clipping and a learning-rate schedule."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -181,15 +181,13 @@ def _clipping_class(
     base: type[torch.optim.Optimizer], clip: Callable[[nn.Parameter], Any]
 ) -> type[torch.optim.Optimizer]:
     def step(self: torch.optim.Optimizer, closure: Callable[[], float] | None = None) -> float | None:
-        for parameter in _parameters(self):
-            clip(parameter)
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:  # clip_grad_value_ fails on those of a part that was not used
+                    clip(parameter)
         return base.step(self, closure)
 
     return type(f"{base.__name__}WithGradientClip", (base,), {"step": step})
-
-
-def _parameters(optimizer: torch.optim.Optimizer) -> Iterable[nn.Parameter]:
-    return (parameter for group in optimizer.param_groups for parameter in group["params"])
 
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRScheduler:

@@ -12,8 +12,9 @@ import torch.distributed as dist
 
 _T = TypeVar("_T")
 
-# Groups belong to the default group that was alive when they were made: {name: (default group, group)}.
-_groups: dict[str, tuple[Any, Any]] = {}
+# A number, and not a process group: a group that outlives destroy_process_group can abort the process when it exits.
+_workers_per_machine: int | None = None
+_cpu_groups: dict[Any, Any] = {}  # NCCL's default group -> gloo group of the same processes
 
 
 def _is_distributed() -> bool:
@@ -36,7 +37,7 @@ def is_main_process() -> bool:
 
 
 def create_local_process_group(num_workers_per_machine: int) -> None:
-    """Groups the processes of each machine; all processes call it together, after ``init_process_group``.
+    """Tells which processes share a machine; every process calls it, after ``init_process_group``.
 
     Args:
         num_workers_per_machine: The same on every machine; ranks count machine by machine.
@@ -44,39 +45,32 @@ def create_local_process_group(num_workers_per_machine: int) -> None:
     Raises:
         ValueError: The number of processes is not a multiple of it.
     """
+    global _workers_per_machine
     world_size = get_world_size()
     if num_workers_per_machine < 1 or world_size % num_workers_per_machine:
         raise ValueError(f"{world_size} processes do not divide into machines of {num_workers_per_machine}.")
-    for first in range(0, world_size, num_workers_per_machine):
-        ranks = range(first, first + num_workers_per_machine)
-        group = dist.new_group(list(ranks))
-        if get_rank() in ranks:
-            _groups["local"] = (dist.group.WORLD, group)
-
-
-def get_local_process_group() -> Any:
-    """The group of the processes on this machine.
-
-    Raises:
-        RuntimeError: :func:`create_local_process_group` was not called.
-    """
-    default, group = _groups.get("local", (None, None))
-    if group is None or default is not dist.group.WORLD:
-        raise RuntimeError(
-            "There is no group for the processes of this machine. Start them with launch(), or call "
-            "create_local_process_group(processes per machine) after init_process_group."
-        )
-    return group
+    _workers_per_machine = num_workers_per_machine
 
 
 def get_local_rank() -> int:
     """Index of this process among those of its machine."""
-    return dist.get_rank(get_local_process_group()) if get_world_size() > 1 else 0
+    return get_rank() % get_local_size()
 
 
 def get_local_size() -> int:
-    """Number of processes on this machine."""
-    return dist.get_world_size(get_local_process_group()) if get_world_size() > 1 else 1
+    """Number of processes on this machine.
+
+    Raises:
+        RuntimeError: There are several processes and :func:`create_local_process_group` was not called.
+    """
+    if get_world_size() == 1:
+        return 1
+    if _workers_per_machine is None:
+        raise RuntimeError(
+            "It is unknown which processes share a machine. Start them with launch(), or call "
+            "create_local_process_group(processes per machine) after init_process_group."
+        )
+    return _workers_per_machine
 
 
 def synchronize() -> None:
@@ -93,11 +87,11 @@ def _cpu_group() -> Any:
     """All processes, over gloo: pickled objects would take GPU memory under NCCL."""
     if dist.get_backend() != dist.Backend.NCCL:
         return dist.group.WORLD
-    default, group = _groups.get("cpu", (None, None))
-    if group is None or default is not dist.group.WORLD:
-        group = dist.new_group(backend="gloo")
-        _groups["cpu"] = (dist.group.WORLD, group)
-    return group
+    world = dist.group.WORLD
+    if world not in _cpu_groups:
+        _cpu_groups.clear()  # what is left of a default group that was destroyed
+        _cpu_groups[world] = dist.new_group(backend="gloo")
+    return _cpu_groups[world]
 
 
 def all_gather(data: _T, group: Any | None = None) -> list[_T]:
