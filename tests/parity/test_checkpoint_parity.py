@@ -82,27 +82,36 @@ def test_caffe2_names_and_values_agree(name):
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
-@pytest.mark.parametrize("config", ["mask_rcnn_R_50_FPN_3x", "keypoint_rcnn_R_50_FPN_3x", "mask_rcnn_R_50_C4_3x"])
-@pytest.mark.parametrize("form", ["caffe2", "short"])
-def test_matching_agrees_on_real_models(config, form):
-    from detectron2 import model_zoo
+FPN = ["MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone", "MODEL.RPN.IN_FEATURES", ["p2", "p3", "p4", "p5", "p6"]]
+FPN += ["MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4", "res5"], "MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead"]
+FPN += ["MODEL.FPN.IN_FEATURES", ["res2", "res3", "res4", "res5"], "MODEL.ROI_HEADS.NAME", "StandardROIHeads"]
+FPN += ["MODEL.ROI_HEADS.IN_FEATURES", ["p2", "p3", "p4", "p5"], "MODEL.ROI_BOX_HEAD.NUM_FC", 2]
+FPN += ["MODEL.ANCHOR_GENERATOR.SIZES", [[32], [64], [128], [256], [512]]]
+MODELS = {
+    "mask_rcnn_R_101_C4": ["MODEL.RESNETS.DEPTH", 101, "MODEL.MASK_ON", True],
+    "mask_rcnn_R_50_FPN": [*FPN, "MODEL.MASK_ON", True, "MODEL.ROI_MASK_HEAD.NUM_CONV", 4],
+    "keypoint_rcnn_R_50_FPN": [*FPN, "MODEL.KEYPOINT_ON", True],
+}
 
-    folder = "COCO-Keypoints" if "keypoint" in config else "COCO-InstanceSegmentation"
-    cfg = model_zoo.get_config(f"{folder}/{config}.yaml")
-    cfg.MODEL.DEVICE = "cpu"
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("form", ["caffe2", "short"])
+def test_matching_agrees_on_real_models(name, form):
+    from detectron2.config import get_cfg
+
+    cfg = get_cfg()
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", *MODELS[name]])
     model = {key: value.to("meta") for key, value in tiny(cfg).state_dict().items()}
     if form == "short":
-        prefix = "backbone." if "C4" in config else "backbone.bottom_up."
+        prefix = "backbone." if "C4" in name else "backbone.bottom_up."
         weights = {key.removeprefix(prefix): value for key, value in model.items() if key.startswith(prefix)}
         weights["linear.weight"] = torch.zeros(3)
     else:
-        blobs = {"R_50_C4": "mask_rcnn_R_101_C4", "keypoint": "keypoint_rcnn_R_50_FPN"}
-        chosen = next((name for key, name in blobs.items() if key in config), "mask_rcnn_R_50_FPN")
-        theirs, _ = c2_model_loading.convert_c2_detectron_names({n: torch.zeros(12, 8) for n in FILES[chosen]})
-        shapes = {
-            key: next((m.shape for k, m in model.items() if k == key or k.endswith("." + key)), ()) for key in theirs
-        }
-        weights = {key: torch.zeros(shape, device="meta") for key, shape in shapes.items()}
+        blobs, _ = c2_model_loading.convert_c2_detectron_names({blob: torch.zeros(12, 8) for blob in FILES[name]})
+        weights = {}
+        for key in blobs:
+            shape = next((value.shape for full, value in model.items() if f".{full}".endswith(f".{key}")), ())
+            weights[key] = torch.zeros(shape, device="meta")
     theirs = c2_model_loading.align_and_update_state_dicts(model, dict(weights), c2_conversion=False)
     assert match_by_suffix(weights, model).keys() == theirs.keys()
 

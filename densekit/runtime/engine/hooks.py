@@ -259,7 +259,7 @@ class LRScheduler(HookBase):
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         if isinstance(self.scheduler, torch.optim.lr_scheduler.LRScheduler):
-            self.scheduler.load_state_dict(state_dict)
+            self.scheduler.load_state_dict(dict(state_dict))
 
 
 class EvalHook(HookBase):

@@ -263,7 +263,8 @@ class SimpleTrainer(TrainerBase):
             raise FloatingPointError(f"The loss is infinite or NaN at iteration {cur_iter}: {mean}")
         storage.put_scalar(f"{prefix}total_loss", total, cur_iter=cur_iter)
         if len(mean) > 1:
-            storage.put_scalars(cur_iter=cur_iter, **mean)
+            for name, value in mean.items():
+                storage.put_scalar(name, value, cur_iter=cur_iter)
 
     def after_train(self) -> None:
         super().after_train()

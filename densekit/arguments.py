@@ -1,0 +1,106 @@
+"""The command line of ``train_net.py``: Detectron2's flags, read without importing torch."""
+
+import argparse
+import difflib
+import re
+from collections.abc import Sequence
+from typing import NoReturn
+
+_DESCRIPTION = "Train, evaluate and resume any system of densekit: the configuration file says which."
+_EXAMPLES = """\
+examples:
+  train on one GPU (or on the CPU, where there is none)
+    python train_net.py --config-file configs/COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml
+
+  change keys of the configuration: KEY VALUE pairs, anywhere on the line
+    python train_net.py --config-file FILE SOLVER.IMS_PER_BATCH 4 SOLVER.BASE_LR 0.005 OUTPUT_DIR runs/small
+
+  go on after an interruption, from the last checkpoint in OUTPUT_DIR
+    python train_net.py --config-file FILE --resume OUTPUT_DIR runs/small
+
+  evaluate weights on every data set of DATASETS.TEST
+    python train_net.py --config-file FILE --eval-only MODEL.WEIGHTS runs/small/model_final.pth
+
+  8 GPUs of one machine; two processes on the CPU; two machines; torchrun
+    python train_net.py --config-file FILE --num-gpus 8
+    python train_net.py --config-file FILE --num-gpus 2 MODEL.DEVICE cpu
+    python train_net.py --config-file FILE --num-gpus 8 --num-machines 2 --machine-rank 0 --dist-url tcp://HOST:PORT
+    torchrun --nproc_per_node 8 train_net.py --config-file FILE
+
+environment:
+  DETECTRON2_DATASETS  where the data sets are (default: datasets)
+  DENSEKIT_HOST        auto, detectron2 or builtin: which implementation runs (default: Detectron2 if it is installed)
+  DENSEKIT_TRACEBACK   1 shows where an error message comes from
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says which flag was probably meant."""
+
+    def error(self, message: str) -> NoReturn:
+        if match := re.match(r"unrecognized arguments: (-\S+)", message):
+            known = [name for action in self._actions for name in action.option_strings]
+            near = difflib.get_close_matches(match[1].split("=")[0], known, n=1)
+            message += f" (did you mean {near[0]}?)" if near else " (--help lists the flags)"
+        self.exit(2, f"error: {message}\n")
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """The flags that Detectron2's users know, then ``KEY VALUE`` pairs."""
+    parser = _Parser(
+        prog="train_net.py",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config-file", default="", metavar="FILE", help="YAML file of the system to train; see configs/"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR, if any")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS and stop")
+    parser.add_argument(
+        "--num-gpus", type=_count, default=1, metavar="N", help="processes on this machine, one GPU each (default: 1)"
+    )
+    parser.add_argument("--num-machines", type=_count, default=1, metavar="N", help="machines in the job (default: 1)")
+    parser.add_argument("--machine-rank", type=int, default=0, metavar="N", help="this machine's number, from 0")
+    parser.add_argument(
+        "--dist-url",
+        default="auto",
+        metavar="URL",
+        help="where processes meet, tcp://HOST:PORT (default: auto, a free port of this machine)",
+    )
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="keys of the configuration with their new values")
+    return parser
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Reads the command line; what is wrong with it ends the process with code 2 and one line.
+
+    Args:
+        argv: the words after the program's name; by default those of this process.
+
+    Returns:
+        ``config_file, resume, eval_only, num_gpus, num_machines, machine_rank, dist_url`` and ``opts``, the flat list
+        of keys and values.
+    """
+    parser = argument_parser()
+    # Intermixed, because flags after the first KEY would otherwise count as values of the configuration.
+    args = parser.parse_intermixed_args(argv)
+    if not args.config_file and not args.opts:
+        parser.error("--config-file is missing: which system should run? --help shows examples.")
+    if len(args.opts) % 2:
+        hint = next((word for word in args.opts if re.fullmatch(r"[A-Z0-9_.]+=.*", word)), None)
+        reason = f"write {hint.replace('=', ' ', 1)!r} instead of {hint!r}" if hint else "one of them has no value"
+        parser.error(f"keys and values come in pairs, KEY VALUE, and {' '.join(args.opts)!r} does not: {reason}.")
+    if not 0 <= args.machine_rank < args.num_machines:
+        parser.error(f"--machine-rank {args.machine_rank} is not in 0 .. {args.num_machines - 1} (--num-machines).")
+    if args.num_machines > 1 and args.dist_url == "auto":
+        parser.error("several machines need one --dist-url that all of them reach, such as tcp://10.0.0.1:29500.")
+    return args
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)
