@@ -9,8 +9,7 @@ from fvcore.common.checkpoint import Checkpointer, PeriodicCheckpointer
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from densekit.ops.files import atomic_write
-from densekit.ops.weights import LoadReport, adapt_names, read_checkpoint
+from densekit.ops.weights import LoadReport, adapt_names, read_checkpoint, write_checkpoint
 from densekit.runtime.utils import comm
 from densekit.runtime.utils.file_io import PathManager
 
@@ -67,17 +66,8 @@ class DetectionCheckpointer(Checkpointer):
         """Writes ``<save_dir>/<name>.pth``, then names it in ``last_checkpoint``."""
         if not self.save_dir or not self.save_to_disk:
             return
-        data = {"model": self.model.state_dict()}
-        data |= {key: item.state_dict() for key, item in self.checkpointables.items()} | kwargs
-        path = os.path.join(self.save_dir, f"{name}.pth")
-        self.logger.info(f"Saving checkpoint to {path}")
-        with atomic_write(path, "wb") as file:
-            torch.save(data, file)
-        self.tag_last_checkpoint(f"{name}.pth")
-
-    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        with atomic_write(os.path.join(self.save_dir, "last_checkpoint")) as file:
-            file.write(last_filename_basename)
+        path = write_checkpoint(self.save_dir, name, self.model, self.checkpointables, kwargs)
+        self.logger.info(f"Saved checkpoint {path}")
 
     def _load_file(self, f: str) -> dict[str, Any]:
         checkpoint = read_checkpoint(f)

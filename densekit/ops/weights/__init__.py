@@ -3,5 +3,6 @@
 from densekit.ops.weights.formats import read_checkpoint
 from densekit.ops.weights.names import adapt_names
 from densekit.ops.weights.report import LoadReport
+from densekit.ops.weights.writing import write_checkpoint
 
-__all__ = ["LoadReport", "adapt_names", "read_checkpoint"]
+__all__ = ["LoadReport", "adapt_names", "read_checkpoint", "write_checkpoint"]

@@ -1,0 +1,37 @@
+"""A training loader that can say what it gave last."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from densekit.engine.errors import DataError
+
+
+class RememberedBatches:
+    """Passes the batches of a loader on, remembers the file names of the last, and names bad data plainly.
+
+    Args:
+        loader: an endless iterable of batches; a batch is a list of records with ``file_name``.
+    """
+
+    def __init__(self, loader: Iterable[Any]) -> None:
+        self.loader = loader
+        self.last_files: list[str] = []
+
+    def __iter__(self) -> Iterator[Any]:
+        batches = iter(self.loader)
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except (ValueError, OSError) as error:
+                raise DataError(_own_message(error)) from error
+            self.last_files = [str(record.get("file_name", "?")) for record in batch if isinstance(record, dict)]
+            yield batch
+
+
+def _own_message(error: Exception) -> str:
+    """The message that was raised; a loader process puts its traceback in front of it."""
+    text = str(error)
+    marker = f"\n{type(error).__name__}: "
+    return text.rsplit(marker, 1)[-1].strip() if "DataLoader worker" in text else text

@@ -1,0 +1,36 @@
+"""Mistakes of the user end in one line that says what to change; faults of the program end in a traceback."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from densekit.d2.utils import comm
+
+USER_ERROR = 2  # the exit code that argparse uses for a wrong command line
+
+
+class DataError(ValueError):
+    """An image or annotation that cannot be used; the message names it."""
+
+
+@contextmanager
+def user_errors(kinds: tuple[type[Exception], ...] = (ValueError, KeyError, OSError)) -> Iterator[None]:
+    """Ends the process with ``error: <message>`` and code 2 where the block raises an error of one of these kinds.
+
+    ``DENSEKIT_TRACEBACK=1`` in the environment lets errors through.
+
+    Args:
+        kinds: by default those that set-up raises about configuration, files and data.
+    """
+    try:
+        yield
+    except kinds as error:
+        if os.environ.get("DENSEKIT_TRACEBACK", "0") not in ("", "0"):
+            raise
+        if comm.is_main_process():
+            # str() of a KeyError is the repr of its message
+            message = error.args[0] if isinstance(error, KeyError) and error.args else error
+            sys.stdout.flush()
+            print(f"error: {message}", file=sys.stderr, flush=True)
+        raise SystemExit(USER_ERROR) from error

@@ -1,0 +1,101 @@
+"""From the command line to a configuration that can run: everything that can be refused is refused here."""
+
+import os
+import platform
+import tempfile
+from argparse import Namespace
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+import densekit
+from densekit.config import load_config
+from densekit.d2 import HOST
+from densekit.d2.config import CfgNode
+from densekit.d2.engine import default_setup
+from densekit.d2.utils import comm
+from densekit.d2.utils.logger import setup_logger
+from densekit.data.checks import check_datasets
+from densekit.ops.files import atomic_write
+
+
+def read_config(args: Namespace) -> tuple[CfgNode, list[str]]:
+    """The configuration of the command line, on a device that exists.
+
+    Returns:
+        The configuration, not frozen, and lines for the log on what was changed in it.
+
+    Raises:
+        FileNotFoundError, ValueError: from the configuration; or a GPU was asked for by name and there is none.
+    """
+    cfg = load_config(args.config_file, args.opts)
+    cfg.defrost()
+    if not cfg.MODEL.DEVICE.startswith("cuda") or torch.cuda.is_available():
+        return cfg, []
+    if "MODEL.DEVICE" in args.opts[::2]:
+        raise ValueError(
+            f"MODEL.DEVICE {cfg.MODEL.DEVICE}: torch {torch.__version__} sees no CUDA device. Set MODEL.DEVICE cpu, or "
+            "install a torch for this machine's driver."
+        )
+    cfg.MODEL.DEVICE = "cpu"
+    notes = ["There is no CUDA device here: MODEL.DEVICE is cpu instead of cuda."]
+    if cfg.SOLVER.AMP.ENABLED:
+        cfg.SOLVER.AMP.ENABLED = False
+        notes.append("Mixed precision needs CUDA: SOLVER.AMP.ENABLED is False.")
+    return cfg, notes
+
+
+def setup(args: Namespace) -> CfgNode:
+    """Checks the configuration, the output folder and the data, then starts the log of the run.
+
+    Returns:
+        The frozen configuration; ``OUTPUT_DIR/config.yaml`` holds it too.
+
+    Raises:
+        ValueError, FileNotFoundError, KeyError: with what is wrong and where; nothing heavy has run by then.
+    """
+    cfg, notes = read_config(args)
+    check_output_dir(cfg.OUTPUT_DIR)
+    cfg.freeze()
+    logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="densekit")
+    logger.info(versions())
+    for note in notes:
+        logger.warning(note)
+    if comm.is_main_process():
+        check_datasets(cfg)
+    default_setup(cfg, args)
+    if comm.is_main_process():
+        with atomic_write(os.path.join(cfg.OUTPUT_DIR, "config.yaml")) as file:
+            file.write(f"# {versions()}\n{cfg.dump()}")
+    return cfg
+
+
+def versions() -> str:
+    """One line on what runs: host, densekit, torch, Python."""
+    host = "densekit's built-in runtime"
+    if HOST == "detectron2":
+        try:
+            host = f"Detectron2 {version('detectron2')}"
+        except PackageNotFoundError:
+            host = "Detectron2"
+    return (
+        f"host: {host}, densekit {densekit.__version__}, torch {torch.__version__}, Python {platform.python_version()}"
+    )
+
+
+def check_output_dir(folder: str) -> None:
+    """Makes the folder and tries to write into it.
+
+    Raises:
+        ValueError: ``OUTPUT_DIR`` is empty or cannot be written.
+    """
+    if not folder:
+        raise ValueError("OUTPUT_DIR is empty; give the folder for checkpoints and results.")
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"OUTPUT_DIR {folder!r} cannot be written ({error.strerror}). Choose another one: OUTPUT_DIR runs/mine"
+        ) from error

@@ -1,0 +1,154 @@
+"""The trainer of every system: the host's loop with densekit's data, optimizers, evaluators and writers."""
+
+import logging
+import os
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from densekit.checkpoint import Checkpointer
+from densekit.d2.config import CfgNode
+from densekit.d2.data import build_detection_test_loader, build_detection_train_loader
+from densekit.d2.engine import (
+    AMPTrainer,
+    DefaultTrainer,
+    HookBase,
+    SimpleTrainer,
+    TrainerBase,
+    create_ddp_model,
+)
+from densekit.d2.engine.hooks import EvalHook
+from densekit.d2.evaluation import DatasetEvaluator
+from densekit.d2.modeling import GeneralizedRCNNWithTTA
+from densekit.d2.utils import comm
+from densekit.d2.utils.events import CommonMetricPrinter, EventWriter, TensorboardXWriter
+from densekit.data.mapper import MAPPERS
+from densekit.engine.batches import RememberedBatches
+from densekit.engine.writers import MetricsWriter, write_results
+from densekit.evaluation import build_evaluator
+from densekit.solver import build_lr_scheduler, build_optimizer
+
+
+class Trainer(DefaultTrainer):
+    """Trains and evaluates what a configuration describes.
+
+    Beside the host's trainer: the mapper and the evaluator come from tables, every test set has its own folder, several
+    processes run on the CPU too, and a loss that is not finite is reported with the images that caused it.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        # Not the host's constructor: Detectron2's wraps models on the CPU for one GPU per process, which fails.
+        TrainerBase.__init__(self)
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        self._batches = RememberedBatches(self.build_train_loader(cfg))
+        on_gpu = cfg.MODEL.DEVICE.startswith("cuda")
+        replicas = create_ddp_model(
+            model, broadcast_buffers=False, device_ids=[comm.get_local_rank()] if on_gpu else None
+        )
+        loop = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
+        self._trainer = loop(replicas, self._batches, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = Checkpointer(replicas, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self._last_eval_results: dict[str, Any] | None = None
+        self.register_hooks(self.build_hooks())
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Goes on from the last checkpoint in ``OUTPUT_DIR`` if asked to, else loads ``MODEL.WEIGHTS``; says which."""
+        logger = logging.getLogger(__name__)
+        found = self.checkpointer.has_checkpoint()
+        if resume and not found:
+            logger.warning(f"--resume: there is no last_checkpoint in {self.cfg.OUTPUT_DIR}; training starts at 0.")
+        if not resume and found:
+            logger.warning(f"{self.cfg.OUTPUT_DIR} holds a checkpoint; without --resume training starts anew over it.")
+        super().resume_or_load(resume)
+        if resume and found:
+            source = self.checkpointer.get_checkpoint_file()
+            logger.info(f"Resumed from {source}: {self.start_iter} of {self.max_iter} iterations are done.")
+
+    def train(self) -> dict[str, Any] | None:
+        """Trains to ``SOLVER.MAX_ITER``.
+
+        Returns:
+            The last evaluation results, on the main process.
+        """
+        super().train()
+        return self._last_eval_results if comm.is_main_process() else None
+
+    def run_step(self) -> None:
+        try:
+            super().run_step()
+        except FloatingPointError as error:
+            files = ", ".join(self._batches.last_files) or "unknown"
+            raise FloatingPointError(
+                f"{error}\nThe last batch was made of: {files}. Common causes are a learning rate that is too high "
+                "(SOLVER.BASE_LR, SOLVER.WARMUP_ITERS), no gradient clipping, or boxes without area in these images."
+            ) from error
+
+    def build_hooks(self) -> list[HookBase | None]:
+        """The host's hooks; an evaluation with test-time augmentation comes after the plain one, if it is asked for."""
+        hooks = super().build_hooks()
+        if self.cfg.TEST.AUG.ENABLED:
+            at = len(hooks) - 1 if comm.is_main_process() else len(hooks)  # the writers come last
+            hooks.insert(at, EvalHook(0, lambda: self.test_with_TTA(self.cfg, self.model)))
+        return hooks
+
+    def build_writers(self) -> list[EventWriter]:
+        """A line of progress with the time that remains, ``metrics.json`` and TensorBoard."""
+        folder = self.cfg.OUTPUT_DIR
+        os.makedirs(folder, exist_ok=True)
+        metrics = MetricsWriter(os.path.join(folder, "metrics.json"))
+        return [CommonMetricPrinter(self.max_iter), metrics, TensorboardXWriter(folder)]
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
+        return build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[Any]:
+        """The host's loader with the mapper that ``INPUT.MAPPER`` names."""
+        return build_detection_train_loader(cfg, mapper=MAPPERS[cfg.INPUT.MAPPER](cfg, True))
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[Any]:
+        return build_detection_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
+        """The evaluator of the data set's type; its files go to ``OUTPUT_DIR/inference/<dataset_name>``."""
+        folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+        return build_evaluator(cfg, dataset_name, folder)
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict[str, Any]:
+        """Evaluates on every data set of ``DATASETS.TEST`` and writes ``OUTPUT_DIR/inference/results.json``.
+
+        Returns:
+            data set -> results, or the results alone where there is one data set.
+        """
+        results = super().test(cfg, model, evaluators)
+        if comm.is_main_process():
+            named = results if len(cfg.DATASETS.TEST) > 1 else dict.fromkeys(cfg.DATASETS.TEST, results)
+            write_results(os.path.join(cfg.OUTPUT_DIR, "inference", "results.json"), named)
+        return results
+
+    @classmethod
+    def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:  # noqa: N802 - the name users know
+        """Evaluates with test-time augmentation, into ``OUTPUT_DIR/inference_TTA``; result names end in ``_TTA``."""
+        logging.getLogger(__name__).info("Evaluating with test-time augmentation")
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference_TTA")
+        evaluators = [cls.build_evaluator(cfg, name, os.path.join(folder, name)) for name in cfg.DATASETS.TEST]
+        results = super().test(cfg, GeneralizedRCNNWithTTA(cfg, getattr(model, "module", model)), evaluators)
+        return OrderedDict((f"{name}_TTA", value) for name, value in results.items())

@@ -1,0 +1,19 @@
+#!/usr/bin/env python3
+"""Trains and evaluates any system of densekit; ``python train_net.py --help`` shows how."""
+
+from densekit.arguments import parse_arguments
+
+
+def main() -> None:
+    """Reads the command line before torch is imported, then runs the job in as many processes as it asks for."""
+    args = parse_arguments()
+    from densekit.engine import launch, run, user_errors
+    from densekit.engine.setup import read_config
+
+    with user_errors():
+        cfg, _ = read_config(args)
+    launch(run, args, cfg.MODEL.DEVICE)
+
+
+if __name__ == "__main__":
+    main()
