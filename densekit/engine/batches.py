@@ -1,4 +1,4 @@
-"""A training loader that can say what it gave last."""
+"""A loader that can say what it gave last."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -10,12 +10,15 @@ class RememberedBatches:
     """Passes the batches of a loader on, remembers the file names of the last, and names bad data plainly.
 
     Args:
-        loader: an endless iterable of batches; a batch is a list of records with ``file_name``.
+        loader: an iterable of batches; a batch is a list of records with ``file_name``.
     """
 
     def __init__(self, loader: Iterable[Any]) -> None:
         self.loader = loader
         self.last_files: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self.loader)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[Any]:
         batches = iter(self.loader)

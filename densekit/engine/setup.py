@@ -3,6 +3,7 @@
 import os
 import platform
 import tempfile
+import zlib
 from argparse import Namespace
 from importlib.metadata import PackageNotFoundError, version
 
@@ -14,6 +15,7 @@ from densekit.d2 import HOST
 from densekit.d2.config import CfgNode
 from densekit.d2.engine import default_setup
 from densekit.d2.utils import comm
+from densekit.d2.utils.env import seed_all_rng
 from densekit.d2.utils.logger import setup_logger
 from densekit.data.checks import check_datasets
 from densekit.ops.files import atomic_write
@@ -62,12 +64,21 @@ def setup(args: Namespace) -> CfgNode:
     for note in notes:
         logger.warning(note)
     if comm.is_main_process():
-        check_datasets(cfg)
+        check_datasets(cfg, train=not args.eval_only)
     default_setup(cfg, args)
+    _reseed_resumed(cfg, args)
     if comm.is_main_process():
         with atomic_write(os.path.join(cfg.OUTPUT_DIR, "config.yaml")) as file:
             file.write(f"# {versions()}\n{cfg.dump()}")
     return cfg
+
+
+def _reseed_resumed(cfg: CfgNode, args: Namespace) -> None:
+    """A resumed run with a fixed seed would see its first images again instead of going on to others."""
+    pointer = os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")
+    if cfg.SEED >= 0 and args.resume and not args.eval_only and os.path.isfile(pointer):
+        with open(pointer, "rb") as file:
+            seed_all_rng((cfg.SEED + comm.get_rank() + zlib.crc32(file.read())) % 2**32)
 
 
 def versions() -> str:

@@ -119,11 +119,12 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[Any]:
         """The host's loader with the mapper that ``INPUT.MAPPER`` names."""
-        return build_detection_train_loader(cfg, mapper=MAPPERS[cfg.INPUT.MAPPER](cfg, True))
+        return build_detection_train_loader(cfg, mapper=_mapper(cfg, is_train=True))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[Any]:
-        return build_detection_test_loader(cfg, dataset_name)
+        loader = build_detection_test_loader(cfg, dataset_name, mapper=_mapper(cfg, is_train=False))
+        return RememberedBatches(loader)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
@@ -152,3 +153,10 @@ class Trainer(DefaultTrainer):
         evaluators = [cls.build_evaluator(cfg, name, os.path.join(folder, name)) for name in cfg.DATASETS.TEST]
         results = super().test(cfg, GeneralizedRCNNWithTTA(cfg, getattr(model, "module", model)), evaluators)
         return OrderedDict((f"{name}_TTA", value) for name, value in results.items())
+
+
+def _mapper(cfg: CfgNode, *, is_train: bool) -> Any:
+    name = cfg.INPUT.MAPPER or "DatasetMapper"
+    if name not in MAPPERS:
+        raise ValueError(f"INPUT.MAPPER {name!r} is not one of {', '.join(sorted(MAPPERS))}.")
+    return MAPPERS[name](cfg, is_train)

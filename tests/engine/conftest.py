@@ -1,0 +1,91 @@
+"""A data set of a few pictures and a detector of a few channels: whole runs in seconds."""
+
+import json
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+TINY = {
+    "MODEL": {
+        "DEVICE": "cpu",
+        "META_ARCHITECTURE": "GeneralizedRCNN",
+        "BACKBONE": {"NAME": "build_resnet_fpn_backbone", "FREEZE_AT": 0},
+        "RESNETS": {
+            "DEPTH": 18,
+            "NORM": "BN",
+            "STEM_OUT_CHANNELS": 8,
+            "RES2_OUT_CHANNELS": 8,
+            "OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+        },
+        "FPN": {"IN_FEATURES": ["res2", "res3", "res4", "res5"], "OUT_CHANNELS": 8},
+        "ANCHOR_GENERATOR": {"SIZES": [[16], [32], [64], [128], [256]]},
+        "RPN": {"IN_FEATURES": ["p2", "p3", "p4", "p5", "p6"], "POST_NMS_TOPK_TRAIN": 50, "POST_NMS_TOPK_TEST": 20},
+        "ROI_HEADS": {
+            "NAME": "StandardROIHeads",
+            "IN_FEATURES": ["p2", "p3", "p4", "p5"],
+            "NUM_CLASSES": 80,
+            "BATCH_SIZE_PER_IMAGE": 16,
+            "SCORE_THRESH_TEST": 0.0,
+        },
+        "ROI_BOX_HEAD": {"NAME": "FastRCNNConvFCHead", "NUM_FC": 1, "FC_DIM": 16, "POOLER_RESOLUTION": 3},
+    },
+    "INPUT": {"MIN_SIZE_TRAIN": [64], "MIN_SIZE_TEST": 64, "MAX_SIZE_TRAIN": 96, "MAX_SIZE_TEST": 96},
+    "DATASETS": {"TRAIN": ["coco_2017_train"], "TEST": ["coco_2017_val"]},
+    "DATALOADER": {"NUM_WORKERS": 0},
+    "SOLVER": {"IMS_PER_BATCH": 2, "MAX_ITER": 4, "CHECKPOINT_PERIOD": 2, "BASE_LR": 0.001, "STEPS": []},
+    "TEST": {"DETECTIONS_PER_IMAGE": 5},
+    "SEED": 3,
+}
+
+
+def write_coco(root: Path, split: str, count: int) -> None:
+    """Grey pictures with one bright rectangle each, which is a person (category 1)."""
+    from densekit.d2.data import MetadataCatalog
+
+    folder = root / "coco" / f"{split}2017"
+    folder.mkdir(parents=True)
+    (root / "coco" / "annotations").mkdir(exist_ok=True)
+    random = np.random.default_rng(count)
+    images, annotations = [], []
+    for number in range(1, count + 1):
+        pixels = random.integers(90, 110, (64, 80, 3), dtype=np.uint8)
+        x, y = (int(v) for v in random.integers(4, 30, 2))
+        pixels[y : y + 24, x : x + 30] = (220, 40, 40)
+        Image.fromarray(pixels).save(folder / f"{number:012d}.jpg")
+        images.append({"id": number, "file_name": f"{number:012d}.jpg", "height": 64, "width": 80})
+        box = {"id": number, "image_id": number, "category_id": 1, "iscrowd": 0, "area": 720, "bbox": [x, y, 30, 24]}
+        annotations.append(box | {"segmentation": [[x, y, x + 30, y, x + 30, y + 24, x, y + 24]]})
+    meta = MetadataCatalog.get("coco_2017_val")
+    ids = meta.thing_dataset_id_to_contiguous_id
+    categories = [{"id": key, "name": meta.thing_classes[index]} for key, index in ids.items()]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (root / "coco" / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content))
+
+
+@pytest.fixture(scope="session")
+def tiny_root(tmp_path_factory) -> Path:
+    """A folder for DETECTRON2_DATASETS with 6 training and 5 validation pictures, and ``tiny.yaml``."""
+    import densekit.data  # noqa: F401 - registers the names
+
+    root = tmp_path_factory.mktemp("datasets")
+    write_coco(root, "train", 6)
+    write_coco(root, "val", 5)
+    (root / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    return root
+
+
+@pytest.fixture
+def arguments(tiny_root, tmp_path) -> Callable[..., Namespace]:
+    """Makes the command line of a run: ``arguments("KEY", value, ..., resume=True)``."""
+    from densekit.arguments import parse_arguments
+
+    def make(*opts: object, **flags: bool) -> Namespace:
+        words = ["--config-file", str(tiny_root / "tiny.yaml"), "OUTPUT_DIR", str(tmp_path / "out"), *map(str, opts)]
+        return parse_arguments([*words, *(f"--{name.replace('_', '-')}" for name, on in flags.items() if on)])
+
+    return make
