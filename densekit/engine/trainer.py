@@ -89,7 +89,7 @@ class Trainer(DefaultTrainer):
         except FloatingPointError as error:
             files = ", ".join(self._batches.last_files) or "unknown"
             raise FloatingPointError(
-                f"{error}\nThe last batch was made of: {files}. Common causes are a learning rate that is too high "
+                f"Iteration {self.iter}: {error}\nThe last batch was made of: {files}. Common causes are a learning rate that is too high "
                 "(SOLVER.BASE_LR, SOLVER.WARMUP_ITERS), no gradient clipping, or boxes without area in these images."
             ) from error
 

@@ -1,6 +1,7 @@
 """A data set of a few pictures and a detector of a few channels: whole runs in seconds."""
 
 import json
+import logging
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +17,11 @@ TINY = {
         "META_ARCHITECTURE": "GeneralizedRCNN",
         "BACKBONE": {"NAME": "build_resnet_fpn_backbone", "FREEZE_AT": 0},
         "RESNETS": {
-            "DEPTH": 18,
+            "DEPTH": 50,
+            "WIDTH_PER_GROUP": 4,
             "NORM": "BN",
             "STEM_OUT_CHANNELS": 8,
-            "RES2_OUT_CHANNELS": 8,
+            "RES2_OUT_CHANNELS": 16,
             "OUT_FEATURES": ["res2", "res3", "res4", "res5"],
         },
         "FPN": {"IN_FEATURES": ["res2", "res3", "res4", "res5"], "OUT_CHANNELS": 8},
@@ -35,7 +37,7 @@ TINY = {
         "ROI_BOX_HEAD": {"NAME": "FastRCNNConvFCHead", "NUM_FC": 1, "FC_DIM": 16, "POOLER_RESOLUTION": 3},
     },
     "INPUT": {"MIN_SIZE_TRAIN": [64], "MIN_SIZE_TEST": 64, "MAX_SIZE_TRAIN": 96, "MAX_SIZE_TEST": 96},
-    "DATASETS": {"TRAIN": ["coco_2017_train"], "TEST": ["coco_2017_val"]},
+    "DATASETS": {"TRAIN": ["tiny_train"], "TEST": ["tiny_val"]},
     "DATALOADER": {"NUM_WORKERS": 0},
     "SOLVER": {"IMS_PER_BATCH": 2, "MAX_ITER": 4, "CHECKPOINT_PERIOD": 2, "BASE_LR": 0.001, "STEPS": []},
     "TEST": {"DETECTIONS_PER_IMAGE": 5},
@@ -67,14 +69,27 @@ def write_coco(root: Path, split: str, count: int) -> None:
     (root / "coco" / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content))
 
 
+@pytest.fixture(autouse=True)
+def fresh_logs():
+    """Closes the log of each run; the next one has another folder and another captured screen."""
+    yield
+    for name in ("densekit", "detectron2", "fvcore"):
+        logger = logging.getLogger(name)
+        for handler in list(logger.handlers):
+            logger.removeHandler(handler)
+            handler.close()
+
+
 @pytest.fixture(scope="session")
 def tiny_root(tmp_path_factory) -> Path:
     """A folder for DETECTRON2_DATASETS with 6 training and 5 validation pictures, and ``tiny.yaml``."""
-    import densekit.data  # noqa: F401 - registers the names
+    from densekit.data import register_coco_instances
 
     root = tmp_path_factory.mktemp("datasets")
-    write_coco(root, "train", 6)
-    write_coco(root, "val", 5)
+    for split, count in (("train", 6), ("val", 5)):
+        write_coco(root, split, count)
+        annotations = root / "coco" / "annotations" / f"instances_{split}2017.json"
+        register_coco_instances(f"tiny_{split}", {}, annotations, root / "coco" / f"{split}2017")
     (root / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     return root
 

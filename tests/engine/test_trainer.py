@@ -1,0 +1,201 @@
+"""Whole runs on a few pictures: train, stop, resume, evaluate, and what is refused on the way."""
+
+import json
+import math
+import os
+
+import pytest
+import torch
+
+from densekit.checkpoint import Checkpointer
+from densekit.d2 import HOST
+from densekit.engine import Trainer, run, setup
+from densekit.engine.setup import read_config
+from densekit.engine.writers import strict
+
+
+def metrics(folder) -> list[dict]:
+    """The lines of metrics.json; NaN and Infinity are errors."""
+
+    def refuse(word):
+        raise AssertionError(f"{word} is not JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in (folder / "metrics.json").read_text().splitlines()]
+
+
+def test_train_then_resume_then_evaluate(arguments, tmp_path):
+    out = tmp_path / "out"
+    run(arguments("SOLVER.MAX_ITER", 3))
+    assert (out / "last_checkpoint").read_text() == "model_final.pth"
+    assert {"model_0000001.pth", "model_final.pth", "config.yaml", "log.txt"} <= {path.name for path in out.iterdir()}
+    saved = torch.load(out / "model_final.pth", weights_only=True)
+    assert saved["iteration"] == 2 and set(saved) >= {"model", "trainer", "iteration"}
+    assert saved["trainer"]["_trainer"]["optimizer"]["param_groups"]
+
+    lines = metrics(out)
+    step = next(line for line in lines if line["iteration"] == 2)
+    assert {"total_loss", "loss_cls", "loss_box_reg", "loss_rpn_cls", "loss_rpn_loc", "lr", "data_time"} <= set(step)
+    assert any("bbox/AP" in line for line in lines)
+
+    first_config = (out / "config.yaml").read_text()
+    assert first_config.startswith("# host: ") and torch.__version__ in first_config
+    args = arguments("SOLVER.MAX_ITER", 5, resume=True)
+    trainer = Trainer(setup(args))
+    trainer.resume_or_load(resume=True)
+    assert trainer.start_iter == 3
+    assert trainer.scheduler.last_epoch == 3
+    results = trainer.train()
+    assert "AP" in results["bbox"]
+    assert torch.load(out / "model_final.pth", weights_only=True)["iteration"] == 4
+    log = (out / "log.txt").read_text()
+    assert "model_final.pth: 3 of 5 iterations are done" in log and "eta" in log
+
+    again = run(arguments("MODEL.WEIGHTS", out / "model_final.pth", eval_only=True))
+    assert strict(again) == strict(results)
+    stored = json.loads((out / "inference" / "results.json").read_text())
+    assert stored["tiny_val"]["bbox"]["AP"] == strict(again["bbox"]["AP"])
+    assert (out / "inference" / "tiny_val" / "coco_instances_results.json").is_file()
+
+
+def test_resume_without_a_checkpoint_says_so(arguments, tmp_path):
+    run(arguments("SOLVER.MAX_ITER", 1, "DATASETS.TEST", "()", resume=True))
+    log = (tmp_path / "out" / "log.txt").read_text()
+    assert "there is no last_checkpoint" in log
+    assert metrics(tmp_path / "out")[0]["iteration"] == 0
+
+
+def test_two_test_sets_have_two_folders(arguments, tmp_path):
+    results = run(arguments("SOLVER.MAX_ITER", 1, "DATASETS.TEST", "('tiny_val', 'tiny_train')"))
+    assert list(results) == ["tiny_val", "tiny_train"]
+    folder = tmp_path / "out" / "inference"
+    counts = {}
+    for name in results:
+        counts[name] = {
+            item["image_id"] for item in json.loads((folder / name / "coco_instances_results.json").read_text())
+        }
+    assert max(counts["tiny_val"]) == 5 and max(counts["tiny_train"]) == 6
+
+
+def test_augmented_evaluation_has_its_own_names(arguments, tmp_path):
+    aug = ["TEST.AUG.ENABLED", True, "TEST.AUG.MIN_SIZES", "(64,)", "TEST.AUG.MAX_SIZE", 96]
+    run(arguments("SOLVER.MAX_ITER", 1, *aug))
+    names = set().union(*metrics(tmp_path / "out"))
+    assert {"bbox/AP", "bbox_TTA/AP"} <= names
+
+
+def test_a_loss_that_is_not_finite_names_the_images(arguments, tmp_path):
+    trainer = Trainer(setup(arguments("SOLVER.MAX_ITER", 4)))
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    with torch.no_grad():
+        trainer.model.roi_heads.box_predictor.cls_score.bias.fill_(math.nan)
+    with pytest.raises(FloatingPointError, match=r"(?s)Iteration 0.*loss_cls.*nan.*0000000\d\d.jpg"):
+        trainer.train()
+    after = trainer.model.state_dict()
+    weights = [name for name, _ in trainer.model.named_parameters() if not name.endswith("cls_score.bias")]
+    assert all(torch.equal(before[name], after[name]) for name in weights)
+    assert not list((tmp_path / "out").glob("*.pth"))
+    metrics(tmp_path / "out")
+
+
+# Refusals: exit code 2 and one message
+
+
+@pytest.mark.parametrize(
+    ("opts", "message"),
+    [
+        (["MODEL.WEIGHTS", "nowhere.pth"], "MODEL.WEIGHTS 'nowhere.pth' does not exist"),
+        (["OUTPUT_DIR", "/proc/none"], "OUTPUT_DIR '/proc/none' cannot be written"),
+        (["DATASETS.TRAIN", "('tiny_trian',)"], "tiny_train"),
+        (["INPUT.MAPPER", "Nobody"], "INPUT.MAPPER 'Nobody'"),
+        (["SOLVER.BASE_RL", "1"], "SOLVER.BASE_LR"),
+    ],
+)
+def test_mistakes_end_in_one_message(arguments, capsys, tmp_path, opts, message):
+    with pytest.raises(SystemExit) as stop:
+        run(arguments(*opts))
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and "Traceback" not in error
+    assert not list(tmp_path.glob("out/*.pth"))
+
+
+def test_traceback_on_request(arguments, monkeypatch):
+    monkeypatch.setenv("DENSEKIT_TRACEBACK", "1")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        run(arguments("MODEL.WEIGHTS", "nowhere.pth"))
+
+
+def test_evaluation_without_weights_is_refused(arguments, capsys):
+    with pytest.raises(SystemExit):
+        run(arguments(eval_only=True))
+    assert "--eval-only needs weights" in capsys.readouterr().err
+
+
+def test_a_picture_that_vanishes_during_training_is_named(arguments, capsys, tiny_root):
+    path = tiny_root / "coco" / "train2017" / "000000000003.jpg"
+    content = path.read_bytes()
+    path.unlink()
+    try:
+        with pytest.raises(SystemExit) as stop:
+            run(arguments("DATALOADER.NUM_WORKERS", 1))
+    finally:
+        path.write_bytes(content)
+    assert stop.value.code == 2
+    assert f"error: Image {path}" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_without_cuda_the_default_falls_back_and_a_wish_is_refused(arguments, tiny_root):
+    text = (tiny_root / "tiny.yaml").read_text()
+    (tiny_root / "gpu.yaml").write_text(text.replace("DEVICE: cpu", "DEVICE: cuda"))
+    args = arguments("SOLVER.AMP.ENABLED", True)
+    args.config_file = str(tiny_root / "gpu.yaml")
+    cfg, notes = read_config(args)
+    assert cfg.MODEL.DEVICE == "cpu" and not cfg.SOLVER.AMP.ENABLED and len(notes) == 2
+    args.opts += ["MODEL.DEVICE", "cuda"]
+    with pytest.raises(ValueError, match=r"MODEL\.DEVICE cuda: torch"):
+        read_config(args)
+
+
+# Weights
+
+
+def test_weights_of_another_architecture_are_refused(arguments, tmp_path, capsys):
+    import torchvision
+
+    torch.save(torchvision.models.squeezenet1_0(weights=None).state_dict(), tmp_path / "other.pth")
+    with pytest.raises(SystemExit):
+        run(arguments("MODEL.WEIGHTS", tmp_path / "other.pth"))
+    error = capsys.readouterr().err
+    assert "another architecture" in error and "not in the file" in error and "features" in error
+    assert len(error.splitlines()) < 40
+
+
+def test_weights_for_other_classes_load_but_for_the_last_layer(arguments, tmp_path, caplog):
+    cfg = setup(arguments())
+    model = Trainer.build_model(cfg)
+    state = {name: torch.full_like(value, 0.5) for name, value in model.state_dict().items()}
+    state["roi_heads.box_predictor.cls_score.weight"] = torch.zeros(3, 16)
+    state["roi_heads.box_predictor.cls_score.bias"] = torch.zeros(3)
+    torch.save({"model": state}, tmp_path / "coarse.pth")
+    Checkpointer(model, str(tmp_path)).load(str(tmp_path / "coarse.pth"))
+    assert (model.backbone.bottom_up.stem.conv1.weight == 0.5).all()
+    log = (tmp_path / "out" / "log.txt").read_text()
+    assert "roi_heads.box_predictor.cls_score.weight" in log and "file (3, 16), model (81, 16)" in log
+
+
+def test_saving_is_atomic_on_either_host(tmp_path, monkeypatch):
+    model = torch.nn.Linear(2, 2)
+    saver = Checkpointer(model, str(tmp_path))
+    saver.save("model")
+    before = (tmp_path / "model.pth").read_bytes()
+
+    def fail(data, file):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        saver.save("model")
+    assert (tmp_path / "model.pth").read_bytes() == before
+    assert sorted(os.listdir(tmp_path)) == ["last_checkpoint", "model.pth"], HOST
