@@ -183,10 +183,10 @@ def affine_of(norm: FrozenBatchNorm2d | nn.BatchNorm2d) -> tuple[torch.Tensor, t
     """Scale and shift, (C,) each, that a batch norm with fixed statistics amounts to."""
     assert norm.running_mean is not None and norm.running_var is not None
     scale = (norm.running_var + norm.eps).rsqrt()
-    if norm.weight is None:
-        return scale, -norm.running_mean * scale
-    scale = norm.weight * scale
-    return scale, norm.bias - norm.running_mean * scale
+    if norm.weight is not None:
+        scale = norm.weight * scale
+    shift = -norm.running_mean * scale
+    return scale, shift if norm.bias is None else norm.bias + shift
 
 
 def fold_norm(

@@ -13,6 +13,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pycocotools.mask as mask_util
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 _SUBPIXEL_BITS = 4  # OpenCV draws at fixed-point positions
@@ -135,11 +136,14 @@ class VisImage:
 
     def polygons(self, polygons: Sequence[Any]) -> np.ndarray:
         """Fills the union of flat polygons x0, y0, ... in image pixels: a canvas mask, uint8, 0 or 255."""
-        coverage = np.zeros(self.shape, np.uint8)
-        for polygon in polygons:
-            points = self._fixed_point(np.asarray(polygon, dtype=np.float64).reshape(-1, 2))
-            cv2.fillPoly(coverage, [points], (255,), shift=_SUBPIXEL_BITS)
-        return coverage
+        height, width = self.shape
+        scaled = [np.asarray(polygon, dtype=np.float64).reshape(-1) * self.scale for polygon in polygons]
+        scaled = [polygon for polygon in scaled if len(polygon) >= 6]
+        if not scaled:
+            return np.zeros(self.shape, np.uint8)
+        # pycocotools, since OpenCV would add a pixel all around.
+        runs = mask_util.merge(mask_util.frPyObjects(scaled, height, width))
+        return np.ascontiguousarray(mask_util.decode(runs)) * np.uint8(255)
 
     def fill(self, mask: np.ndarray, color: Color, alpha: float) -> None:
         """Tints a canvas mask."""
@@ -180,7 +184,8 @@ class VisImage:
         corner, size = self._frame(points, 2 * round(radius) + 2)
         coverage = np.zeros(size[::-1], np.uint8)
         ((x, y),) = self._fixed_point(points, corner).tolist()
-        cv2.circle(coverage, (x, y), round(radius * 2**_SUBPIXEL_BITS), (255,), -1, cv2.LINE_AA, _SUBPIXEL_BITS)
+        inner = max(radius - 0.5, 0)  # OpenCV's antialiased border lies outside
+        cv2.circle(coverage, (x, y), round(inner * 2**_SUBPIXEL_BITS), (255,), -1, cv2.LINE_AA, _SUBPIXEL_BITS)
         self.blend(coverage, color, alpha, corner)
 
     def label(self, text: str, corner: tuple[int, int], size: int, color: Color, background: Color) -> None:
