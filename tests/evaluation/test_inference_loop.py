@@ -109,7 +109,8 @@ def test_warm_up_is_left_out_of_the_speed(caplog):
 
 def test_progress_line_has_speed_and_eta(caplog, monkeypatch):
     for clock in ("time", "monotonic"):  # the line is written every few seconds, and an earlier test had one
-        monkeypatch.setattr(time, clock, lambda later=getattr(time, clock)() + 1e6: later)
+        later = getattr(time, clock)() + 1e6
+        monkeypatch.setattr(time, clock, lambda later=later: later)
     with caplog.at_level(logging.INFO):
         inference_on_dataset(tripled, list(range(40)), Recorder())
     assert caplog.messages[0] == "Start inference on 40 batches"
