@@ -49,8 +49,10 @@ def annotate(picture: Picture, image_id: int) -> tuple[list[Json], list[Json]]:
     for thing in picture.things:
         mask = picture.labels == thing.label
         x0, y0, x1, y1 = bounds(mask)
-        outline: Any = run_lengths(mask)
-        if not thing.crowd:
+        outline: Any
+        if thing.crowd:
+            outline = run_lengths(mask)
+        else:
             outline = [np.round(polygon, 2).ravel().tolist() for polygon in polygons(mask)]
         record = {
             "image_id": image_id,

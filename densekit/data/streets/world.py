@@ -97,29 +97,35 @@ class Canvas:
         """The label plane (H, W) uint8, a view."""
         return self.pixels[..., 0]
 
-    def _value(self, colour: np.ndarray | Colour, label: int, depth: float) -> tuple[float, float, float, float]:
-        blue, green, red = self.light.tint(colour, depth).clip(0, 255)
-        return (label, blue, green, red)
+    def _values(self, colours: np.ndarray | Colour, label: int, depth: float) -> list[list[float]]:
+        """What to paint, one row per colour (..., 3)."""
+        seen = np.minimum(np.maximum(self.light.tint(colours, depth), 0.0), 255.0).reshape(-1, 3)
+        return [[label, *row] for row in seen.tolist()]
 
     def _fixed(self, points: np.ndarray) -> np.ndarray:
-        # OpenCV puts integer coordinates at pixel centres.
+        # OpenCV puts integer coordinates at pixel centres, and cannot count beyond a limit.
         limit = 8 * max(self.camera.width, self.camera.height)
-        return np.round((np.clip(points, -limit, limit) - 0.5) * (1 << _SHIFT)).astype(np.int32)
+        near = np.minimum(np.maximum(points, -limit), limit)
+        return np.rint((near - 0.5) * (1 << _SHIFT)).astype(np.int32, order="C")
 
     def convex(self, points: np.ndarray, colour: np.ndarray | Colour, label: int, depth: float) -> None:
         """Fills a convex polygon (N, 2)."""
-        cv2.fillConvexPoly(self.pixels, self._fixed(points), self._value(colour, label, depth), cv2.LINE_8, _SHIFT)
+        self.convexes(points[None], np.asarray(colour)[None], label, depth)
 
-    def polygon(self, points: np.ndarray, colour: np.ndarray | Colour, label: int, depth: float) -> None:
-        """Fills any polygon (N, 2)."""
-        cv2.fillPoly(self.pixels, [self._fixed(points)], self._value(colour, label, depth), cv2.LINE_8, _SHIFT)
+    def convexes(self, points: np.ndarray, colours: np.ndarray, label: int, depth: float) -> None:
+        """Fills convex polygons (M, N, 2), each in its colour (M, 3), in order."""
+        for corners, value in zip(self._fixed(points), self._values(colours, label, depth)):
+            cv2.fillConvexPoly(self.pixels, corners, value, cv2.LINE_8, _SHIFT)
 
     def disc(self, centre: np.ndarray, radius: float, colour: np.ndarray | Colour, label: int, depth: float) -> None:
         """Fills a disc; ``radius`` in drawing pixels."""
-        fixed = self._fixed(np.asarray(centre))
+        self.discs(np.asarray(centre)[None], radius, np.asarray(colour)[None], label, depth)
+
+    def discs(self, centres: np.ndarray, radius: float, colours: np.ndarray, label: int, depth: float) -> None:
+        """Fills discs of one radius in drawing pixels: centres (N, 2), colours (N, 3), in order."""
         size = max(int(radius * (1 << _SHIFT)), 1)
-        value = self._value(colour, label, depth)
-        cv2.circle(self.pixels, (int(fixed[0]), int(fixed[1])), size, value, -1, cv2.LINE_8, _SHIFT)
+        for centre, value in zip(self._fixed(centres).tolist(), self._values(colours, label, depth)):
+            cv2.circle(self.pixels, centre, size, value, -1, cv2.LINE_8, _SHIFT)
 
     def stroke(
         self,
@@ -131,7 +137,7 @@ class Canvas:
         closed: bool = False,
     ) -> None:
         """Draws a line through points (N, 2), at least one drawing pixel wide."""
-        value = self._value(colour, label, depth)
+        value = self._values(colour, label, depth)[0]
         cv2.polylines(self.pixels, [self._fixed(points)], closed, value, max(round(width), 1), cv2.LINE_8, _SHIFT)
 
     def veil(self, points: np.ndarray, colour: np.ndarray | Colour, label: int, depth: float, opacity: float) -> None:
@@ -149,17 +155,6 @@ class Canvas:
             mixed = region[where][:, 1:] * (1 - opacity) + over * opacity
             region[where, 1:] = mixed.astype(np.uint8)
         region[where, 0] = label
-
-    def limb(
-        self,
-        ends: np.ndarray,
-        radii: Sequence[float],
-        colour: np.ndarray | Colour,
-        label: int,
-        depth: float,
-    ) -> None:
-        """Fills the convex hull of two discs: centres (2, 2), radii in drawing pixels."""
-        self.convex(hull_of_discs(ends, radii), colour, label, depth)
 
 
 _CIRCLE = np.stack([np.cos(np.arange(12) * np.pi / 6), np.sin(np.arange(12) * np.pi / 6)], axis=-1)

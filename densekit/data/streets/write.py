@@ -228,7 +228,7 @@ def _write_documents(stage: Path, jobs: list[_Job], results: list[tuple[Json, li
 
 def _write_png(path: Path, image: np.ndarray) -> None:
     # Encoded here and not by imwrite, which answers False where a disk is full.
-    path.write_bytes(cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes())
+    path.write_bytes(cv2.imencode(".png", image)[1].tobytes())
 
 
 def _write_json(path: Path, document: Json) -> None:

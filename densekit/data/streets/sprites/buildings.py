@@ -125,10 +125,11 @@ class Building:
             (np.stack([x - width / 2, x + width / 2, y, y + tall], axis=-1), 1.0, (74, 64, 54)),
             (np.stack([x - 0.03, x + 0.03, y, y + tall], axis=-1), 1.1, None),
         )
+        curtains = np.resize(self.curtains, len(grid))[:, None] * canvas.light.level
         for boxes, factor, pane in layers:
-            for i, quad in enumerate(self._quads(canvas, ground, length, boxes)):
-                tone = factor * shade if pane is None else factor * self.curtains[i % 32] * canvas.light.level
-                canvas.convex(quad, np.multiply(pane or self.wall, tone), _BUILDING, depth)
+            tones = np.full((len(grid), 1), factor * shade) if pane is None else factor * curtains
+            colours = np.multiply(pane or self.wall, tones)
+            canvas.convexes(self._quads(canvas, ground, length, boxes), colours, _BUILDING, depth)
 
     def _street_level(self, canvas: Canvas, ground: np.ndarray, length: float, shade: float, depth: float) -> None:
         edge = self.height
@@ -152,5 +153,4 @@ class Building:
                 )
             boxes.append(((length * 0.45, length * 0.45 + 1.2, 0, 2.3), np.multiply(self.shop, 0.7 * shade)))
         quads = self._quads(canvas, ground, length, np.array([box for box, _ in boxes], dtype=np.float64))
-        for quad, (_, colour) in zip(quads, boxes):
-            canvas.convex(quad, colour, _BUILDING, depth)
+        canvas.convexes(quads, np.array([colour for _, colour in boxes]), _BUILDING, depth)

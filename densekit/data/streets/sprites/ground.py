@@ -1,7 +1,7 @@
 """Sky and ground: the flat parts of a scene, their markings, textures and shadows."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -22,30 +22,32 @@ class Strip:
     label: str
 
 
-def noise(rng: np.random.Generator, size: int, octaves: Iterable[int]) -> np.ndarray:
-    """A seamless-enough square of value noise (size, size) with mean 0 and about unit deviation."""
+@lru_cache(maxsize=None)
+def noise(variant: int, size: int, octaves: tuple[int, ...]) -> np.ndarray:
+    """A square of value noise (size, size) float32 with mean 0 and unit deviation; not to be written to."""
+    rng = np.random.default_rng([variant, size, *octaves])
     total = np.zeros((size, size), dtype=np.float32)
     for cells in octaves:
-        grid = rng.standard_normal((cells, cells)).astype(np.float32)
+        grid = rng.standard_normal((cells, cells), dtype=np.float32)
         total += cv2.resize(grid, (size, size), interpolation=cv2.INTER_CUBIC)
-    return total / max(float(total.std()), 1e-6)
+    return (total - total.mean()) / total.std()
 
 
 def draw_sky(canvas: Canvas, zenith: Colour, clouds: np.ndarray, cover: float) -> None:
     """Paints a gradient from the air's colour at the horizon to ``zenith``, with clouds (a noise square)."""
-    height, width = canvas.labels.shape
     canvas.pixels[..., 0] = LABELS["sky"].id
     if canvas.labels_only:
         return
-    rise = ((canvas.camera.horizon - np.arange(height)) / height).clip(0, 1)[:, None]
-    share = (1 - np.exp(-4.0 * rise))[..., None]
-    sky = canvas.light.haze * (1 - share) + np.asarray(zenith) * share
+    width, rows = canvas.camera.width, min(int(canvas.camera.horizon) + 2, canvas.camera.height)
+    rise = ((canvas.camera.horizon - np.arange(rows, dtype=np.float32)) / canvas.camera.height).clip(0, 1)
+    share = (1 - np.exp(-4.0 * rise))[:, None, None]
+    air = canvas.light.haze.astype(np.float32)
+    sky = air * (1 - share) + np.asarray(zenith, dtype=np.float32) * share  # (rows, 1, 3)
     # Clouds flatten towards the horizon.
-    rows = (np.log1p(6 * rise[:, 0]) * 0.5 * len(clouds)).astype(np.float32)
-    columns = np.linspace(0, len(clouds) - 1, width, dtype=np.float32)
-    field = cv2.remap(clouds, np.tile(columns, (height, 1)), np.tile(rows[:, None], (1, width)), cv2.INTER_LINEAR)
-    veil = (np.clip(field - 1.2 + 2.4 * cover, 0, 1) * 0.75)[..., None]
-    canvas.pixels[..., 1:] = (sky * (1 - veil) + np.clip(canvas.light.haze * 1.06, 0, 250) * veil).clip(0, 255)
+    down = np.tile((np.log1p(6 * rise) * 0.5 * len(clouds)).astype(np.float32)[:, None], (1, width))
+    across = np.tile(np.linspace(0, len(clouds) - 1, width, dtype=np.float32), (rows, 1))
+    veil = (0.75 * (cv2.remap(clouds, across, down, cv2.INTER_LINEAR) - 1.2 + 2.4 * cover).clip(0, 1))[..., None]
+    canvas.pixels[:rows, :, 1:] = (sky + ((air * 1.06).clip(0, 250) - sky) * veil).clip(0, 255)
 
 
 def draw_strip(canvas: Canvas, strip: Strip) -> None:
@@ -79,20 +81,22 @@ def texture_ground(canvas: Canvas, grain: np.ndarray, joints: float) -> None:
         return
     camera = canvas.camera
     top = int(camera.horizon) + 2
-    rows, columns = np.mgrid[top : camera.height, 0 : camera.width].astype(np.float32)
-    depth = camera.focal * camera.eye / (rows + 0.5 - camera.horizon)
-    across = (columns + 0.5 - camera.centre) * depth / camera.focal
+    depth = (
+        camera.focal * camera.eye / (np.arange(top, camera.height, dtype=np.float32)[:, None] + 0.5 - camera.horizon)
+    )
+    across = (np.arange(camera.width, dtype=np.float32) + 0.5 - camera.centre) * (depth / camera.focal)
     scale = len(grain) / 16.0
-    field = cv2.remap(grain, across * scale % len(grain), depth * scale % len(grain), cv2.INTER_LINEAR)
+    down = np.tile(np.float32(depth * scale), (1, camera.width))
+    field = cv2.remap(grain, np.float32(across * scale), down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
     labels = canvas.labels[top:]
     strength = np.zeros(256, dtype=np.float32)
     for name, value in (("road", 0.045), ("sidewalk", 0.05), ("terrain", 0.11)):
         strength[LABELS[name].id] = value
     # Far away, one pixel averages over many grains.
     factor = 1 + field * strength[labels] / (1 + (depth / 25.0) ** 2)
-    near = (depth < 22) & (labels == LABELS["sidewalk"].id)
-    lines = (np.mod(across, joints) < 0.05) | (np.mod(depth, joints) < 0.06)
-    factor[near & lines] *= 0.9
+    lines = (labels == LABELS["sidewalk"].id) & (depth < 22)
+    lines &= (across / joints % 1 < 0.05 / joints) | (depth / joints % 1 < 0.06 / joints)
+    factor[lines] *= 0.9
     canvas.pixels[top:, :, 1:] = (canvas.pixels[top:, :, 1:] * factor[..., None]).clip(0, 255)
 
 
@@ -109,7 +113,7 @@ def cast_shadows(canvas: Canvas, outlines: list[np.ndarray], darkness: float) ->
         cv2.fillConvexPoly(shadow, np.round(hull.reshape(-1, 2) * 16).astype(np.int32), 255, cv2.LINE_8, 4)
     soft = cv2.blur(shadow, (5, 3)).astype(np.float32) / 255
     # Light that the air adds before a distant shadow is not taken away: fade with the ground's depth.
-    depth = camera.focal * camera.eye / (np.arange(top, camera.height) + 0.5 - camera.horizon)
+    depth = camera.focal * camera.eye / (np.arange(top, camera.height, dtype=np.float32) + 0.5 - camera.horizon)
     fade = darkness * np.exp(-depth / canvas.light.haze_range)
     factor = 1 - soft * fade[:, None].astype(np.float32)
     ground = canvas.pixels[top:]

@@ -82,5 +82,5 @@ class Mesh:
         )
         flat = canvas.camera.project(corners)
         depth = float(position[2])
-        for i in order[visible[order]]:
-            canvas.convex(flat[i], colours[i], label, depth)
+        shown = order[visible[order]]
+        canvas.convexes(flat[shown], colours[shown], label, depth)

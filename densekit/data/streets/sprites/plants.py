@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from densekit.data.streets.labels import LABELS
-from densekit.data.streets.world import Canvas, Colour
+from densekit.data.streets.world import Canvas, Colour, hull_of_discs
 
 _VEGETATION = LABELS["vegetation"].id
 _BARK: Colour = (52, 66, 84)
@@ -16,8 +16,8 @@ _GREENS: tuple[Colour, ...] = ((44, 96, 62), (40, 84, 48), (52, 118, 92), (38, 1
 class Plant:
     """A crown of leaves over a trunk; a bush is a plant without a trunk.
 
-    ``clumps`` (N, 4): x, y, z offsets from the foot and radius, metres; ``leaves`` (M, 4): clump index, then position
-    within it (x, y) and a brightness in [-1, 1].
+    ``clumps`` (N, 4): x, y, z offsets from the foot and radius, metres; ``leaves`` (N * M, 3): x and y within each clump,
+    as shares of its radius, and a brightness in [-1, 1].
     """
 
     green: Colour
@@ -49,30 +49,25 @@ class Plant:
 
     def draw(self, canvas: Canvas, position: np.ndarray) -> None:
         light, camera = canvas.light, canvas.camera
-        if self.trunk:
-            ends = camera.project(position + np.array([[0, 0, 0], [0, self.clumps[:, 1].min() + 0.5, 0]]))
-            scale = camera.scale(position[2])
-            canvas.limb(
-                ends,
-                (self.trunk * scale, self.trunk * 0.7 * scale),
-                np.multiply(_BARK, light.level),
-                _VEGETATION,
-                position[2],
-            )
-        order = np.argsort(-self.clumps[:, 2])
         lowest, highest = self.clumps[:, 1].min() - 0.5, self.clumps[:, 1].max() + 0.5
-        for i in order:
+        if self.trunk:
+            scale = camera.scale(position[2])
+            stem = camera.project(position + np.array([[0, 0, 0], [0, lowest + 1.0, 0]]))
+            outline = hull_of_discs(stem, (self.trunk * scale, self.trunk * 0.7 * scale))
+            canvas.convex(outline, np.multiply(_BARK, light.level), _VEGETATION, position[2])
+        leaves = self.leaves.reshape(len(self.clumps), -1, 3)
+        for i in np.argsort(-self.clumps[:, 2]):
             centre, radius = position + self.clumps[i, :3], self.clumps[i, 3]
             depth = float(max(centre[2], 1.5))
-            middle, scale = camera.project(centre), camera.scale(depth)
+            middle, size = camera.project(centre), radius * camera.scale(depth)
+            if not (-2 * size < middle[0] < camera.width + 2 * size and -2 * size < middle[1]):
+                continue
             sun = 0.78 + 0.3 * (self.clumps[i, 1] - lowest) / (highest - lowest)
-            canvas.disc(middle, radius * scale, np.multiply(self.green, light.level * sun * 0.8), _VEGETATION, depth)
-            for _, x, y, tone in self.leaves[self.leaves[:, 0] == i]:
-                offset = np.array([x, y]) * radius * scale
-                facing = x * light.sun[0] - y * light.sun[1]
-                bright = light.ambient + light.direct * (0.45 + 0.5 * facing)
-                colour = np.multiply(self.green, bright * sun * (1 + 0.28 * tone))
-                canvas.disc(middle + offset, radius * scale * 0.24, colour, _VEGETATION, depth)
+            canvas.disc(middle, size, np.multiply(self.green, light.level * sun * 0.8), _VEGETATION, depth)
+            x, y, tone = leaves[i].T
+            bright = light.ambient + light.direct * (0.45 + 0.5 * (x * light.sun[0] - y * light.sun[1]))
+            colours = np.multiply(self.green, (bright * sun * (1 + 0.28 * tone))[:, None])
+            canvas.discs(middle + leaves[i, :, :2] * size, size * 0.24, colours, _VEGETATION, depth)
 
 
 def _green(rng: np.random.Generator) -> Colour:
@@ -84,5 +79,4 @@ def _green(rng: np.random.Generator) -> Colour:
 
 def _leaves(rng: np.random.Generator, clumps: int, each: int) -> np.ndarray:
     turn, out = rng.uniform(0, 2 * np.pi, clumps * each), np.sqrt(rng.uniform(0.05, 1.05, clumps * each))
-    index = np.repeat(np.arange(clumps), each)
-    return np.stack([index, out * np.cos(turn), out * np.sin(turn), rng.uniform(-1, 1, clumps * each)], axis=-1)
+    return np.stack([out * np.cos(turn), out * np.sin(turn), rng.uniform(-1, 1, clumps * each)], axis=-1)
