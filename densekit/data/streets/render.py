@@ -7,14 +7,15 @@ import cv2
 import numpy as np
 
 from densekit.data.streets.actors import Actor, Cyclist
+from densekit.data.streets.outlines import bounds
 from densekit.data.streets.scene import Scene, sample_scene
 from densekit.data.streets.sprites import ground
 from densekit.data.streets.sprites.person import Person
 from densekit.data.streets.world import SUPERSAMPLING, Canvas
 
 FIRST_THING = 40  # canvas labels from here on are instances; below, they are Cityscapes label ids of stuff
-MIN_PIXELS = 30  # an instance with fewer visible pixels is not placed,
-MIN_VISIBLE = 0.2  # nor one of which less than this share is visible
+MIN_PIXELS = 40  # an instance with fewer visible pixels is not placed,
+MIN_VISIBLE = 0.25  # nor one of which less than this share is visible
 _MAX_THINGS = 255 - FIRST_THING
 _VARIANTS = 4  # of noise squares, which are made once per process
 _ATTEMPTS = 8  # draws of a scene until something is in it
@@ -54,6 +55,16 @@ def _majority(labels: np.ndarray) -> np.ndarray:
     return np.where((a == b) | (a == c) | (a == d), a, np.where((b == c) | (b == d), b, np.where(c == d, c, a)))
 
 
+def _mask(labels: np.ndarray, label: int) -> np.ndarray:
+    """Where the reduced label map has a label; only the surroundings of its pixels are looked at."""
+    mask = labels[::2, ::2] == label
+    if mask.any():
+        x0, y0, x1, y1 = bounds(mask)
+        x0, y0 = max(x0 - 1, 0), max(y0 - 1, 0)
+        mask[y0 : y1 + 1, x0 : x1 + 1] = _majority(labels[2 * y0 : 2 * y1 + 2, 2 * x0 : 2 * x1 + 2]) == label
+    return mask
+
+
 def _numbered(actors: tuple[Actor, ...]) -> list[tuple[Actor, tuple[int, ...]]]:
     """Actors far to near, with the canvas labels of their instances."""
     numbered, label = [], FIRST_THING
@@ -73,6 +84,7 @@ def _paint(scene: Scene, canvas: Canvas) -> dict[int, np.ndarray]:
         ground.paint_marking(canvas, x, z)
     ground.texture_ground(canvas, ground.noise(variant, 512, (9, 40, 170, 512)), scene.joints)
     outlines = [outline for actor in scene.actors for outline in actor.shadows(scene.light.sun)]
+    outlines += [ground.crown_shadow(static.crown, scene.light.sun) for static in scene.statics if static.crown]
     ground.cast_shadows(canvas, outlines, darkness=0.25 + 0.45 * scene.light.direct)
     whole: dict[int, np.ndarray] = {}
     todo: list[tuple[float, Callable[..., None], tuple[int, ...]]]
@@ -84,7 +96,7 @@ def _paint(scene: Scene, canvas: Canvas) -> dict[int, np.ndarray]:
             continue
         draw(canvas, labels)
         for label in labels:
-            whole[label] = canvas.labels[::2, ::2] == label
+            whole[label] = _mask(canvas.labels, label)
     return whole
 
 
@@ -112,7 +124,7 @@ def _develop(scene: Scene, canvas: Canvas, labels: np.ndarray) -> np.ndarray:
     image = cv2.resize(canvas.pixels[..., 1:], (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
     # Walls and leaves are not flat: a grain that stands in the picture is enough at their distance.
     roughness = np.full(256, 0.025, dtype=np.float32)
-    for label, value in ((11, 0.045), (21, 0.10), (23, 0.0), (7, 0.015), (8, 0.015)):
+    for label, value in ((11, 0.03), (21, 0.08), (23, 0.0), (7, 0.015), (8, 0.015)):
         roughness[label] = value
     side = max(width, height)
     grain = ground.noise(grade.seed % _VARIANTS, side, (max(side // 8, 1), max(side // 3, 1), side))[:height, :width]
@@ -122,7 +134,7 @@ def _develop(scene: Scene, canvas: Canvas, labels: np.ndarray) -> np.ndarray:
     y, x = np.linspace(-1, 1, height, dtype=np.float32)[:, None], np.linspace(-1, 1, width, dtype=np.float32)
     falloff = 255 * (1 - grade.vignette * (x * x + y * y) / 2)
     image = (image * (grade.gain / 255).astype(np.float32)).clip(0, 1)
-    image = cv2.pow(image, grade.gamma) * falloff[..., None]
+    image = np.float32(cv2.pow(image, grade.gamma) * falloff[..., None])
     image += np.float32(grade.grain * 0.6) * rng.standard_normal((height, width, 3), dtype=np.float32)
     image += np.float32(grade.grain * 0.8) * rng.standard_normal((height, width, 1), dtype=np.float32)
     return np.rint(image).clip(0, 255).astype(np.uint8)

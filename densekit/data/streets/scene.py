@@ -25,14 +25,14 @@ _AIRS: tuple[Colour, ...] = ((228, 220, 210), (215, 212, 208), (205, 215, 228), 
 
 # How often a kind of actor is proposed, and the least height in final pixels at which it is still worth its place.
 _PROPOSALS = (
-    ("person", 0.30, 24),
-    ("cyclist", 0.16, 24),
-    ("bicycle", 0.11, 17),
-    ("car", 0.19, 15),
-    ("truck", 0.12, 26),
-    ("bus", 0.12, 26),
+    ("person", 0.30, 32),
+    ("cyclist", 0.17, 34),
+    ("bicycle", 0.11, 24),
+    ("car", 0.18, 22),
+    ("truck", 0.12, 36),
+    ("bus", 0.12, 36),
 )
-_NEAREST = {"person": 5.2, "cyclist": 6.0, "bicycle": 5.5, "car": 7.5, "truck": 12.0, "bus": 14.0}
+_NEAREST = {"person": 5.0, "cyclist": 5.6, "bicycle": 5.2, "car": 7.5, "truck": 11.5, "bus": 13.0}
 _FARTHEST = 42.0
 
 
@@ -60,10 +60,14 @@ class Street:
 
 @dataclass(frozen=True)
 class Static:
-    """Something that only hides and is never counted: what paints it, at a depth."""
+    """Something that only hides and is never counted: what paints it, at a depth.
+
+    ``crown``: x, z, radius and height of what casts a shadow, metres.
+    """
 
     depth: float
     draw: Callable[[Canvas], None]
+    crown: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,8 @@ class Scene:
 
 
 def _pick(rng: np.random.Generator, colours: tuple[Colour, ...], spread: float = 6.0) -> Colour:
-    b, g, r = (np.array(colours[int(rng.integers(len(colours)))]) + rng.normal(0, spread, 3)).clip(20, 240)
+    shift = rng.normal(0, spread) + rng.normal(0, 0.3 * spread, 3)  # brightness varies more than hue
+    b, g, r = (np.array(colours[int(rng.integers(len(colours)))]) + shift).clip(20, 240)
     return (b, g, r)
 
 
@@ -218,7 +223,8 @@ class _Statics:
 
     def plant(self, plant: Plant, x: float, z: float) -> None:
         position = np.array([x, 0.0, z])
-        self.items.append(Static(z, lambda canvas: plant.draw(canvas, position)))
+        crown = (x, z, plant.radius, plant.height) if plant.trunk else None
+        self.items.append(Static(z, lambda canvas: plant.draw(canvas, position), crown))
 
     def post(self, post: Post, x: float, z: float) -> None:
         position = np.array([x, 0.0, z])
@@ -411,7 +417,7 @@ def _actors(rng: np.random.Generator, camera: Camera, street: Street) -> tuple[A
             if cast.crowd():
                 break
     shares = np.array([share for _, share, _ in _PROPOSALS])
-    wanted = len(cast.actors) + int(rng.integers(6, 12))
+    wanted = len(cast.actors) + int(rng.integers(5, 11))
     for _ in range(wanted * 6):
         if len(cast.actors) >= wanted:
             break
@@ -422,10 +428,10 @@ def _actors(rng: np.random.Generator, camera: Camera, street: Street) -> tuple[A
 
 def _grade(rng: np.random.Generator) -> Grade:
     warm = rng.normal(0, 0.035)
-    gain = rng.uniform(0.80, 1.12) * np.array([1 - warm, 1 + rng.normal(0, 0.01), 1 + warm])
+    gain = rng.uniform(0.92, 1.2) * np.array([1 - warm, 1 + rng.normal(0, 0.01), 1 + warm])
     return Grade(
         gain=gain,
-        gamma=float(rng.uniform(0.88, 1.15)),
+        gamma=float(rng.uniform(0.82, 1.05)),
         blur=float(rng.uniform(0.0, 0.6)),
         grain=float(rng.uniform(1.5, 5.0)),
         vignette=float(rng.uniform(0.0, 0.25)),

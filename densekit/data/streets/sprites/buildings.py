@@ -42,7 +42,9 @@ class Building:
     @classmethod
     def sample(cls, rng: np.random.Generator, start: tuple[float, float], end: tuple[float, float]) -> "Building":
         def pick(colours: tuple[Colour, ...]) -> Colour:
-            b, g, r = (np.array(colours[int(rng.integers(len(colours)))]) + rng.normal(0, 9, 3)).clip(30, 225)
+            b, g, r = (
+                np.array(colours[int(rng.integers(len(colours)))]) + rng.normal(0, 12) + rng.normal(0, 5, 3)
+            ).clip(30, 225)
             return (b, g, r)
 
         floor = float(rng.uniform(2.9, 3.5))

@@ -1,7 +1,7 @@
 """Sky and ground: the flat parts of a scene, their markings, textures and shadows."""
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import cv2
 import numpy as np
@@ -22,7 +22,7 @@ class Strip:
     label: str
 
 
-@lru_cache(maxsize=None)
+@cache
 def noise(variant: int, size: int, octaves: tuple[int, ...]) -> np.ndarray:
     """A square of value noise (size, size) float32 with mean 0 and unit deviation; not to be written to."""
     rng = np.random.default_rng([variant, size, *octaves])
@@ -98,6 +98,14 @@ def texture_ground(canvas: Canvas, grain: np.ndarray, joints: float) -> None:
     lines &= (across / joints % 1 < 0.05 / joints) | (depth / joints % 1 < 0.06 / joints)
     factor[lines] *= 0.9
     canvas.pixels[top:, :, 1:] = (canvas.pixels[top:, :, 1:] * factor[..., None]).clip(0, 255)
+
+
+def crown_shadow(crown: tuple[float, float, float, float], sun: np.ndarray) -> np.ndarray:
+    """The ground outline (N, 2) of x and z that the crown of a tree (x, z, radius, height) shades."""
+    x, z, radius, height = crown
+    angle = np.arange(16) * np.pi / 8
+    ring = radius * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    return ring + np.array([x, z]) - sun[[0, 2]] / max(float(sun[1]), 0.3) * height
 
 
 def cast_shadows(canvas: Canvas, outlines: list[np.ndarray], darkness: float) -> None:

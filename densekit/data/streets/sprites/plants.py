@@ -16,8 +16,8 @@ _GREENS: tuple[Colour, ...] = ((44, 96, 62), (40, 84, 48), (52, 118, 92), (38, 1
 class Plant:
     """A crown of leaves over a trunk; a bush is a plant without a trunk.
 
-    ``clumps`` (N, 4): x, y, z offsets from the foot and radius, metres; ``leaves`` (N * M, 3): x and y within each clump,
-    as shares of its radius, and a brightness in [-1, 1].
+    ``clumps`` (N, 4): x, y, z offsets from the foot and radius, metres; ``leaves`` (N * M, 3): x and y within each
+    clump, as shares of its radius, and a brightness in [-1, 1].
     """
 
     green: Colour
@@ -47,6 +47,16 @@ class Plant:
         clumps = np.stack([rng.normal(0, 0.15, count), radius * 0.8, z, radius], axis=-1)
         return cls(_green(rng), 0.0, clumps, _leaves(rng, count, 16))
 
+    @property
+    def radius(self) -> float:
+        """How far the crown reaches from the trunk, metres."""
+        return float(np.abs(self.clumps[:, 0]).max() + 0.5 * self.clumps[:, 3].mean())
+
+    @property
+    def height(self) -> float:
+        """Height of the crown's middle, metres."""
+        return float(self.clumps[:, 1].mean())
+
     def draw(self, canvas: Canvas, position: np.ndarray) -> None:
         light, camera = canvas.light, canvas.camera
         lowest, highest = self.clumps[:, 1].min() - 0.5, self.clumps[:, 1].max() + 0.5
@@ -71,7 +81,7 @@ class Plant:
 
 
 def _green(rng: np.random.Generator) -> Colour:
-    b, g, r = (np.array(_GREENS[int(rng.integers(len(_GREENS)))]) * rng.uniform(0.95, 1.35) + rng.normal(0, 5, 3)).clip(
+    b, g, r = (np.array(_GREENS[int(rng.integers(len(_GREENS)))]) * rng.uniform(1.0, 1.4) + rng.normal(0, 5, 3)).clip(
         15, 220
     )
     return (b, g, r)
