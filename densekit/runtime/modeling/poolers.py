@@ -68,11 +68,13 @@ class ROIPooler(nn.Module):
         canonical_level: int = 4,
     ) -> None:
         super().__init__()
-        size = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
+        size = [output_size, output_size] if isinstance(output_size, int) else list(output_size)
         if len(size) != 2:
             raise ValueError(f"ROIPooler output_size={output_size} must be one number, or height and width.")
-        self.output_size = size
-        self.level_poolers = nn.ModuleList(_build_pooler(pooler_type, size, s, sampling_ratio) for s in scales)
+        self.output_size = (size[0], size[1])
+        self.level_poolers = nn.ModuleList(
+            _build_pooler(pooler_type, self.output_size, scale, sampling_ratio) for scale in scales
+        )
         levels = [-math.log2(scale) for scale in scales]
         if levels != list(range(int(levels[0]), int(levels[0]) + len(scales))) or levels[0] < 0:
             raise ValueError(f"ROIPooler scales={list(scales)} must be powers of 1/2, each half of the one before.")
@@ -112,7 +114,7 @@ class ROIPooler(nn.Module):
         return pooled
 
 
-def _build_pooler(pooler_type: str, output_size: tuple[int, ...], scale: float, sampling_ratio: int) -> nn.Module:
+def _build_pooler(pooler_type: str, output_size: tuple[int, int], scale: float, sampling_ratio: int) -> nn.Module:
     if pooler_type in ("ROIAlign", "ROIAlignV2"):
         return ROIAlign(output_size, scale, sampling_ratio, aligned=pooler_type == "ROIAlignV2")
     if pooler_type == "ROIPool":

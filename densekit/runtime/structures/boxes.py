@@ -167,7 +167,7 @@ class Boxes:
         width, height = (self.tensor[:, 2:] - self.tensor[:, :2]).unbind(dim=1)
         return (width > threshold) & (height > threshold)
 
-    def inside_box(self, box_size: tuple[int, int], boundary_threshold: int = 0) -> torch.Tensor:
+    def inside_box(self, box_size: tuple[int, int], boundary_threshold: float = 0) -> torch.Tensor:
         """(N,) bool: the box leaves an image of ``box_size`` = (height, width) by at most ``boundary_threshold``."""
         height, width = box_size
         x0, y0, x1, y1 = self.tensor.unbind(dim=1)

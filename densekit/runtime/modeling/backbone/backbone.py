@@ -40,6 +40,17 @@ class Backbone(nn.Module, ABC):
         return {name: ShapeSpec(channels=channels[name], stride=strides[name]) for name in self._out_features}
 
 
+def known_stride(name: str, shape: ShapeSpec) -> int:
+    """The stride of a feature map.
+
+    Raises:
+        ValueError: Its shape does not tell.
+    """
+    if shape.stride is None:
+        raise ValueError(f"The stride of feature map {name!r} must be known, got {shape}.")
+    return shape.stride
+
+
 BACKBONE_REGISTRY = Registry("BACKBONE")
 BACKBONE_REGISTRY.__doc__ = (
     """Called as ``obj(cfg, input_shape)`` with the ShapeSpec of the image; returns a Backbone."""

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Protocol
 
 import torch.nn.functional as F
 from fvcore.nn import weight_init
@@ -9,8 +10,20 @@ from torch import Tensor, nn
 
 from densekit.runtime.config import CfgNode
 from densekit.runtime.layers import Conv2d, ShapeSpec, get_norm
-from densekit.runtime.modeling.backbone.backbone import BACKBONE_REGISTRY, Backbone
+from densekit.runtime.modeling.backbone.backbone import BACKBONE_REGISTRY, Backbone, known_stride
 from densekit.runtime.modeling.backbone.resnet import build_resnet_backbone
+
+
+class TopBlock(Protocol):
+    """What makes further, coarser levels behind a pyramid."""
+
+    num_levels: int
+    """How many."""
+    in_feature: str
+    """The map to start from: of the backbone, or else of the pyramid."""
+
+    def __call__(self, x: Tensor) -> list[Tensor]:
+        """Returns the new maps, finest first."""
 
 
 class FPN(Backbone):
@@ -21,7 +34,7 @@ class FPN(Backbone):
         in_features: Its feature maps to use, finest first, each of twice the stride of the one before.
         out_channels: Channels of every output.
         norm: Norm behind the convolutions; with "" they have a bias instead.
-        top_block: Makes coarser levels: a module with ``num_levels``, ``in_feature`` and a list of maps as its result.
+        top_block: Module that makes coarser levels.
         fuse_type: ``"sum"`` or ``"avg"`` of the lateral and the top-down map.
         square_pad: If positive, images are padded to squares of this many pixels.
 
@@ -35,7 +48,7 @@ class FPN(Backbone):
         in_features: list[str],
         out_channels: int,
         norm: str = "",
-        top_block: nn.Module | None = None,
+        top_block: TopBlock | None = None,
         fuse_type: str = "sum",
         square_pad: int = 0,
     ) -> None:
@@ -44,7 +57,7 @@ class FPN(Backbone):
         unknown = [name for name in in_features if name not in shapes]
         if unknown or not in_features:
             raise ValueError(f"FPN in_features={in_features} must be among the backbone's {list(shapes)}.")
-        strides = [shapes[name].stride for name in in_features]
+        strides = [known_stride(name, shapes[name]) for name in in_features]
         if any(coarse != 2 * fine for fine, coarse in itertools.pairwise(strides)):
             raise ValueError(f"FPN needs strides that double from one input to the next, got {strides}.")
         if fuse_type not in ("sum", "avg"):
@@ -106,8 +119,8 @@ class FPN(Backbone):
             merged = lateral
             outputs[f"p{level}"] = output_conv(merged)
         if self.top_block is not None:
-            source = self.top_block.in_feature
-            top = self.top_block(bottom_up[source] if source in bottom_up else outputs[source])
+            start = self.top_block.in_feature
+            top = self.top_block(bottom_up[start] if start in bottom_up else outputs[start])
             outputs.update(zip(self._out_features[len(self._levels) :], top))
         return {name: outputs[name] for name in self._out_features}
 
@@ -147,7 +160,7 @@ class LastLevelP6P7(nn.Module):
         return [p6, self.p7(F.relu(p6))]
 
 
-def _resnet_fpn(cfg: CfgNode, bottom_up: Backbone, top_block: nn.Module) -> FPN:
+def _resnet_fpn(cfg: CfgNode, bottom_up: Backbone, top_block: TopBlock) -> FPN:
     return FPN(
         bottom_up=bottom_up,
         in_features=cfg.MODEL.FPN.IN_FEATURES,

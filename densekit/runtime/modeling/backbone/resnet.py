@@ -6,7 +6,7 @@ which the MSRA weights need; torchvision's weights have it in the 3x3.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -112,7 +112,7 @@ class BottleneckBlock(_ResidualBlock):
         self.conv3 = _conv(bottleneck_channels, out_channels, 1, norm)
         self._init_weights(self.conv1, self.conv2, self.conv3)
 
-    def _add_conv2(self, channels: int, norm: Any, **options: int) -> None:
+    def _add_conv2(self, channels: int, norm: Any, **options: Any) -> None:
         self.conv2: nn.Module = _conv(channels, channels, 3, norm, **options)
 
     def _apply_conv2(self, x: Tensor) -> Tensor:
@@ -149,9 +149,13 @@ class DeformBottleneckBlock(BottleneckBlock):
         self.deform_num_groups = deform_num_groups
         super().__init__(in_channels, out_channels, **options)
 
-    def _add_conv2(self, channels: int, norm: Any, **options: int) -> None:
+    def _add_conv2(self, channels: int, norm: Any, **options: Any) -> None:
         per_point = 3 if self.deform_modulated else 2
-        place = {"stride": options["stride"], "dilation": options["dilation"], "padding": options["dilation"]}
+        place: dict[str, Any] = {
+            "stride": options["stride"],
+            "dilation": options["dilation"],
+            "padding": options["dilation"],
+        }
         self.conv2_offset = Conv2d(channels, 9 * per_point * self.deform_num_groups, 3, **place)
         layer = ModulatedDeformConv if self.deform_modulated else DeformConv
         self.conv2 = layer(
@@ -164,8 +168,8 @@ class DeformBottleneckBlock(BottleneckBlock):
             norm=get_norm(norm, channels),
             **place,
         )
-        nn.init.zeros_(self.conv2_offset.weight)
-        nn.init.zeros_(self.conv2_offset.bias)
+        for parameter in self.conv2_offset.parameters():
+            nn.init.zeros_(parameter)
 
     def _apply_conv2(self, x: Tensor) -> Tensor:
         offset = self.conv2_offset(x)
@@ -228,13 +232,13 @@ class ResNet(Backbone):
                 raise ValueError(f"Stage {name} must be a non-empty list of CNNBlockBase, got {blocks!r}.")
             for block in blocks:
                 stride, channels = stride * block.stride, block.out_channels
-            self.add_module(name, nn.Sequential(*blocks))
-            self.stages.append(self.get_submodule(name))
+            self.stages.append(nn.Sequential(*blocks))
+            self.add_module(name, self.stages[-1])
             self._out_feature_strides[name], self._out_feature_channels[name] = stride, channels
         self.stage_names = tuple(self._out_feature_strides)[1:]
 
+        self.linear: nn.Linear | None = None
         if num_classes is not None:
-            self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
             self.linear = nn.Linear(channels, num_classes)
             # "Accurate, Large Minibatch SGD" (arXiv:1706.02677), section 5.1.
             nn.init.normal_(self.linear.weight, std=0.01)
@@ -262,8 +266,8 @@ class ResNet(Backbone):
             x = stage(x)
             if name in self._out_features:
                 outputs[name] = x
-        if self.num_classes is not None and "linear" in self._out_features:
-            outputs["linear"] = self.linear(torch.flatten(self.avgpool(x), 1))
+        if self.linear is not None and "linear" in self._out_features:
+            outputs["linear"] = self.linear(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
         return outputs
 
     def freeze(self, freeze_at: int = 0) -> "ResNet":
@@ -271,8 +275,8 @@ class ResNet(Backbone):
         if freeze_at >= 1:
             self.stem.freeze()
         for stage in self.stages[: max(freeze_at - 1, 0)]:
-            for block in stage:
-                block.freeze()
+            for block in stage.children():
+                cast(CNNBlockBase, block).freeze()
         return self
 
     @staticmethod
@@ -364,7 +368,7 @@ def build_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     if basic:
         _refuse_for_basic_blocks(keys)
 
-    stem = BasicStem(in_channels=input_shape.channels, out_channels=keys.STEM_OUT_CHANNELS, norm=keys.NORM)
+    stem = BasicStem(in_channels=input_shape.channels or 3, out_channels=keys.STEM_OUT_CHANNELS, norm=keys.NORM)
     stages, in_channels = [], keys.STEM_OUT_CHANNELS
     for index, num_blocks in enumerate(blocks):
         # With a dilated res5 the stride of 2 becomes the dilation of 2, as in R-FCN and Deformable ConvNets.

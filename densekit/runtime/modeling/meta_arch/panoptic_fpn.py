@@ -37,7 +37,7 @@ class PanopticFPN(GeneralizedRCNN):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.sem_seg_head = sem_seg_head
+        self.sem_seg_head: Any = sem_seg_head
         self.combine_overlap_thresh = combine_overlap_thresh
         self.combine_stuff_area_thresh = combine_stuff_area_thresh
         self.combine_instances_score_thresh = combine_instances_score_thresh
@@ -84,7 +84,7 @@ class PanopticFPN(GeneralizedRCNN):
         gt_sem_seg = self._batch_sem_seg(batched_inputs, self.sem_seg_head.ignore_value)
         _, sem_seg_losses = self.sem_seg_head(features, gt_sem_seg)
         gt_instances = [item["instances"].to(self.device) for item in batched_inputs]
-        proposals, proposal_losses = self.proposal_generator(images, features, gt_instances)
+        proposals, proposal_losses = self._propose(batched_inputs, images, features, gt_instances)
         _, detector_losses = self.roi_heads(images, features, proposals, gt_instances)
         return {**sem_seg_losses, **proposal_losses, **detector_losses}
 
@@ -93,7 +93,7 @@ class PanopticFPN(GeneralizedRCNN):
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
         sem_seg_results, _ = self.sem_seg_head(features, None)
-        proposals, _ = self.proposal_generator(images, features, None)
+        proposals, _ = self._propose(batched_inputs, images, features, None)
         detector_results, _ = self.roi_heads(images, features, proposals, None)
         if not do_postprocess:
             return detector_results, sem_seg_results

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from densekit.runtime.config import CfgNode, configurable
 from densekit.runtime.modeling.backbone import Backbone, build_backbone
@@ -12,7 +12,7 @@ from densekit.runtime.modeling.meta_arch.build import META_ARCH_REGISTRY, ImageM
 from densekit.runtime.modeling.postprocessing import detector_postprocess
 from densekit.runtime.modeling.proposal_generator import build_proposal_generator
 from densekit.runtime.modeling.roi_heads import build_roi_heads
-from densekit.runtime.structures import Instances
+from densekit.runtime.structures import ImageList, Instances
 from densekit.runtime.utils.events import get_event_storage
 
 
@@ -49,7 +49,8 @@ class GeneralizedRCNN(ImageModel):
         if vis_period > 0 and input_format is None:
             raise ValueError(f"vis_period={vis_period} needs input_format, for the colours of the pictures.")
         self.proposal_generator = proposal_generator
-        self.roi_heads = roi_heads
+        # Registered heads of users are of any class that has these methods.
+        self.roi_heads: Any = roi_heads
         self.input_format = input_format
         self.vis_period = vis_period
 
@@ -85,10 +86,7 @@ class GeneralizedRCNN(ImageModel):
         if "instances" in batched_inputs[0]:
             gt_instances = [item["instances"].to(self.device) for item in batched_inputs]
         features = self.backbone(images.tensor)
-        if self.proposal_generator is not None:
-            proposals, proposal_losses = self.proposal_generator(images, features, gt_instances)
-        else:
-            proposals, proposal_losses = self._given_proposals(batched_inputs), {}
+        proposals, proposal_losses = self._propose(batched_inputs, images, features, gt_instances)
         _, detector_losses = self.roi_heads(images, features, proposals, gt_instances)
         if self.vis_period > 0 and get_event_storage().iter % self.vis_period == 0:
             self.visualize_training(batched_inputs, proposals)
@@ -122,20 +120,26 @@ class GeneralizedRCNN(ImageModel):
             known = [item.to(self.device) for item in detected_instances]
             results = self.roi_heads.forward_with_given_boxes(features, known)
         else:
-            if self.proposal_generator is not None:
-                proposals, _ = self.proposal_generator(images, features, None)
-            else:
-                proposals = self._given_proposals(batched_inputs)
+            proposals, _ = self._propose(batched_inputs, images, features, None)
             results, _ = self.roi_heads(images, features, proposals, None)
         return self._postprocess(results, batched_inputs, images.image_sizes) if do_postprocess else results
 
-    def _given_proposals(self, batched_inputs: list[dict[str, Any]]) -> list[Instances]:
+    def _propose(
+        self,
+        batched_inputs: list[dict[str, Any]],
+        images: ImageList,
+        features: dict[str, Tensor],
+        gt_instances: list[Instances] | None,
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
+        """Proposals and their losses: from the generator, or those that the inputs bring along."""
+        if self.proposal_generator is not None:
+            return self.proposal_generator(images, features, gt_instances)
         if any("proposals" not in item for item in batched_inputs):
             raise ValueError(
                 "This model has no proposal generator (MODEL.PROPOSAL_GENERATOR.NAME=PrecomputedProposals) and an "
                 "input has no 'proposals'; set MODEL.LOAD_PROPOSALS and DATASETS.PROPOSAL_FILES_*."
             )
-        return [item["proposals"].to(self.device) for item in batched_inputs]
+        return [item["proposals"].to(self.device) for item in batched_inputs], {}
 
     @staticmethod
     def _postprocess(
@@ -152,6 +156,8 @@ class GeneralizedRCNN(ImageModel):
         from densekit.runtime.data.detection_utils import convert_image_to_rgb
         from densekit.runtime.utils.visualizer import Visualizer
 
+        if self.input_format is None:
+            raise ValueError("Pictures of the training need input_format, for their colours.")
         item, found = batched_inputs[0], proposals[0]
         image = convert_image_to_rgb(item["image"].permute(1, 2, 0), self.input_format)
         truth = Visualizer(image, None).overlay_instances(boxes=item["instances"].gt_boxes)

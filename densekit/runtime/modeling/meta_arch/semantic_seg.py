@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from densekit.runtime.config import CfgNode, configurable
 from densekit.runtime.layers import Conv2d, ShapeSpec, get_norm
 from densekit.runtime.modeling.backbone import Backbone, build_backbone
+from densekit.runtime.modeling.backbone.backbone import known_stride
 from densekit.runtime.modeling.meta_arch.build import META_ARCH_REGISTRY, ImageModel, output_size
 from densekit.runtime.modeling.postprocessing import sem_seg_postprocess
 from densekit.runtime.utils.registry import Registry
@@ -46,7 +47,7 @@ class SemanticSegmentor(ImageModel):
         pixel_std: Sequence[float],
     ) -> None:
         super().__init__(backbone, pixel_mean, pixel_std)
-        self.sem_seg_head = sem_seg_head
+        self.sem_seg_head: Any = sem_seg_head
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -117,14 +118,13 @@ class SemSegFPNHead(nn.Module):
         self.ignore_value = ignore_value
         self.common_stride = common_stride
         self.loss_weight = loss_weight
-        shapes = sorted(input_shape.items(), key=lambda item: item[1].stride)
-        self.in_features = [name for name, _ in shapes]
-        for name, shape in shapes:
-            doublings = int(math.log2(shape.stride / common_stride))
+        strides = {name: known_stride(name, shape) for name, shape in input_shape.items()}
+        self.in_features = sorted(strides, key=lambda name: strides[name])
+        for name in self.in_features:
+            doublings = int(math.log2(strides[name] / common_stride))
             layers: list[nn.Module] = []
             for index in range(max(1, doublings)):
-                channels = shape.channels if index == 0 else conv_dims
-                # In place: neither the convolution nor a norm needs its own output to go backward.
+                channels = input_shape[name].channels if index == 0 else conv_dims
                 conv = Conv2d(
                     channels,
                     conv_dims,
@@ -132,11 +132,11 @@ class SemSegFPNHead(nn.Module):
                     padding=1,
                     bias=not norm,
                     norm=get_norm(norm, conv_dims),
-                    activation=F.relu_,
+                    activation=F.relu,
                 )
                 weight_init.c2_msra_fill(conv)
                 layers.append(conv)
-                if shape.stride != common_stride:
+                if strides[name] != common_stride:
                     layers.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))
             self.add_module(name, nn.Sequential(*layers))
         self.predictor = Conv2d(conv_dims, num_classes, kernel_size=1)

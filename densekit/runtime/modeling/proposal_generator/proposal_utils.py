@@ -1,6 +1,7 @@
 """Selection of proposals. Shape shorthand: N images, L levels, Ri anchors of level i, K candidates over all levels."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -98,7 +99,7 @@ def suppress_proposals(
     return results
 
 
-def add_ground_truth_to_proposals(gt: list[Instances] | list[Boxes], proposals: list[Instances]) -> list[Instances]:
+def add_ground_truth_to_proposals(gt: Sequence[Instances | Boxes], proposals: list[Instances]) -> list[Instances]:
     """Appends the ground-truth boxes of each image to its proposals, as near-certain ones.
 
     Args:

@@ -72,14 +72,15 @@ class StandardRPNHead(nn.Module):
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.normal_(layer.weight, std=0.01)
-                nn.init.zeros_(layer.bias)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
     def _get_rpn_conv(self, in_channels: int, out_channels: int) -> Conv2d:
         return Conv2d(in_channels, out_channels, kernel_size=3, padding=1, activation=nn.ReLU(inplace=True))
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: list[ShapeSpec]) -> dict[str, Any]:
-        anchors = build_anchor_generator(cfg, input_shape)
+        anchors: Any = build_anchor_generator(cfg, input_shape)
         channels, per_location = {shape.channels for shape in input_shape}, set(anchors.num_anchors)
         if len(channels) != 1 or len(per_location) != 1:
             raise ValueError(
