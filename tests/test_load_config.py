@@ -167,3 +167,13 @@ def test_saved_config_loads_again(write):
 def test_file_of_version_1_is_refused(write):
     path = write("run.yaml", "VERSION: 1\nSEED: 3\n")
     assert f"'{path}' has VERSION 1" in message(ValueError, path)
+
+
+def test_key_of_a_part_that_the_host_lacks_names_file_and_line(write):
+    path = write("run.yaml", "SEED: 1\nMODEL:\n  ROI_BOX_HEAD:\n    USE_FED_LOSS: False\n")
+    assert load_config(path).SEED == 1
+    path = write("run.yaml", "SEED: 1\nMODEL:\n  ROI_BOX_HEAD:\n    USE_FED_LOSS: True\n")
+    if HOST == "builtin":
+        assert message(ValueError, path).startswith(f"{path}, line 4: MODEL.ROI_BOX_HEAD.USE_FED_LOSS is True")
+    else:
+        assert load_config(path).MODEL.ROI_BOX_HEAD.USE_FED_LOSS

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from densekit.runtime.config import get_cfg
+from densekit.runtime.config.foreign import FOREIGN_DEFAULTS
 
 detectron2 = pytest.importorskip("detectron2")
 their_get_cfg = importlib.import_module("detectron2.config").get_cfg
@@ -29,11 +30,36 @@ def flat(node, prefix=""):
             yield prefix + key, value
 
 
+def list_if_tuple(value):
+    return list(value) if isinstance(value, tuple) else value
+
+
 def test_defaults_are_a_part_of_detectron2s_with_equal_values_and_types():
     theirs = dict(flat(their_get_cfg()))
     for key, value in flat(get_cfg()):
         assert key in theirs
         assert (type(value), value) == (type(theirs[key]), theirs[key]), key
+
+
+def test_keys_of_parts_we_do_not_have_are_known():
+    theirs, ours = dict(flat(their_get_cfg())), dict(flat(get_cfg()))
+    assert theirs.keys() - ours.keys() == FOREIGN_DEFAULTS.keys()
+    assert all(list_if_tuple(theirs[key]) == value for key, value in FOREIGN_DEFAULTS.items())
+
+
+def test_config_saved_by_detectron2_loads(tmp_path):
+    theirs = their_get_cfg()
+    theirs.merge_from_list(["SOLVER.BASE_LR", 0.25, "MODEL.MASK_ON", True])
+    path = tmp_path / "config.yaml"
+    path.write_text(theirs.dump())
+    ours = get_cfg()
+    ours.merge_from_file(str(path))
+    assert ours.SOLVER.BASE_LR == 0.25 and ours.MODEL.MASK_ON
+    assert {key for key, _ in flat(ours)} == {key for key, _ in flat(get_cfg())}
+    theirs.MODEL.ROI_BOX_HEAD.USE_FED_LOSS = True
+    path.write_text(theirs.dump())
+    with pytest.raises(ValueError, match="USE_FED_LOSS is True"):
+        ours.merge_from_file(str(path))
 
 
 @pytest.mark.skipif(not FILES, reason="the installed Detectron2 came without its configs folder")
@@ -43,7 +69,8 @@ def test_published_files_merge_to_the_same_values(file, caplog):
     ours, theirs = get_cfg(), their_get_cfg()
     ours.merge_from_file(str(file))
     theirs.merge_from_file(str(file))
-    changed = {key for key, value in flat(theirs) if value != dict(flat(their_get_cfg()))[key]}
+    defaults = dict(flat(their_get_cfg()))
+    changed = {key for key, value in flat(theirs) if value != defaults[key]}
     values, their_values = dict(flat(ours)), dict(flat(theirs))
     assert changed <= values.keys()
     assert values == {key: their_values[key] for key in values}

@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from densekit.config import add_densekit_config
 from densekit.runtime.config import get_cfg
 from densekit.runtime.solver import build_lr_scheduler, build_optimizer, get_default_optimizer_params
+from densekit.solver import build_lr_scheduler as densekit_build_lr_scheduler
 
 pytest.importorskip("detectron2")
 from detectron2.config import get_cfg as their_get_cfg
@@ -121,3 +123,23 @@ def test_training_steps_are_equal(options):
             optimizer.step()
         ends.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     assert torch.equal(*ends)
+
+
+@pytest.mark.parametrize("ending", [0.0, 0.3])
+@pytest.mark.parametrize("start", [0.001, 1.0])
+def test_poly_equals_deeplabs(ending, start):
+    deeplab = pytest.importorskip("detectron2.projects.deeplab.lr_scheduler")
+    cfg, _ = configs(["WARMUP_FACTOR", start])
+    add_densekit_config(cfg)
+    cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupPolyLR"
+    cfg.SOLVER.POLY_LR_CONSTANT_ENDING = ending
+    ours, theirs = (torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1) for _ in range(2))
+    schedules = (
+        densekit_build_lr_scheduler(cfg, ours),
+        deeplab.WarmupPolyLR(theirs, ITERATIONS, start, 20, power=0.9, constant_ending=ending),
+    )
+    for _ in range(ITERATIONS):
+        assert ours.param_groups[0]["lr"] == pytest.approx(theirs.param_groups[0]["lr"], abs=1e-15)
+        for optimizer, schedule in zip((ours, theirs), schedules, strict=True):
+            optimizer.step()
+            schedule.step()

@@ -1,6 +1,7 @@
 """The default config: Detectron2's keys for what the runtime implements, with Detectron2's values.
 
-A key that is missing here belongs to a part that the runtime does not have; setting it is an error, not a silence.
+A key that is missing here belongs to a part that the runtime does not have; setting it is an error, not a silence (see
+:mod:`densekit.runtime.config.foreign`).
 Names ending in ``_TRAIN`` and ``_TEST`` hold the same setting for training and for inference.
 """
 

@@ -12,6 +12,7 @@ from fvcore.common.config import BASE_KEY
 from fvcore.common.config import CfgNode as FvcoreNode
 
 from densekit.runtime.config.arithmetic import ConfigLoader
+from densekit.runtime.config.foreign import drop_foreign_keys
 from densekit.runtime.utils.file_io import PathManager
 
 VERSION = 2  # of the key names; 1 is the naming before Detectron2 was first released
@@ -80,6 +81,18 @@ class CfgNode(FvcoreNode):
                 "Detectron2, which renames its keys, and save it again from there."
             )
         self.merge_from_other_cfg(type(self)(loaded))
+
+    def merge_from_other_cfg(self, cfg_other: FvcoreNode) -> None:
+        """Merges another config, whose keys must exist here and have the same types.
+
+        Raises:
+            KeyError: A key does not exist here.
+            ValueError: A value has another type, or asks for a part of Detectron2 that the runtime does not have.
+        """
+        if "VERSION" in self:  # only a whole config has Detectron2's keys
+            cfg_other = cfg_other.clone()
+            drop_foreign_keys(cfg_other, self)
+        super().merge_from_other_cfg(cfg_other)
 
 
 def _base_path(base: str, filename: str) -> str:
