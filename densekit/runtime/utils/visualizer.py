@@ -259,8 +259,8 @@ class Visualizer:
             if len(trunk) > 1:
                 self.output.lines(np.stack(trunk), (0.95, 0.3, 0.3), width, alpha=0.9)
         for x, y, _ in values[seen]:
-            self.output.disc((x, y), width * 1.4 + 0.9, _INK)
-            self.output.disc((x, y), width * 1.4, _OFF_WHITE)
+            self.output.disc((x, y), width * 1.4 + 1.5, _INK)
+            self.output.disc((x, y), width * 1.4 + 0.6, _OFF_WHITE)
         return self.output
 
     def draw_text(
