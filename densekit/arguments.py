@@ -21,6 +21,9 @@ examples:
   evaluate weights on every data set of DATASETS.TEST
     python train_net.py --config-file FILE --eval-only MODEL.WEIGHTS runs/small/model_final.pth
 
+  train on own data, named in a small YAML file
+    python train_net.py --config-file FILE --datasets my.yaml DATASETS.TRAIN "('my_train',)" DATASETS.TEST "('my_val',)"
+
   8 GPUs of one machine; two processes on the CPU; two machines; torchrun
     python train_net.py --config-file FILE --num-gpus 8
     python train_net.py --config-file FILE --num-gpus 2 MODEL.DEVICE cpu
@@ -57,6 +60,12 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--config-file", default="", metavar="FILE", help="YAML file of the system to train; see configs/"
     )
+    parser.add_argument(
+        "--datasets",
+        default="",
+        metavar="FILE",
+        help="YAML file of own data sets: 'NAME: {form: coco, json: FILE, images: FOLDER}', paths relative to it",
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR, if any")
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS and stop")
     parser.add_argument(
@@ -81,8 +90,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         argv: the words after the program's name; by default those of this process.
 
     Returns:
-        ``config_file, resume, eval_only, num_gpus, num_machines, machine_rank, dist_url`` and ``opts``, the flat list
-        of keys and values.
+        ``config_file, datasets, resume, eval_only, num_gpus, num_machines, machine_rank, dist_url`` and ``opts``,
+        the flat list of keys and values.
     """
     parser = argument_parser()
     # Intermixed, because flags after the first KEY would otherwise count as values of the configuration.

@@ -15,6 +15,7 @@ FILE = ["--config-file", "x.yaml"]
 def test_defaults():
     args = parse_arguments(FILE)
     assert vars(args) == {
+        "datasets": "",
         "config_file": "x.yaml",
         "resume": False,
         "eval_only": False,

@@ -7,7 +7,15 @@ from densekit.data.builtin import register_builtin
 from densekit.data.checks import check_datasets
 from densekit.data.coco import load_coco_json, register_coco_instances
 from densekit.data.mapper import MAPPERS, DatasetMapper
+from densekit.data.own import register_from_yaml
 
-__all__ = ["MAPPERS", "DatasetMapper", "check_datasets", "load_coco_json", "register_coco_instances"]
+__all__ = [
+    "MAPPERS",
+    "DatasetMapper",
+    "check_datasets",
+    "load_coco_json",
+    "register_coco_instances",
+    "register_from_yaml",
+]
 
 register_builtin()

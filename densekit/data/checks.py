@@ -57,7 +57,8 @@ def _check_registered(name: str) -> None:
     raise ValueError(
         f"Data set {name!r} (DATASETS.TRAIN or DATASETS.TEST) is not registered. "
         + (f"Did you mean {' or '.join(map(repr, near))}? " if near else "")
-        + "Own data is registered with densekit.data.register_coco_instances(name, {}, json_file, image_root)."
+        + "Own data: --datasets FILE with a line 'NAME: {form: coco, json: FILE, images: FOLDER}', or in Python "
+        "densekit.data.register_coco_instances(name, {}, json_file, image_root)."
     )
 
 

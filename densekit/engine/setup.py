@@ -17,7 +17,7 @@ from densekit.d2.engine import default_setup
 from densekit.d2.utils import comm
 from densekit.d2.utils.env import seed_all_rng
 from densekit.d2.utils.logger import setup_logger
-from densekit.data.checks import check_datasets
+from densekit.data import check_datasets, register_from_yaml
 from densekit.ops.files import atomic_write
 
 
@@ -57,6 +57,8 @@ def setup(args: Namespace) -> CfgNode:
         ValueError, FileNotFoundError, KeyError: with what is wrong and where; nothing heavy has run by then.
     """
     cfg, notes = read_config(args)
+    if args.datasets:
+        register_from_yaml(args.datasets)
     check_output_dir(cfg.OUTPUT_DIR)
     cfg.freeze()
     logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="densekit")

@@ -24,6 +24,7 @@ from densekit.d2.data.detection_utils import read_image
 from densekit.d2.structures import Boxes, BoxMode, Instances
 from densekit.d2.utils.logger import setup_logger
 from densekit.d2.utils.visualizer import Visualizer
+from densekit.data import register_from_yaml
 from densekit.ops.files import atomic_write
 
 _LONGER_SIDE = 1024  # of a picture at least, so that the names on small images can be read
@@ -174,6 +175,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--predictions", required=True, metavar="JSON", help="coco_instances_results.json of an evaluation"
     )
     parser.add_argument("--dataset", required=True, metavar="NAME", help="the registered data set they were made on")
+    parser.add_argument("--datasets", metavar="FILE", help="YAML file that names own data sets, as of train_net.py")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the pictures")
     parser.add_argument("--count", type=int, default=8, help="how many images (8)")
     parser.add_argument("--score-threshold", type=float, default=0.5, help="leave out detections below it (0.5)")
@@ -181,6 +183,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     setup_logger(name="densekit")
     try:
+        if args.datasets:
+            register_from_yaml(args.datasets)
         written = draw_overlays(
             args.predictions,
             args.dataset,

@@ -1,0 +1,68 @@
+"""Own data sets from a YAML file."""
+
+import json
+
+import pytest
+
+from densekit.d2.data import DatasetCatalog, MetadataCatalog
+from densekit.data.own import register_from_yaml
+
+pytestmark = pytest.mark.usefixtures("restore_catalogs")
+
+
+@pytest.fixture
+def cells(tmp_path):
+    (tmp_path / "images").mkdir()
+    content = {
+        "images": [{"id": 3, "file_name": "a.png", "height": 20, "width": 30}],
+        "categories": [{"id": 7, "name": "cell"}],
+        "annotations": [{"id": 1, "image_id": 3, "category_id": 7, "bbox": [1, 2, 10, 11], "area": 110, "iscrowd": 0}],
+    }
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    file = tmp_path / "cells.yaml"
+    file.write_text("own_cells: {form: coco, json: train.json, images: images}\n")
+    return file
+
+
+def test_paths_are_relative_to_the_yaml(cells, monkeypatch, tmp_path_factory):
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    assert register_from_yaml(cells) == ["own_cells"]
+    (record,) = DatasetCatalog.get("own_cells")
+    assert record["file_name"] == str(cells.parent / "images" / "a.png")
+    assert record["annotations"][0]["category_id"] == 0
+    assert MetadataCatalog.get("own_cells").thing_classes == ["cell"]
+
+
+def test_registering_twice_is_harmless_and_a_conflict_is_not(cells):
+    register_from_yaml(cells)
+    register_from_yaml(cells)
+    other = cells.with_name("other.json")
+    other.write_text((cells.parent / "train.json").read_text())
+    cells.write_text(cells.read_text().replace("train.json", "other.json"))
+    with pytest.raises(
+        ValueError, match=r"own_cells(.|\n)*train\.json(.|\n)*other\.json|other\.json(.|\n)*train\.json"
+    ):
+        register_from_yaml(cells)
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "says"),
+    [
+        ("- a\n", ValueError, "form: coco"),
+        ("a: [1\n", ValueError, "is not YAML"),
+        ("a: {form: voc, json: train.json, images: images}\n", ValueError, "form is 'voc'"),
+        ("a: {json: train.json}\n", ValueError, "images missing"),
+        ("a: {json: train.json, images: images, masks: x}\n", ValueError, "unknown key masks"),
+        ("a: {json: nowhere.json, images: images}\n", FileNotFoundError, "nowhere.json"),
+    ],
+)
+def test_bad_entries_name_the_file_and_the_remedy(cells, text, error, says):
+    cells.write_text(text)
+    with pytest.raises(error, match=says) as caught:
+        register_from_yaml(cells)
+    assert str(cells) in str(caught.value)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"mine\.yaml"):
+        register_from_yaml(tmp_path / "mine.yaml")
