@@ -5,6 +5,7 @@ import os
 from densekit.d2.data import DatasetCatalog
 from densekit.data.coco import is_ours, register_coco_instances
 from densekit.data.coco_meta import coco_metadata, coco_person_metadata
+from densekit.data.streets import register_streets
 
 __all__ = ["datasets_root", "register_builtin"]
 
@@ -40,6 +41,7 @@ def register_builtin(root: str | None = None) -> None:
         _register_coco(root, f"keypoints_coco_{split}", images, f"person_keypoints_{ending}")
     for split, stem in _UNLABELLED.items():
         _register_coco(root, f"coco_{split}", "test2017", stem)
+    register_streets(root)
 
 
 def _register_coco(root: str, name: str, images: str, annotations: str) -> None:
