@@ -29,6 +29,7 @@ def restore_process_state():
 @pytest.fixture
 def restore_catalogs():
     """Takes out what a test registers in the data set catalogues."""
+    import densekit.data.builtin  # noqa: F401 - what it registers stays
     from densekit.d2.data import DatasetCatalog, MetadataCatalog
 
     before = set(DatasetCatalog.list()), set(MetadataCatalog.list())

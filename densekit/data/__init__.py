@@ -1,13 +1,17 @@
 """Data sets: COCO's format with thorough checks, the standard names, and the mapper that names what it cannot read.
 
-Importing this package registers the standard names.
+The names below come from modules of their own and are imported when first asked for, which also registers the standard
+data sets: the generator of the built-in pictures lives in this package and starts without torch.
 """
 
-from densekit.data.builtin import register_builtin
-from densekit.data.checks import check_datasets
-from densekit.data.coco import load_coco_json, register_coco_instances
-from densekit.data.mapper import MAPPERS, DatasetMapper
-from densekit.data.own import register_from_yaml
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from densekit.data.checks import check_datasets
+    from densekit.data.coco import load_coco_json, register_coco_instances
+    from densekit.data.mapper import MAPPERS, DatasetMapper
+    from densekit.data.own import register_from_yaml
 
 __all__ = [
     "MAPPERS",
@@ -18,4 +22,18 @@ __all__ = [
     "register_from_yaml",
 ]
 
-register_builtin()
+_HOMES = {
+    "MAPPERS": "mapper",
+    "DatasetMapper": "mapper",
+    "check_datasets": "checks",
+    "load_coco_json": "coco",
+    "register_coco_instances": "coco",
+    "register_from_yaml": "own",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import_module("densekit.data.builtin")
+    return getattr(import_module(f"densekit.data.{_HOMES[name]}"), name)

@@ -1,4 +1,7 @@
-"""The standard data sets, by name, under the folder that DETECTRON2_DATASETS names (default ``datasets``)."""
+"""The standard data sets, by name, under the folder that DETECTRON2_DATASETS names (default ``datasets``).
+
+Importing this module registers them; files are read when a data set is used.
+"""
 
 import os
 
@@ -51,3 +54,6 @@ def _register_coco(root: str, name: str, images: str, annotations: str) -> None:
     register_coco_instances(
         name, metadata, os.path.join(root, f"coco/annotations/{annotations}.json"), os.path.join(root, f"coco/{images}")
     )
+
+
+register_builtin()

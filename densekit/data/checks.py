@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterator
 from typing import Any
 
+import densekit.data.builtin  # noqa: F401 - registers the standard names, which are looked up here
 from densekit.d2.config import CfgNode
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
 

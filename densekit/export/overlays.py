@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-import densekit.data  # noqa: F401  (registers the standard names)
+import densekit.data.builtin  # noqa: F401  (registers the standard names)
 from densekit.d2.data import DatasetCatalog, Metadata, MetadataCatalog
 from densekit.d2.data.detection_utils import read_image
 from densekit.d2.structures import Boxes, BoxMode, Instances
