@@ -265,19 +265,20 @@ def annotations_to_instances(
         mask_format: "polygon" or "bitmask".
 
     Returns:
-        :class:`Instances` with ``gt_boxes`` and ``gt_classes``, and with ``gt_masks`` and ``gt_keypoints`` if the first
-        annotation has them.
+        :class:`Instances` with ``gt_boxes`` and ``gt_classes``, and with ``gt_masks`` and ``gt_keypoints`` if the
+        annotations have them.
 
     Raises:
         ValueError: A mask that does not fit the format.
+        KeyError: Some annotations have a mask or keypoints and others do not.
     """
     boxes = [BoxMode.convert(anno["bbox"], anno["bbox_mode"], BoxMode.XYXY_ABS) for anno in annos]
     target = Instances(image_size)
     target.gt_boxes = Boxes(np.stack(boxes) if boxes else np.zeros((0, 4)))
     target.gt_classes = torch.tensor([int(anno["category_id"]) for anno in annos], dtype=torch.int64)
-    if annos and "segmentation" in annos[0]:
+    if any("segmentation" in anno for anno in annos):
         target.gt_masks = _collect_masks([anno["segmentation"] for anno in annos], image_size, mask_format)
-    if annos and "keypoints" in annos[0]:
+    if any("keypoints" in anno for anno in annos):
         target.gt_keypoints = Keypoints(np.array([anno["keypoints"] for anno in annos]).reshape(len(annos), -1, 3))
     return target
 
