@@ -175,7 +175,9 @@ def _renumbered(annotation: Mapping[str, Any], numbers: Mapping[Any, int], sourc
             f"{source}: annotation {annotation.get('id')} belongs to image {annotation['image_id']!r}, which is not "
             "among the images of that file."
         )
-    kept = {name: annotation[name] for name in _FIELDS if name in annotation and annotation[name] != []}
+    kept = {name: annotation[name] for name in _FIELDS if annotation.get(name) is not None}
+    if not kept.get("segmentation", True):
+        del kept["segmentation"]  # an empty list is no mask
     kept["image_id"] = numbers[annotation["image_id"]]
     kept.setdefault("iscrowd", 0)
     if "area" not in kept:

@@ -5,6 +5,7 @@ N: detections of one image. H, W: the original image's height and width in pixel
 
 from typing import Any
 
+import cv2
 import numpy as np
 import pycocotools.mask as mask_utils
 import torch
@@ -22,10 +23,11 @@ def encode_masks(masks: Tensor) -> list[dict[str, Any]]:
     Returns:
         N dicts ``{"size": [H, W], "counts": text}``.
     """
-    # Run lengths go down the columns. Turning the masks around where they are, on the GPU perhaps, gives numpy an
-    # (H, W, N) array in Fortran order without another copy.
-    columns = masks.to(torch.uint8).transpose(1, 2).contiguous().cpu().numpy()  # (N, W, H)
-    encoded = mask_utils.encode(columns.transpose(2, 1, 0))
+    bits = masks.view(torch.uint8) if masks.dtype == torch.bool else masks.to(torch.uint8)
+    # Run lengths go down the columns. A mask turned around by OpenCV, seen transposed, is the (H, W) array in Fortran
+    # order that pycocotools wants, several times faster than numpy's own copy.
+    pixels = bits.contiguous().cpu().numpy()
+    encoded = [mask_utils.encode(cv2.transpose(mask).T) for mask in pixels]
     return [{"size": list(rle["size"]), "counts": rle["counts"].decode()} for rle in encoded]
 
 

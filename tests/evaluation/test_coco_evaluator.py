@@ -336,6 +336,7 @@ def test_masks_survive_encoding(count):
     masks[1:2] = False
     encoded = encode_masks(masks)
     assert len(encoded) == count and all(rle["size"] == [37, 53] and isinstance(rle["counts"], str) for rle in encoded)
+    assert encode_masks(masks.to(torch.uint8)) == encoded == encode_masks(masks.transpose(1, 2).clone().transpose(1, 2))
     for rle, mask in zip(encoded, masks):
         assert np.array_equal(mask_utils.decode(rle), mask.numpy())
         assert rle["counts"].encode() == mask_utils.encode(np.asfortranarray(mask.numpy().astype(np.uint8)))["counts"]
