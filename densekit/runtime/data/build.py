@@ -101,6 +101,12 @@ def build_batch_data_loader(
         ValueError: A batch size that does not divide among the processes, both batch sizes or none, or grouping with
             ``drop_last`` off.
     """
+    batch_size = _batch_size(total_batch_size, single_gpu_batch_size)
+    logger.info("Batches of %d images in this process.", batch_size)
+    if not isinstance(dataset, IterableDataset):
+        dataset = ToIterableDataset(dataset, sampler, shard_chunk_size=batch_size)  # type: ignore[arg-type] # checked
+    elif sampler is not None:
+        raise ValueError("A stream (IterableDataset) has its own order and takes no sampler.")
     options = {
         "num_workers": num_workers,
         "worker_init_fn": worker_init_reset_seed,
@@ -110,19 +116,18 @@ def build_batch_data_loader(
         "generator": None if seed is None else torch.Generator().manual_seed(seed),
         **kwargs,
     }
-    batch_size = _batch_size(total_batch_size, single_gpu_batch_size)
-    logger.info("Batches of %d images in this process.", batch_size)
-    if isinstance(dataset, IterableDataset):
-        if sampler is not None:
-            raise ValueError("A stream (IterableDataset) has its own order and takes no sampler.")
-    else:
-        dataset = ToIterableDataset(dataset, sampler, shard_chunk_size=batch_size)  # type: ignore[arg-type] # checked
-    if not aspect_ratio_grouping:
-        collate = trivial_batch_collator if collate_fn is None else collate_fn
-        return DataLoader(dataset, batch_size=batch_size, drop_last=drop_last, collate_fn=collate, **options)
-    if not drop_last:
-        raise ValueError("Grouping by aspect ratio drops what does not fill a batch; it needs drop_last.")
-    # Elements come one by one and are grouped here, so that a group fills from all workers.
+    if aspect_ratio_grouping:
+        if not drop_last:
+            raise ValueError("Grouping by aspect ratio drops what does not fill a batch; it needs drop_last.")
+        return _grouped_loader(dataset, batch_size, collate_fn, options)
+    collate = trivial_batch_collator if collate_fn is None else collate_fn
+    return DataLoader(dataset, batch_size=batch_size, drop_last=drop_last, collate_fn=collate, **options)
+
+
+def _grouped_loader(
+    dataset: Dataset, batch_size: int, collate_fn: Callable[[list[Any]], Any] | None, options: dict[str, Any]
+) -> Iterable[Any]:
+    """Takes elements one by one and groups them in this process, so that a group fills from all workers."""
     single = DataLoader(dataset, collate_fn=operator.itemgetter(0), **options)
     loader: Any = AspectRatioGroupedDataset(single, batch_size)
     if collate_fn is not None:
