@@ -21,6 +21,13 @@ _SHIFT = 4  # sub-pixel bits of OpenCV's drawing functions
 _NEAR = 0.8  # metres; nothing nearer is projected
 
 
+def pick_colour(rng: np.random.Generator, colours: tuple[Colour, ...], spread: float = 6.0) -> Colour:
+    """One of the colours, varied a little by a deviation of ``spread``."""
+    shift = rng.normal(0, spread) + rng.normal(0, 0.3 * spread, 3)  # brightness varies more than hue
+    b, g, r = (np.array(colours[int(rng.integers(len(colours)))]) + shift).clip(20, 240)
+    return (b, g, r)
+
+
 @dataclass(frozen=True)
 class Camera:
     """A pinhole camera without roll whose pitch is a shift of the horizon (so verticals stay vertical)."""
