@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +23,10 @@ MARKER = "streets.json"
 SPLITS = ("train", "val")
 LEAST_SIDE = 32
 _VERSION = 1  # raise it whenever the same parameters give other files
+
+
+# Of one picture: its image record, and its instance, person and panoptic annotations.
+_Result = tuple[Json, list[Json], list[Json], Json]
 
 
 @dataclass(frozen=True)
@@ -155,13 +159,19 @@ def _stage(root: Path) -> Iterator[Path]:
 def _swap(stage: Path, root: Path) -> None:
     """Gives the finished folder its name; a data set that was there goes with the stage."""
     with tempfile.TemporaryDirectory(prefix=f".{root.name}.old.", dir=root.parent) as old:
+        before = Path(old) / root.name
         if root.exists():
-            os.replace(root, Path(old) / root.name)
-        os.replace(stage, root)
+            os.replace(root, before)
+        try:
+            os.replace(stage, root)
+        except OSError:
+            if before.exists():
+                os.replace(before, root)
+            raise
 
 
 @contextmanager
-def _mapper(workers: int):  # noqa: ANN202
+def _mapper(workers: int) -> Iterator[Callable[[Callable[[_Job], _Result], list[_Job]], Iterable[_Result]]]:
     """An ordered ``map`` over so many processes."""
     if workers <= 1:
         yield map
@@ -183,8 +193,8 @@ def _make_folders(stage: Path, wanted: Parameters) -> None:
                 (stage / "cityscapes" / kind / name / city).mkdir(parents=True)
 
 
-def _write_one(job: _Job) -> tuple[Json, list[Json], list[Json], Json]:
-    """Paints and writes one picture; returns its image record and its instance, person and panoptic annotations."""
+def _write_one(job: _Job) -> _Result:
+    """Paints and writes one picture."""
     wanted, split = job.parameters, SPLITS[job.split]
     picture = make_picture(wanted.seed, job.split, job.index, wanted.width, wanted.height)
     name = f"{job.image_id:06d}.png"
@@ -212,7 +222,7 @@ def _write_cityscapes(job: _Job, picture: Picture, ids: np.ndarray, image: Path)
     _write_json(Path(f"{prefix}polygons.json"), cityscapes.polygon_document(picture))
 
 
-def _write_documents(stage: Path, jobs: list[_Job], results: list[tuple[Json, list[Json], list[Json], Json]]) -> None:
+def _write_documents(stage: Path, jobs: list[_Job], results: list[_Result]) -> None:
     folder = stage / "annotations"
     for split, name in enumerate(SPLITS):
         mine = [result for job, result in zip(jobs, results) if job.split == split]

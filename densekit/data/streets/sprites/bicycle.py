@@ -1,5 +1,6 @@
 """A bicycle, alone or under a rider."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -73,7 +74,15 @@ class Bicycle:
             self._crate(canvas, flat, (-0.72, -0.36), (0.78, 1.02), (60, 70, 90), label, depth)
 
     @staticmethod
-    def _crate(canvas: Canvas, flat, forwards, ups, colour: Colour, label: int, depth: float) -> None:  # noqa: ANN001
+    def _crate(
+        canvas: Canvas,
+        flat: Callable[[np.ndarray], np.ndarray],
+        forwards: tuple[float, float],
+        ups: tuple[float, float],
+        colour: Colour,
+        label: int,
+        depth: float,
+    ) -> None:
         corners = np.array([(f, s * 0.17, u) for f in forwards for s in (-1, 1) for u in ups])
         hull = cv2.convexHull(flat(corners).astype(np.float32)).reshape(-1, 2)
         canvas.convex(hull, np.multiply(colour, canvas.light.level), label, depth)

@@ -88,7 +88,8 @@ class Post:
             canvas.stroke(np.stack([foot - [0, self.height * scale], tip]), radius * 1.4, grey, _POLE, depth)
             box(self.arm, self.height - 0.1, 0.3, 0.16, grey * 0.8, _POLE)
         if self.lamp is not None:
-            self._light(canvas, foot, scale, depth, box)
+            box(0, self.height - 0.95, 0.20, 1.0, np.array([34.0, 36.0, 36.0]) * level, _LIGHT)
+            self._light(canvas, foot, scale, depth)
         for i, sign in enumerate(self.signs):
             centre = foot - np.array([0, self.height - 0.4 - 0.85 * i]) * scale
             shapes = _faces(sign)
@@ -97,8 +98,7 @@ class Post:
             for outline, colour in shapes:
                 canvas.convex(centre + outline * [scale, -scale], np.multiply(colour, level), _SIGN, depth)
 
-    def _light(self, canvas: Canvas, foot: np.ndarray, scale: float, depth: float, box) -> None:  # noqa: ANN001
-        box(0, self.height - 0.95, 0.20, 1.0, np.array([34.0, 36.0, 36.0]) * canvas.light.level, _LIGHT)
+    def _light(self, canvas: Canvas, foot: np.ndarray, scale: float, depth: float) -> None:
         if self.turned or canvas.labels_only:
             return
         for i, colour in enumerate(((50, 50, 250), (40, 190, 250), (120, 240, 80))):
