@@ -67,7 +67,7 @@ def fast_rcnn_inference_single_image(
     finite = boxes.isfinite().all(dim=1) & scores.isfinite().all(dim=1)
     if not finite.all():
         boxes, scores = boxes[finite], scores[finite]
-    boxes = boxes.reshape(len(boxes), -1, 4)  # (Ri, K or 1, 4)
+    boxes = boxes.reshape(len(boxes), boxes.shape[1] // 4, 4)  # (Ri, K or 1, 4)
     scores = scores[:, :-1]
 
     proposal, category = (scores > score_thresh).nonzero(as_tuple=True)
@@ -225,7 +225,7 @@ class FastRCNNOutputLayers(nn.Module):
         if pred_deltas.shape[1] == box_dim:
             deltas = pred_deltas[foreground]
         else:
-            deltas = pred_deltas.view(len(pred_deltas), -1, box_dim)[foreground, gt_classes[foreground]]
+            deltas = pred_deltas.unflatten(1, (self.num_classes, box_dim))[foreground, gt_classes[foreground]]
         source, target = proposal_boxes[foreground], gt_boxes[foreground]
         if self.box_reg_loss_type == "smooth_l1":
             wanted = self.box2box_transform.get_deltas(source, target)
@@ -261,7 +261,8 @@ class FastRCNNOutputLayers(nn.Module):
         Background and ignored proposals have no class of their own and get the box of the nearest valid label.
         """
         source = cat([p.proposal_boxes.tensor for p in proposals])
-        boxes = self.box2box_transform.apply_deltas(predictions[1], source).view(len(source), -1, source.shape[1])
+        boxes = self.box2box_transform.apply_deltas(predictions[1], source)
+        boxes = boxes.unflatten(1, (boxes.shape[1] // source.shape[1], source.shape[1]))
         gt_classes = cat([p.gt_classes for p in proposals]).clamp(0, boxes.shape[1] - 1)
         index = torch.arange(len(boxes), device=boxes.device)
         return boxes[index, gt_classes].split([len(p) for p in proposals])
