@@ -41,6 +41,7 @@ class Host:
         self.get_cfg = importlib.import_module(f"{root}.config").get_cfg
         self.structures = importlib.import_module(f"{root}.structures")
         self.build_model = importlib.import_module(f"{root}.modeling").build_model
+        self.with_augmentation = importlib.import_module(f"{root}.modeling").GeneralizedRCNNWithTTA
         self.event_storage = importlib.import_module(f"{root}.utils.events").EventStorage
 
     def cfg(self, yaml, *overrides):
@@ -292,3 +293,21 @@ def test_equal_weights_give_equal_losses_and_gradients(hosts, pair):
         scale = max(expected.abs().max(), floor)
         difference = (our_gradients[key] - expected).abs().max() / scale
         assert difference < 1e-3, f"gradient of {key} is off by {difference:.2e} of its largest value"
+
+
+@pytest.mark.parametrize("case", ["fpn_mask", "c4"])
+def test_test_time_augmentation_merges_equally(hosts, case):
+    results, weights = [], None
+    for host in hosts:
+        cfg = shrunken(host, case)
+        cfg.TEST.AUG.MIN_SIZES, cfg.TEST.AUG.MAX_SIZE, cfg.TEST.AUG.FLIP = (72, 100), 140, True
+        model = host.build_model(cfg).eval()
+        if weights is None:
+            randomize(model)
+            weights = model.state_dict()
+        model.load_state_dict(weights)
+        inputs = [{**x, "image": x["image"].to(torch.uint8)} for x in batch(host, cfg, False)]
+        with torch.no_grad():
+            results.append(host.with_augmentation(cfg, model)(inputs))
+    assert all(len(x["instances"]) > 3 for x in results[0])
+    assert_equal_outputs(results[1], results[0])
