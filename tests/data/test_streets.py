@@ -229,6 +229,12 @@ def test_command_line(tmp_path, capsys):
     assert main([*options, "--seed", "5", "--overwrite"]) == 0
 
 
+def test_the_generator_needs_no_torch():
+    code = "import sys, densekit.data.streets.cli; sys.exit('torch' in sys.modules)"
+    folder = Path(__file__).resolve().parents[2]
+    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True)
+
+
 @pytest.mark.skipif(importlib.util.find_spec("cityscapesscripts") is None, reason="needs cityscapesScripts")
 def test_cityscapes_scripts_read_the_tree(root):
     from cityscapesscripts.helpers.annotation import Annotation

@@ -74,7 +74,7 @@ def texture_ground(canvas: Canvas, grain: np.ndarray, joints: float) -> None:
 
     Args:
         canvas: holds ground only, so far.
-        grain: noise square that covers 16 by 16 metres, repeated.
+        grain: noise square that covers 16 by 16 metres, mirrored beyond.
         joints: distance of the pavement's joints, metres.
     """
     if canvas.labels_only:
@@ -87,7 +87,7 @@ def texture_ground(canvas: Canvas, grain: np.ndarray, joints: float) -> None:
     across = (np.arange(camera.width, dtype=np.float32) + 0.5 - camera.centre) * (depth / camera.focal)
     scale = len(grain) / 16.0
     down = np.tile(np.float32(depth * scale), (1, camera.width))
-    field = cv2.remap(grain, np.float32(across * scale), down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+    field = cv2.remap(grain, np.float32(across * scale), down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
     labels = canvas.labels[top:]
     strength = np.zeros(256, dtype=np.float32)
     for name, value in (("road", 0.045), ("sidewalk", 0.05), ("terrain", 0.11)):
