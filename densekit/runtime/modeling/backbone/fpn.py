@@ -80,9 +80,10 @@ class FPN(Backbone):
 
         # Coarsest first, as the top-down path runs. Plain lists: the modules are registered under their names above.
         self.lateral_convs, self.output_convs = laterals[::-1], outputs[::-1]
+        # In this order: checkpoints number an optimizer's state by the order of the parameters.
+        self.top_block = top_block
         self.bottom_up = bottom_up
         self.in_features = tuple(in_features)
-        self.top_block = top_block
         self._levels = levels
         self._fuse_type = fuse_type
         self._square_pad = square_pad
