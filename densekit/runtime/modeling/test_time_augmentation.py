@@ -141,7 +141,7 @@ class GeneralizedRCNNWithTTA(nn.Module):
         merged = self._merge(detections, transforms, original)
         if not self.mask_on:
             return {"instances": merged}
-        given = [self._transfer(merged, tfm, x["image"].shape[1:]) for x, tfm in zip(versions, transforms)]
+        given = [self._transfer(merged, tfm, x["image"]) for x, tfm in zip(versions, transforms)]
         merged.pred_masks = self._average_masks(self._infer(versions, given), transforms)
         return {"instances": detector_postprocess(merged, *original)}
 
@@ -175,10 +175,10 @@ class GeneralizedRCNNWithTTA(nn.Module):
         return fast_rcnn_inference_single_image(boxes, scores, shape, 1e-8, self.nms_thresh, self.topk_per_image)[0]
 
     @staticmethod
-    def _transfer(merged: Instances, transform: TransformList, size: Sequence[int]) -> Instances:
+    def _transfer(merged: Instances, transform: TransformList, image: torch.Tensor) -> Instances:
         """The merged detections in the coordinates of one version."""
         return Instances(
-            tuple(size),
+            (image.shape[1], image.shape[2]),
             pred_boxes=Boxes(_apply_box(transform, merged.pred_boxes.tensor)),
             pred_classes=merged.pred_classes,
             scores=merged.scores,

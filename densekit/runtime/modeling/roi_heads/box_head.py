@@ -40,7 +40,7 @@ class FastRCNNConvFCHead(nn.Sequential):
         super().__init__()
         if not conv_dims and not fc_dims:
             raise ValueError("a box head needs a layer: set MODEL.ROI_BOX_HEAD.NUM_CONV or NUM_FC above 0")
-        channels = input_shape.channels
+        channels: Any = input_shape.channels
         for i, width in enumerate(conv_dims, start=1):
             conv = Conv2d(
                 channels,

@@ -187,7 +187,7 @@ class CascadeROIHeads(StandardROIHeads):
         if self.training and regions.requires_grad:
             # The stages' losses are added. The features must not see a larger gradient for that, the heads may.
             regions.register_hook(lambda grad: grad / self.num_cascade_stages)
-        return self.box_predictor[stage](self.box_head[stage](regions))
+        return self.box_predictor[stage](self.box_head[stage](regions))  # type: ignore[index]
 
     def _create_proposals_from_boxes(
         self, boxes: Sequence[torch.Tensor], image_sizes: Sequence[tuple[int, int]]

@@ -144,7 +144,8 @@ class FastRCNNOutputLayers(nn.Module):
             )
         if isinstance(input_shape, int):
             input_shape = ShapeSpec(channels=input_shape)
-        size = input_shape.channels * (input_shape.width or 1) * (input_shape.height or 1)
+        channels: Any = input_shape.channels
+        size = channels * (input_shape.width or 1) * (input_shape.height or 1)
         self.cls_score = nn.Linear(size, num_classes + 1)
         regressed = 1 if cls_agnostic_bbox_reg else num_classes
         self.bbox_pred = nn.Linear(size, regressed * len(box2box_transform.weights))

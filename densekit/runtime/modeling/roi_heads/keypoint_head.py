@@ -127,7 +127,7 @@ class BaseKeypointRCNNHead(nn.Module):
 
 
 @ROI_KEYPOINT_HEAD_REGISTRY.register()
-class KRCNNConvDeconvUpsampleHead(BaseKeypointRCNNHead, nn.Sequential):
+class KRCNNConvDeconvUpsampleHead(BaseKeypointRCNNHead, nn.Sequential):  # type: ignore[misc]
     """3x3 convolutions, a transposed one that doubles the size, then bilinear doubling.
 
     Args:
@@ -139,7 +139,7 @@ class KRCNNConvDeconvUpsampleHead(BaseKeypointRCNNHead, nn.Sequential):
     @configurable
     def __init__(self, input_shape: ShapeSpec, *, num_keypoints: int, conv_dims: Sequence[int], **kwargs: Any) -> None:
         super().__init__(num_keypoints=num_keypoints, **kwargs)
-        channels = input_shape.channels
+        channels: Any = input_shape.channels
         for i, width in enumerate(conv_dims, start=1):
             self.add_module(f"conv_fcn{i}", Conv2d(channels, width, kernel_size=3, padding=1))
             self.add_module(f"conv_fcn_relu{i}", nn.ReLU(inplace=True))

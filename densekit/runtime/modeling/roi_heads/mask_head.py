@@ -126,7 +126,7 @@ class BaseMaskRCNNHead(nn.Module):
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
-class MaskRCNNConvUpsampleHead(BaseMaskRCNNHead, nn.Sequential):
+class MaskRCNNConvUpsampleHead(BaseMaskRCNNHead, nn.Sequential):  # type: ignore[misc]
     """3x3 convolutions, a transposed one that doubles the size, and a 1x1 predictor (Figure 4 of the paper).
 
     The layers run in the order in which they are set, so that a subclass may insert its own.
@@ -150,7 +150,7 @@ class MaskRCNNConvUpsampleHead(BaseMaskRCNNHead, nn.Sequential):
             raise ValueError(
                 "conv_dims of a mask head is empty: it needs the channels of the upsampling layer at least"
             )
-        channels = input_shape.channels
+        channels: Any = input_shape.channels
         for i, width in enumerate(conv_dims[:-1], start=1):
             conv = Conv2d(
                 channels,
@@ -169,7 +169,7 @@ class MaskRCNNConvUpsampleHead(BaseMaskRCNNHead, nn.Sequential):
         self.predictor = Conv2d(conv_dims[-1], num_classes, kernel_size=1)
         weight_init.c2_msra_fill(self.deconv)
         nn.init.normal_(self.predictor.weight, std=0.001)
-        nn.init.zeros_(self.predictor.bias)
+        nn.init.zeros_(self.predictor.bias)  # type: ignore[arg-type]
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:

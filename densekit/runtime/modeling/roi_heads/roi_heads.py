@@ -4,7 +4,7 @@ Shapes: N images, Ri proposals and Gi ground-truth objects of image i, K foregro
 -1 is ignored. Boxes are xyxy in input-image pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -75,7 +75,7 @@ def select_proposals_with_visible_keypoints(proposals: Sequence[Instances]) -> l
     return kept
 
 
-def build_pooler(node: CfgNode, input_shape: dict[str, ShapeSpec], in_features: Sequence[str]) -> ROIPooler:
+def build_pooler(node: CfgNode, input_shape: Mapping[str, Any], in_features: Sequence[str]) -> ROIPooler:
     """The pooler that a head's config node describes, over the named feature maps."""
     return ROIPooler(
         output_size=node.POOLER_RESOLUTION,
@@ -378,12 +378,12 @@ class StandardROIHeads(ROIHeads):
         self.box_head = box_head
         self.box_predictor = box_predictor
         self.mask_on = mask_in_features is not None
-        if self.mask_on:
+        if mask_in_features is not None:
             self.mask_in_features = mask_in_features
             self.mask_pooler = mask_pooler
             self.mask_head = mask_head
         self.keypoint_on = keypoint_in_features is not None
-        if self.keypoint_on:
+        if keypoint_in_features is not None:
             self.keypoint_in_features = keypoint_in_features
             self.keypoint_pooler = keypoint_pooler
             self.keypoint_head = keypoint_head
