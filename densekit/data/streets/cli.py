@@ -33,6 +33,7 @@ def _count(text: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
+        prog="make_streets.py",
         description="Makes the built-in data set: synthetic street scenes with exact labels.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -16,7 +16,6 @@ from densekit.data.streets.world import SUPERSAMPLING, Canvas
 FIRST_THING = 40  # canvas labels from here on are instances; below, they are Cityscapes label ids of stuff
 MIN_PIXELS = 40  # an instance with fewer visible pixels is not placed,
 MIN_VISIBLE = 0.25  # nor one of which less than this share is visible
-_MAX_THINGS = 255 - FIRST_THING
 _VARIANTS = 4  # of noise squares, which are made once per process
 _ATTEMPTS = 8  # draws of a scene until something is in it
 
@@ -114,7 +113,7 @@ def settle(scene: Scene) -> Scene:
         shares = pixels / np.maximum([whole[label].sum() for label in labels], 1)
         if (pixels >= MIN_PIXELS).all() and (shares >= MIN_VISIBLE).all():
             kept.append(actor)
-    return replace(scene, actors=tuple(kept[-_MAX_THINGS // 2 :]))
+    return replace(scene, actors=tuple(kept))
 
 
 def _develop(scene: Scene, canvas: Canvas, labels: np.ndarray) -> np.ndarray:
