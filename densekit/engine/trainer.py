@@ -89,8 +89,9 @@ class Trainer(DefaultTrainer):
         except FloatingPointError as error:
             files = ", ".join(self._batches.last_files) or "unknown"
             raise FloatingPointError(
-                f"Iteration {self.iter}: {error}\nThe last batch was made of: {files}. Common causes are a learning rate that is too high "
-                "(SOLVER.BASE_LR, SOLVER.WARMUP_ITERS), no gradient clipping, or boxes without area in these images."
+                f"Iteration {self.iter}: {error}\nThe last batch was made of: {files}. Common causes are a learning "
+                "rate that is too high (SOLVER.BASE_LR, SOLVER.WARMUP_ITERS), gradients that are not clipped, or boxes "
+                "without area in these images."
             ) from error
 
     def build_hooks(self) -> list[HookBase | None]:
@@ -139,6 +140,7 @@ class Trainer(DefaultTrainer):
         Returns:
             data set -> results, or the results alone where there is one data set.
         """
+        _share_buffers(model)
         results = super().test(cfg, model, evaluators)
         if comm.is_main_process():
             named = results if len(cfg.DATASETS.TEST) > 1 else dict.fromkeys(cfg.DATASETS.TEST, results)
@@ -153,6 +155,16 @@ class Trainer(DefaultTrainer):
         evaluators = [cls.build_evaluator(cfg, name, os.path.join(folder, name)) for name in cfg.DATASETS.TEST]
         results = super().test(cfg, GeneralizedRCNNWithTTA(cfg, getattr(model, "module", model)), evaluators)
         return OrderedDict((f"{name}_TTA", value) for name, value in results.items())
+
+
+def _share_buffers(model: nn.Module) -> None:
+    """Gives all processes the buffers of the first: each has its own running averages of BatchNorm.
+
+    The checkpoint holds those of the first, and an evaluation is to judge one model, the one in the checkpoint.
+    """
+    if comm.get_world_size() > 1:
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, src=0)
 
 
 def _mapper(cfg: CfgNode, *, is_train: bool) -> Any:
