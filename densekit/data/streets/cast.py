@@ -8,12 +8,12 @@ from densekit.data.streets.world import SUPERSAMPLING, Camera
 
 # How often a kind of actor is proposed, and the least height in final pixels at which it is still worth its place.
 _PROPOSALS = (
-    ("person", 0.30, 32),
-    ("cyclist", 0.17, 34),
-    ("bicycle", 0.11, 24),
-    ("car", 0.18, 22),
-    ("truck", 0.12, 36),
-    ("bus", 0.12, 36),
+    ("person", 0.30, 38),
+    ("cyclist", 0.17, 40),
+    ("bicycle", 0.11, 28),
+    ("car", 0.18, 28),
+    ("truck", 0.12, 42),
+    ("bus", 0.12, 42),
 )
 _NEAREST = {"person": 5.0, "cyclist": 5.6, "bicycle": 5.2, "car": 7.5, "truck": 11.5, "bus": 13.0}
 _FARTHEST = 42.0
@@ -135,8 +135,8 @@ class _Cast:
         """Tries a far group of persons or a row of parked bicycles, which is one region."""
         rng = self.rng
         kind = "person" if rng.random() < 0.6 else "bicycle"
-        depth = self._depth(kind, 1.7 if kind == "person" else 1.05, 24 if kind == "person" else 17)
-        if depth is None or depth < 11 or self._on_crossing(depth) or self._on_crossing(depth + 2):
+        depth = self._depth(kind, 1.7 if kind == "person" else 1.05, 30 if kind == "person" else 22)
+        if depth is None or depth < 9.5 or self._on_crossing(depth) or self._on_crossing(depth + 2):
             return False
         x = self._pavement(depth, 0.9)
         figures = []

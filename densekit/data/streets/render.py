@@ -15,7 +15,7 @@ from densekit.data.streets.world import SUPERSAMPLING, Canvas
 
 FIRST_THING = 40  # canvas labels from here on are instances; below, they are Cityscapes label ids of stuff
 MIN_PIXELS = 40  # an instance with fewer visible pixels is not placed,
-MIN_VISIBLE = 0.25  # nor one of which less than this share is visible
+MIN_VISIBLE = 0.3  # nor one of which less than this share is visible
 _VARIANTS = 4  # of noise squares, which are made once per process
 _ATTEMPTS = 8  # draws of a scene until something is in it
 
