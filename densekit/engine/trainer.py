@@ -74,7 +74,7 @@ class Trainer(DefaultTrainer):
             source = self.checkpointer.get_checkpoint_file()
             logger.info(f"Resumed from {source}: {self.start_iter} of {self.max_iter} iterations are done.")
 
-    def train(self) -> dict[str, Any] | None:
+    def train(self) -> dict[str, Any] | None:  # type: ignore[override]
         """Trains to ``SOLVER.MAX_ITER``.
 
         Returns:

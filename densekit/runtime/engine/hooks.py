@@ -288,7 +288,7 @@ class EvalHook(HookBase):
             self._evaluate()
 
     def after_train(self) -> None:
-        # iter has reached max_iter only if no error ended the loop.
+        # An error before the last iteration leaves iter behind.
         if self._eval_after_train and self.trainer.iter + 1 >= self.trainer.max_iter:
             self._evaluate()
         self._func = None  # it holds the trainer
