@@ -17,16 +17,16 @@ class TemplateBoxHead(nn.Module):
     """Box head that looks at the mean of a region only; cheap, and blind to where things are in it."""
 
     @configurable
-    def __init__(self, *, input_shape: ShapeSpec, hidden_dim: int) -> None:
-        """Builds the head for regions of ``input_shape.channels`` channels."""
+    def __init__(self, *, in_channels: int, hidden_dim: int) -> None:
+        """Builds the head for regions of ``in_channels`` channels."""
         super().__init__()
-        self.mlp = PooledMLP(in_channels=input_shape.channels, hidden_dim=hidden_dim)
+        self.mlp = PooledMLP(in_channels=in_channels, hidden_dim=hidden_dim)
         self.output_shape = ShapeSpec(channels=hidden_dim)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         """Reads ``MODEL.TEMPLATE``; below this line nothing knows a configuration."""
-        return {"input_shape": input_shape, "hidden_dim": cfg.MODEL.TEMPLATE.HIDDEN_DIM}
+        return {"in_channels": input_shape.channels, "hidden_dim": cfg.MODEL.TEMPLATE.HIDDEN_DIM}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Maps pooled regions (N, C, H, W) to features (N, hidden_dim)."""
