@@ -24,7 +24,7 @@ def start(tiny_root: Path, out: Path, *words: str, starter: tuple[str, ...] = ()
     names = ["DATASETS.TRAIN", "('coco_2017_train',)", "DATASETS.TEST", "('coco_2017_val',)"]
     command = [sys.executable, "-W", "ignore", *starter, str(ROOT / "train_net.py")]
     command += ["--config-file", str(tiny_root / "tiny.yaml"), "OUTPUT_DIR", str(out), *names, *words]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=400)
 
 
 def predictions(folder: Path) -> list[tuple]:
