@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Tiny tensors gain nothing from more threads, and tests of several processes would fight over the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)
