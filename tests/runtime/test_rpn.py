@@ -333,3 +333,54 @@ def test_wrong_settings_are_refused():
         join([None], [])
     cfg.MODEL.PROPOSAL_GENERATOR.NAME = "PrecomputedProposals"
     assert build(cfg, {}) is None
+
+
+# --- the backward pass of the head's convolution ----------------------------------------------------------------------
+
+
+def dense_gradients(conv, x, upstream):
+    y = torch.nn.functional.conv2d(x, conv.weight, conv.bias, padding=1)
+    return torch.autograd.grad((y * upstream).sum(), [x, conv.weight, conv.bias])
+
+
+@pytest.mark.parametrize("pixels", [0, 1, 7, 400], ids=["none", "one", "few", "dense"])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_sparse_backward_equals_the_dense_one(pixels, memory_format):
+    from densekit.runtime.modeling.proposal_generator.sparse_grad import SparseGradConv2d
+
+    conv = SparseGradConv2d(5, 4)
+    x = torch.randn(2, 5, 12, 17).contiguous(memory_format=memory_format).requires_grad_()
+    # Corners and edges first: there the kernel reaches into the padding.
+    places = torch.cat((torch.tensor([0, 16, 203, 204, 407, 210, 100]), torch.randperm(408)))[:pixels]
+    upstream = torch.zeros(2 * 12 * 17, 4)
+    upstream[places] = torch.randn(len(places), 4)
+    upstream = upstream.view(2, 12, 17, 4).permute(0, 3, 1, 2)
+    found = torch.autograd.grad((conv(x) * upstream).sum(), [x, conv.weight, conv.bias])
+    for gradient, expected in zip(found, dense_gradients(conv, x, upstream)):
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_sparse_backward_of_parts_of_the_inputs():
+    from densekit.runtime.modeling.proposal_generator.sparse_grad import SparseGradConv2d
+
+    x, upstream = torch.randn(1, 3, 9, 9), torch.zeros(1, 2, 9, 9)
+    upstream[0, :, 4, 0] = 1
+    conv = SparseGradConv2d(3, 2, bias=False)
+    (conv(x) * upstream).sum().backward()
+    expected = torch.nn.functional.pad(x, (1, 1, 1, 1))[0, :, 4:7, 0:3].expand(2, 3, 3, 3)
+    torch.testing.assert_close(conv.weight.grad, expected)
+    conv.requires_grad_(False)
+    (conv(x.requires_grad_()) * upstream).sum().backward()
+    assert x.grad.abs().sum(dim=1).nonzero()[:, 1:].tolist() == [[i, j] for i in (3, 4, 5) for j in (0, 1)]
+    with torch.no_grad():
+        torch.testing.assert_close(conv(x), torch.nn.functional.conv2d(x, conv.weight, padding=1))
+
+
+def test_sparse_backward_gradcheck():
+    from densekit.runtime.modeling.proposal_generator.sparse_grad import SparseGradConv2d
+
+    conv, x = SparseGradConv2d(2, 3).double(), torch.randn(1, 2, 8, 8, dtype=torch.float64, requires_grad=True)
+    read = torch.tensor([[0, 0], [3, 5]])
+    assert torch.autograd.gradcheck(lambda v: conv(v)[0, :, read[:, 0], read[:, 1]], [x])
+    parameters = [p.detach().clone().requires_grad_() for p in (conv.weight, conv.bias)]
+    assert torch.autograd.gradcheck(lambda w, b: conv._conv_forward(x.detach(), w, b)[0, :, 3, 5], parameters)

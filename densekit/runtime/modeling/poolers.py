@@ -110,6 +110,9 @@ class ROIPooler(nn.Module):
         pooled = x[0].new_zeros((len(boxes), x[0].shape[1], *self.output_size))
         for level, (features, pooler) in enumerate(zip(x, self.level_poolers)):
             chosen = nonzero_tuple(levels == level)
+            # In training an empty level stays in the graph: data-parallel training waits for all its gradients.
+            if len(chosen[0]) == 0 and not torch.is_grad_enabled():
+                continue
             pooled.index_put_(chosen, pooler(features, boxes[chosen]))
         return pooled
 

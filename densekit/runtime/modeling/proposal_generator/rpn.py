@@ -20,6 +20,7 @@ from densekit.runtime.modeling.box_regression import Box2BoxTransform, _dense_bo
 from densekit.runtime.modeling.matcher import Matcher
 from densekit.runtime.modeling.proposal_generator.build import PROPOSAL_GENERATOR_REGISTRY
 from densekit.runtime.modeling.proposal_generator.proposal_utils import gather_rows, suppress_proposals, top_logits
+from densekit.runtime.modeling.proposal_generator.sparse_grad import SparseGradConv2d
 from densekit.runtime.modeling.sampling import subsample_labels
 from densekit.runtime.structures import Boxes, ImageList, Instances, pairwise_iou
 from densekit.runtime.utils.events import get_event_storage
@@ -76,7 +77,7 @@ class StandardRPNHead(nn.Module):
                     nn.init.zeros_(layer.bias)
 
     def _get_rpn_conv(self, in_channels: int, out_channels: int) -> Conv2d:
-        return Conv2d(in_channels, out_channels, kernel_size=3, padding=1, activation=nn.ReLU(inplace=True))
+        return SparseGradConv2d(in_channels, out_channels, activation=nn.ReLU(inplace=True))
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: list[ShapeSpec]) -> dict[str, Any]:
