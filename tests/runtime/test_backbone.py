@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from tolerances import close
+from tolerances import PARITY, close
 from torch import nn
 
 from densekit.d2._host import HOST
@@ -218,8 +218,8 @@ def test_fpn_top_block_starts_from_backbone_or_pyramid():
             found = fpn(x)
             c5 = {**fpn.bottom_up(x), **found}[source]
             p6 = fpn.top_block.p6(c5)
-            torch.testing.assert_close(found["p6"], p6)
-            torch.testing.assert_close(found["p7"], fpn.top_block.p7(F.relu(p6)))
+            torch.testing.assert_close(found["p6"], p6, **PARITY)
+            torch.testing.assert_close(found["p7"], fpn.top_block.p7(F.relu(p6)), **PARITY)
         assert fpn.output_shape()["p7"].stride == 128
 
 
@@ -279,3 +279,25 @@ def test_wrong_settings_are_refused_with_the_value():
         RuntimeFPN(backbone, ["res2"], 8, fuse_type="median")
     with pytest.raises(ValueError, match=r"\(3, 32, 32\)"):
         backbone(torch.rand(3, 32, 32))
+
+
+def test_fpn_returns_plain_layout_and_takes_any():
+    """Its convolutions may keep the channels of a pixel together; users of the maps may call ``view`` on them."""
+    fpn = tiny_fpn(top_block=LastLevelMaxPool()).eval()
+    x = torch.rand(2, 3, 64, 96)
+    with torch.no_grad():
+        plain, other = fpn(x), fpn(x.contiguous(memory_format=torch.channels_last))
+    for name, feature in plain.items():
+        torch.testing.assert_close(other[name], feature, **PARITY)
+        assert HOST == "detectron2" or feature.is_contiguous(), name
+
+
+@pytest.mark.parametrize("norm", ["GN", "BN"])
+def test_norms_that_take_statistics_see_the_plain_layout(norm):
+    """On the CPU they lose digits where the channels of a pixel lie together."""
+    fpn, seen = FPN(build_backbone(resnet_cfg(NARROW)), ["res4", "res5"], 32, norm=norm).train(), []
+    for module in fpn.modules():
+        if isinstance(module, nn.GroupNorm | nn.BatchNorm2d):
+            module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].is_contiguous()))
+    fpn(torch.rand(2, 3, 64, 64))
+    assert len(seen) == 4 and all(seen)

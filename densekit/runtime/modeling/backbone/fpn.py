@@ -4,14 +4,16 @@ import itertools
 import math
 from typing import Protocol
 
+import torch
 import torch.nn.functional as F
 from fvcore.nn import weight_init
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from densekit.runtime.config import CfgNode
 from densekit.runtime.layers import Conv2d, ShapeSpec, get_norm
 from densekit.runtime.modeling.backbone.backbone import BACKBONE_REGISTRY, Backbone, known_stride
-from densekit.runtime.modeling.backbone.resnet import build_resnet_backbone
+from densekit.runtime.modeling.backbone.resnet import ResNet, build_resnet_backbone
 
 
 class TopBlock(Protocol):
@@ -106,6 +108,8 @@ class FPN(Backbone):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Returns the pyramid for images (N, C, H, W) whose sides are multiples of ``size_divisibility``."""
+        if pixelwise := self._runs_pixelwise(x):
+            x = x.contiguous(memory_format=torch.channels_last)
         bottom_up = self.bottom_up(x)
         outputs: dict[str, Tensor] = {}
         merged: Tensor | None = None
@@ -123,7 +127,18 @@ class FPN(Backbone):
             start = self.top_block.in_feature
             top = self.top_block(bottom_up[start] if start in bottom_up else outputs[start])
             outputs.update(zip(self._out_features[len(self._levels) :], top))
+        if pixelwise:
+            outputs = {name: feature.contiguous() for name, feature in outputs.items()}
         return {name: outputs[name] for name in self._out_features}
+
+    def _runs_pixelwise(self, x: Tensor) -> bool:
+        """Whether to keep all channels of a pixel together, inside of this module.
+
+        So the CPU's convolutions need no conversions between them. Norms that take statistics lose digits that way.
+        """
+        if x.device.type != "cpu" or not isinstance(self.bottom_up, ResNet):
+            return False
+        return not any(isinstance(module, nn.GroupNorm | _BatchNorm) for module in self.modules())
 
 
 class LastLevelMaxPool(nn.Module):

@@ -258,9 +258,6 @@ class ResNet(Backbone):
         """
         if x.dim() != 4:
             raise ValueError(f"ResNet takes images of shape (N, C, H, W), got {tuple(x.shape)}.")
-        if x.device.type == "cpu":
-            # Pixel by pixel: the layout in which the CPU's convolutions need no conversion of their maps.
-            x = x.contiguous(memory_format=torch.channels_last)
         outputs = {}
         x = self.stem(x)
         if "stem" in self._out_features:

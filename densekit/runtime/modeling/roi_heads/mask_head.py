@@ -150,6 +150,7 @@ class MaskRCNNConvUpsampleHead(BaseMaskRCNNHead, nn.Sequential):  # type: ignore
             raise ValueError(
                 "conv_dims of a mask head is empty: it needs the channels of the upsampling layer at least"
             )
+        self._has_norm = bool(conv_norm)
         channels: Any = input_shape.channels
         for i, width in enumerate(conv_dims[:-1], start=1):
             conv = Conv2d(
@@ -183,6 +184,9 @@ class MaskRCNNConvUpsampleHead(BaseMaskRCNNHead, nn.Sequential):  # type: ignore
         }
 
     def layers(self, x: torch.Tensor) -> torch.Tensor:
+        if x.device.type == "cpu" and not self._has_norm:
+            # So the CPU's convolutions need no conversions between them. Norms with statistics lose digits that way.
+            x = x.contiguous(memory_format=torch.channels_last)
         for layer in self:
             x = layer(x)
         return x
