@@ -9,7 +9,8 @@ import pytest
 import torch
 
 # Tiny tensors gain nothing from more threads, and tests of several processes would fight over the cores.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 
 
 @pytest.fixture(autouse=True)
