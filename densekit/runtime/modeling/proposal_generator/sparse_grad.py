@@ -31,8 +31,8 @@ class SparseGradConv2d(Conv2d):
         super().__init__(in_channels, out_channels, kernel_size=3, padding=1, **options)
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        plain = torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or not torch.is_grad_enabled()
-        if plain or x.device.type != "cpu":
+        learns = self.training and torch.is_grad_enabled() and x.device.type == "cpu"
+        if not learns or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
             return super()._conv_forward(x, weight, bias)
         return _SparseGradConv.apply(x, weight, bias)
 
