@@ -18,11 +18,10 @@ import pycocotools.mask as mask_util
 
 from densekit.d2.data import DatasetCatalog, Metadata, MetadataCatalog
 from densekit.d2.structures import BoxMode
+from densekit.d2.utils.logger import log_first_n
 from densekit.data.coco_json import CocoFile, drop_unusable, read_coco_file
 
 __all__ = ["load_coco_json", "register_coco_instances"]
-
-logger = logging.getLogger(__name__)
 
 _COPIED = ("id", "iscrowd", "bbox", "category_id")
 
@@ -70,7 +69,8 @@ def load_coco_json(
             by_image[annotation["image_id"]].append(converted)
     _report(path, left_out)
     root = os.fspath(image_root)
-    logger.info("%s: %d images, %d annotations.", path, len(file.images), sum(map(len, by_image.values())))
+    summary = f"{path}: {len(file.images)} images, {sum(map(len, by_image.values()))} annotations."
+    log_first_n(logging.INFO, summary, key="message")  # a run reads its files for the checks and again for its loaders
     return [
         {
             "file_name": os.path.join(root, image["file_name"]),
@@ -159,11 +159,14 @@ class _Converter:
 
 
 def _report(path: str, left_out: dict[str, list[Any]]) -> None:
-    """Logs one warning about everything that was left out."""
+    """Logs one warning about everything that was left out, once in a run."""
     if left_out:
-        parts = [f"{len(ids)} {what} (ids {', '.join(map(str, ids[:5]))}{', ...' * (len(ids) > 5)})"
-                 for what, ids in left_out.items()]  # fmt: skip
-        logger.warning("%s: left out as useless for training: %s.", path, "; ".join(parts))
+        parts = [f"{len(ids)} {what} (ids {_first_few(ids)})" for what, ids in left_out.items()]
+        log_first_n(logging.WARNING, f"{path}: left out as useless for training: {'; '.join(parts)}.", key="message")
+
+
+def _first_few(ids: list[Any]) -> str:
+    return ", ".join(map(str, ids[:5])) + (", ..." if len(ids) > 5 else "")
 
 
 def _enter_metadata(file: CocoFile, name: str, numbers: dict[Any, int]) -> None:

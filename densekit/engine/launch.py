@@ -15,6 +15,9 @@ from densekit.d2.engine import launch as spawn
 from densekit.d2.utils import comm
 from densekit.engine.errors import user_errors
 
+# SLURM_MAX_NORMAL_STEP_ID of slurm.h; the numbers above are those of batch scripts, interactive shells and the like.
+_LAST_SLURM_STEP = 0xFFFFFFF0
+
 
 @dataclass(frozen=True)
 class Place:
@@ -40,12 +43,22 @@ def place_from_environment(env: Mapping[str, str]) -> Place | None:
         return Place(
             "torchrun", int(env["RANK"]), world, int(env["LOCAL_RANK"]), int(env.get("LOCAL_WORLD_SIZE", world))
         )
-    if "SLURM_PROCID" in env and int(env.get("SLURM_NTASKS", "1")) > 1:
-        world, machines = int(env["SLURM_NTASKS"]), int(env.get("SLURM_NNODES", "1"))
+    if _is_srun_step(env) and int(env["SLURM_STEP_NUM_TASKS"]) > 1:
+        world, machines = int(env["SLURM_STEP_NUM_TASKS"]), int(env.get("SLURM_STEP_NUM_NODES", "1"))
         if world % machines:
             raise ValueError(f"SLURM gives {world} tasks to {machines} machines; every machine needs the same number.")
         return Place("SLURM", int(env["SLURM_PROCID"]), world, int(env.get("SLURM_LOCALID", "0")), world // machines)
     return None
+
+
+def _is_srun_step(env: Mapping[str, str]) -> bool:
+    """Whether this process is a task of ``srun``.
+
+    A batch script has SLURM_PROCID and SLURM_NTASKS too, though it runs once whatever number of tasks is allocated.
+    """
+    step = env.get("SLURM_STEP_ID", "")
+    is_normal = step.isdigit() and int(step) <= _LAST_SLURM_STEP
+    return is_normal and {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS"} <= env.keys()
 
 
 def launch(main: Callable[[Namespace], Any], args: Namespace, device: str) -> None:

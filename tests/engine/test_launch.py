@@ -81,12 +81,21 @@ def test_a_fault_in_a_worker_shows_its_own_traceback():
 def test_place_under_torchrun_and_slurm():
     torchrun = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
     assert place_from_environment(torchrun) == Place("torchrun", 5, 8, 1, 4)
-    slurm = {"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1", "SLURM_NNODES": "2"}
+    slurm = {"SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_STEP_ID": "0"}
+    slurm |= {"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "2"}
     assert place_from_environment(slurm) == Place("SLURM", 3, 4, 1, 2)
-    assert place_from_environment({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}) is None
+    assert place_from_environment(slurm | {"SLURM_STEP_NUM_TASKS": "1"}) is None
     assert place_from_environment({"RANK": "0"}) is None
     with pytest.raises(ValueError, match="4 tasks to 3 machines"):
-        place_from_environment(slurm | {"SLURM_NNODES": "3"})
+        place_from_environment(slurm | {"SLURM_STEP_NUM_NODES": "3"})
+
+
+@pytest.mark.parametrize("step", [None, "4294967291", "4294967290", "batch"])
+def test_plain_python_in_a_batch_script_or_an_interactive_shell_is_no_srun_task(step):
+    env = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "8", "SLURM_NNODES": "2"}
+    if step is not None:
+        env |= {"SLURM_STEP_ID": step, "SLURM_STEP_NUM_TASKS": "8"}
+    assert place_from_environment(env) is None
 
 
 @pytest.mark.parametrize(

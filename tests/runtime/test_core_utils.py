@@ -33,13 +33,15 @@ def test_log_goes_to_screen_and_file_once(tmp_path, capsys, name):
     for _ in range(3):
         setup_logger(str(tmp_path / "out"), name=name, abbrev_name="dk")
     logging.getLogger(name + ".engine").warning("be %s", "careful")
-    logging.getLogger(name).debug("plain")
+    logging.getLogger(name).info("plain")
+    logging.getLogger(name).debug("a page of details")
     screen = capsys.readouterr().out.splitlines()
     assert len(screen) == 2
     assert screen[0].startswith("WARNING [") and screen[0].endswith(" dk.engine]: be careful")
     assert screen[1].endswith(" dk]: plain") and "\033" not in "".join(screen)
     written = (tmp_path / "out" / "log.txt").read_text().splitlines()
-    assert len(written) == 2 and written[0].endswith(f"{name}.engine WARNING: be careful")
+    assert len(written) == 3 and written[0].endswith(f"{name}.engine WARNING: be careful")
+    assert written[2].endswith(f"{name} DEBUG: a page of details")
 
 
 def test_other_ranks_write_their_own_file_only(tmp_path, capsys, name):

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from densekit.d2 import HOST
 from densekit.d2.utils.events import (
     CommonMetricPrinter,
     EventStorage,
@@ -174,13 +173,3 @@ def test_tensorboard_gets_scalars_pictures_and_histograms_once(tmp_path):
 def test_tensorboard_file_is_made_at_the_first_write(tmp_path):
     TensorboardXWriter(str(tmp_path / "runs")).close()
     assert not (tmp_path / "runs").exists()
-
-
-@pytest.mark.skipif(HOST != "builtin", reason="about the runtime's own storage")
-def test_clearing_forgets_what_waits():
-    storage = EventStorage()
-    storage.put_image("picture", torch.zeros(3, 2, 2))
-    storage.put_histogram("values", torch.arange(4))
-    storage.clear_images()
-    storage.clear_histograms()
-    assert storage.take_images() == [] and storage.take_histograms() == []

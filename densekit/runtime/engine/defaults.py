@@ -56,12 +56,13 @@ def default_setup(cfg: CfgNode, args: Any) -> None:
         PathManager.mkdirs(output_dir)
     setup_logger(output_dir, distributed_rank=rank, name="fvcore")
     logger = setup_logger(output_dir, distributed_rank=rank)
-    logger.info(f"Rank of current process: {rank}. World size: {comm.get_world_size()}")
-    logger.info("Environment info:\n" + _environment())
-    logger.info(f"Command line arguments: {args}")
+    # Pages of text go to the log file alone: on the screen they would bury what a user has to see.
+    logger.debug(f"Rank of current process: {rank}. World size: {comm.get_world_size()}")
+    logger.debug("Environment info:\n" + _environment())
+    logger.debug(f"Command line arguments: {args}")
     if config_file := getattr(args, "config_file", ""):
         with PathManager.open(config_file, "r") as file:
-            logger.info(f"Contents of {config_file}:\n{file.read()}")
+            logger.debug(f"Contents of {config_file}:\n{file.read()}")
     if comm.is_main_process() and output_dir:
         path = os.path.join(output_dir, "config.yaml")
         with atomic_write(path) as file:

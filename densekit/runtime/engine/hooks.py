@@ -1,9 +1,8 @@
-"""The usual hooks: time, learning rate, checkpoints, evaluation, exact batch statistics, writers, profiler."""
+"""The usual hooks: time, learning rate, checkpoints, evaluation, exact batch statistics, writers."""
 
 import datetime
 import logging
 import math
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -32,7 +31,6 @@ __all__ = [
     "PeriodicCheckpointer",
     "PeriodicWriter",
     "PreciseBN",
-    "TorchProfiler",
 ]
 
 Callback = Callable[[Any], None]
@@ -336,54 +334,3 @@ class PreciseBN(HookBase):
         logging.getLogger(__name__).info(f"Averaging batch statistics over {self._num_iter} batches")
         with EventStorage():
             update_bn_stats(self._model, self._batches, self._num_iter)
-
-
-class TorchProfiler(HookBase):
-    """Profiles the iterations that a predicate chooses, for chrome://tracing or TensorBoard.
-
-    Args:
-        enable_predicate: takes the trainer, says whether to profile the coming iteration.
-        output_dir: traces go to ``<output_dir>/log`` for TensorBoard, or to ``<output_dir>`` as JSON.
-        activities: as in ``torch.profiler.profile``.
-        save_tensorboard: which of the two.
-    """
-
-    def __init__(
-        self,
-        enable_predicate: Callable[[Any], bool],
-        output_dir: str,
-        *,
-        activities: Iterable[Any] | None = None,
-        save_tensorboard: bool = True,
-    ) -> None:
-        self._enable_predicate = enable_predicate
-        self._output_dir = output_dir
-        self._activities = activities
-        self._save_tensorboard = save_tensorboard
-        self._profiler: Any = None
-
-    def before_step(self) -> None:
-        if not self._enable_predicate(self.trainer):
-            return
-        folder = os.path.join(self._output_dir, "log", f"profiler-tensorboard-iter{self.trainer.iter}")
-        handler = torch.profiler.tensorboard_trace_handler(folder, f"worker{comm.get_rank()}")
-        self._profiler = torch.profiler.profile(
-            activities=self._activities,
-            on_trace_ready=handler if self._save_tensorboard else None,
-            record_shapes=True,
-            profile_memory=True,
-            with_stack=True,
-            with_flops=True,
-        )
-        self._profiler.__enter__()
-
-    def after_step(self) -> None:
-        if self._profiler is None:
-            return
-        self._profiler.__exit__(None, None, None)
-        if not self._save_tensorboard:
-            os.makedirs(self._output_dir, exist_ok=True)
-            self._profiler.export_chrome_trace(
-                os.path.join(self._output_dir, f"profiler-trace-iter{self.trainer.iter}.json")
-            )
-        self._profiler = None

@@ -92,7 +92,8 @@ class TrainerBase:
                 # Only a loop that ran to its end counts as max_iter iterations; hooks tell success by it.
                 self.iter += 1
             except Exception:
-                logger.exception(f"Training stopped at iteration {self.iter}:")
+                # For the log file: on the screen it would stand twice, as whoever catches the error shows it.
+                logger.debug(f"Training stopped at iteration {self.iter}:", exc_info=True)
                 raise
             finally:
                 self.after_train()

@@ -149,7 +149,7 @@ class DefaultTrainer(TrainerBase):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         model = build_model(cfg)
-        logging.getLogger(__name__).info(f"Model:\n{model}")
+        logging.getLogger(__name__).debug(f"Model:\n{model}")
         return model
 
     @classmethod

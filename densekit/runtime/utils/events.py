@@ -185,14 +185,6 @@ class EventStorage:
         taken, self._raw_histograms = self._raw_histograms, []
         return taken
 
-    def clear_images(self) -> None:
-        """Forgets the waiting pictures."""
-        self.take_images()
-
-    def clear_histograms(self) -> None:
-        """Forgets the waiting histograms."""
-        self.take_histograms()
-
     # Time
 
     @property

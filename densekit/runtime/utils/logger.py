@@ -1,4 +1,4 @@
-"""Logging: one stream of messages on the screen of the main process, and a file for each process."""
+"""Logging: messages on the screen of the main process, and a file for each process, which also gets the details."""
 
 import logging
 import os
@@ -29,6 +29,8 @@ def setup_logger(
     configure_stdout: bool = True,
 ) -> logging.Logger:
     """Sends the messages of a logger to the screen and to a file; calling it again adds nothing twice.
+
+    The file gets all of them, the screen those from INFO upwards.
 
     Args:
         output: A folder, which gets ``log.txt``, or a file ending in ``.txt`` or ``.log``; ``None`` for no file. Ranks
@@ -61,6 +63,7 @@ def _add_screen(logger: logging.Logger, color: bool, name: str, shown_name: str)
     screen.setFormatter(_ScreenFormatter(color and sys.stdout.isatty(), name, shown_name))
     if not screens:
         screen.name = "screen"
+        screen.setLevel(logging.INFO)
         logger.addHandler(screen)
 
 
