@@ -35,6 +35,21 @@ class CNNBlockBase(nn.Module):
         return self
 
 
+def conv3x3_norm_relu(in_channels: int | None, out_channels: int, norm: Norm) -> Conv2d:
+    """The layer of most heads: 3 x 3 convolution (with a bias if there is no norm), norm, ReLU; He-initialised."""
+    conv = Conv2d(
+        in_channels,
+        out_channels,
+        kernel_size=3,
+        padding=1,
+        bias=not norm,
+        norm=get_norm(norm, out_channels),
+        activation=nn.ReLU(inplace=True),
+    )
+    weight_init.c2_msra_fill(conv)
+    return conv
+
+
 class DepthwiseSeparableConv2d(nn.Module):
     """A depthwise k x k convolution, then a pointwise one (Xception, arXiv:1610.02357)."""
 

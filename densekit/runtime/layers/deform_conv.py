@@ -16,57 +16,7 @@ from densekit.runtime.layers.norm import fold_norm
 class _DeformConvBase(nn.Module):
     """Parameters and arithmetic of both versions."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int],
-        padding: int | tuple[int, int],
-        dilation: int | tuple[int, int],
-        groups: int,
-        deformable_groups: int,
-        norm: nn.Module | None,
-        activation: Activation | None,
-    ) -> None:
-        super().__init__()
-        if in_channels % groups or out_channels % groups:
-            raise ValueError(
-                f"{in_channels} input and {out_channels} output channels do not split into {groups} groups."
-            )
-        if in_channels % deformable_groups:
-            raise ValueError(f"{in_channels} input channels do not split into {deformable_groups} deformable groups.")
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.kernel_size = _pair(kernel_size)
-        self.stride = _pair(stride)
-        self.padding = _pair(padding)
-        self.dilation = _pair(dilation)
-        self.groups = groups
-        self.deformable_groups = deformable_groups
-        self.norm = norm
-        self.activation = activation
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *self.kernel_size))
-        nn.init.kaiming_uniform_(self.weight, nonlinearity="relu")
-
-    def _convolve(
-        self, x: torch.Tensor, offset: torch.Tensor, mask: torch.Tensor | None, bias: torch.Tensor | None
-    ) -> torch.Tensor:
-        folded = fold_norm(self.weight, bias, self.norm)
-        weight, bias = folded or (self.weight, bias)
-        x = deform_conv2d(x, offset, weight, bias, self.stride, self.padding, self.dilation, mask)
-        return finish(x, None if folded else self.norm, self.activation)
-
-    def extra_repr(self) -> str:
-        return (
-            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
-            f"padding={self.padding}, dilation={self.dilation}, groups={self.groups}, "
-            f"deformable_groups={self.deformable_groups}"
-        )
-
-
-class DeformConv(_DeformConvBase):
-    """A convolution whose taps move by predicted offsets."""
+    _may_have_bias: bool
 
     def __init__(
         self,
@@ -78,7 +28,7 @@ class DeformConv(_DeformConvBase):
         dilation: int | tuple[int, int] = 1,
         groups: int = 1,
         deformable_groups: int = 1,
-        bias: bool = False,
+        bias: bool | None = None,
         norm: nn.Module | None = None,
         activation: Activation | None = None,
     ) -> None:
@@ -93,28 +43,55 @@ class DeformConv(_DeformConvBase):
             dilation: Likewise.
             groups: Likewise.
             deformable_groups: Groups of input channels with offsets of their own.
-            bias: Must be False: version 1 has none.
+            bias: Version 1 has none; version 2 has one unless this is False.
             norm: Module on the output.
             activation: Function or module on the normalised output.
 
         Raises:
-            ValueError: A bias is asked for, or channels do not split into groups.
+            ValueError: Version 1 shall have a bias, or channels do not split into groups.
         """
-        if bias:
+        super().__init__()
+        if in_channels % groups or out_channels % groups:
+            raise ValueError(
+                f"{in_channels} input and {out_channels} output channels do not split into {groups} groups."
+            )
+        if in_channels % deformable_groups:
+            raise ValueError(f"{in_channels} input channels do not split into {deformable_groups} deformable groups.")
+        if bias and not self._may_have_bias:
             raise ValueError("DeformConv has no bias; use ModulatedDeformConv or a norm.")
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            deformable_groups,
-            norm,
-            activation,
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.kernel_size = _pair(kernel_size)
+        self.stride = _pair(stride)
+        self.padding = _pair(padding)
+        self.dilation = _pair(dilation)
+        self.groups = groups
+        self.deformable_groups = deformable_groups
+        self.norm = norm
+        self.activation = activation
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *self.kernel_size))
+        nn.init.kaiming_uniform_(self.weight, nonlinearity="relu")
+        has_bias = self._may_have_bias if bias is None else bias
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if has_bias else None
+
+    def _convolve(self, x: torch.Tensor, offset: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        folded = fold_norm(self.weight, self.bias, self.norm)
+        weight, bias = folded or (self.weight, self.bias)
+        x = deform_conv2d(x, offset, weight, bias, self.stride, self.padding, self.dilation, mask)
+        return finish(x, None if folded else self.norm, self.activation)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
+            f"padding={self.padding}, dilation={self.dilation}, groups={self.groups}, "
+            f"deformable_groups={self.deformable_groups}"
         )
-        self.bias = None
+
+
+class DeformConv(_DeformConvBase):
+    """A convolution whose taps move by predicted offsets."""
+
+    _may_have_bias = False
 
     def forward(self, x: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
         """Convolves.
@@ -123,47 +100,20 @@ class DeformConv(_DeformConvBase):
             x: (N, C, H, W).
             offset: (N, 2 * deformable_groups * taps, H', W') shifts of each tap in input pixels, (y, x) in turn.
         """
-        return self._convolve(x, offset, None, None)
+        return self._convolve(x, offset, None)
 
 
 class ModulatedDeformConv(_DeformConvBase):
     """Version 2: the taps are also weighted by a predicted mask."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] = 0,
-        dilation: int | tuple[int, int] = 1,
-        groups: int = 1,
-        deformable_groups: int = 1,
-        bias: bool = True,
-        norm: nn.Module | None = None,
-        activation: Activation | None = None,
-    ) -> None:
-        """Takes the arguments of ``DeformConv``; ``bias`` is a real choice here."""
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            deformable_groups,
-            norm,
-            activation,
-        )
-        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+    _may_have_bias = True
 
     def forward(self, x: torch.Tensor, offset: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Convolves.
 
         Args:
             x: (N, C, H, W).
-            offset: (N, 2 * deformable_groups * taps, H', W') shifts of each tap in input pixels, (y, x) in turn.
+            offset: As of :class:`DeformConv`.
             mask: (N, deformable_groups * taps, H', W') weight of each tap, usually in 0 .. 1.
         """
-        return self._convolve(x, offset, mask, self.bias)
+        return self._convolve(x, offset, mask)

@@ -18,6 +18,7 @@ from densekit.runtime.structures import Boxes
 _DEFAULT_SCALE_CLAMP = math.log(1000.0 / 16)
 
 _IOU_LOSSES = {"giou": giou_loss, "diou": diou_loss, "ciou": ciou_loss}
+BOX_LOSSES = ("smooth_l1", *_IOU_LOSSES)
 
 
 class Box2BoxTransform:
@@ -112,6 +113,34 @@ def _refuse_empty(boxes: Tensor) -> None:
         raise ValueError(f"Source box {bad}, {boxes[bad].tolist()}, has no width; remove empty boxes first.")
 
 
+def box_loss(
+    transform: Box2BoxTransform | Box2BoxTransformLinear,
+    deltas: Tensor,
+    source: Tensor,
+    target: Tensor,
+    kind: str,
+    smooth_l1_beta: float = 0.0,
+) -> Tensor:
+    """Sum of a box loss.
+
+    Args:
+        transform: Meaning of the deltas.
+        deltas: (R, 4), predicted.
+        source: (R, 4) boxes that the deltas refine.
+        target: (R, 4) boxes that they should lead to.
+        kind: ``smooth_l1`` on the deltas, or ``giou``, ``diou``, ``ciou`` on the decoded boxes.
+        smooth_l1_beta: Where smooth L1 turns from square to linear; 0 is plain L1.
+
+    Raises:
+        ValueError: The kind is unknown.
+    """
+    if kind == "smooth_l1":
+        return smooth_l1_loss(deltas, transform.get_deltas(source, target), smooth_l1_beta, reduction="sum")
+    if kind not in _IOU_LOSSES:
+        raise ValueError(f"BBOX_REG_LOSS_TYPE={kind!r} is not one of {', '.join(BOX_LOSSES)}.")
+    return _IOU_LOSSES[kind](transform.apply_deltas(deltas, source), target, reduction="sum")
+
+
 def _dense_box_regression_loss(
     anchors: Sequence[Boxes | Tensor],
     box2box_transform: Box2BoxTransform | Box2BoxTransformLinear,
@@ -129,21 +158,12 @@ def _dense_box_regression_loss(
         pred_anchor_deltas: Per level (N, Hi * Wi * A, 4).
         gt_boxes: Per image (R, 4), the box that each anchor is matched with; read at positives only.
         fg_mask: (N, R) positives.
-        box_reg_loss_type: ``smooth_l1`` on the deltas, or ``giou``, ``diou``, ``ciou`` on the decoded boxes.
-        smooth_l1_beta: Where smooth L1 turns from square to linear; 0 is plain L1.
-
-    Raises:
-        ValueError: The loss type is unknown.
+        box_reg_loss_type: See :func:`box_loss`.
+        smooth_l1_beta: Likewise.
     """
     # Only the positives (some hundreds of a quarter of a million anchors) are encoded or decoded.
     deltas = cat(pred_anchor_deltas, dim=1)[fg_mask]
     targets = torch.stack(gt_boxes)[fg_mask]
     all_anchors = cat([level.tensor if isinstance(level, Boxes) else level for level in anchors])
     positive_anchors = all_anchors.expand(len(fg_mask), -1, -1)[fg_mask]
-    if box_reg_loss_type == "smooth_l1":
-        gt_deltas = box2box_transform.get_deltas(positive_anchors, targets)
-        return smooth_l1_loss(deltas, gt_deltas, beta=smooth_l1_beta, reduction="sum")
-    if box_reg_loss_type in _IOU_LOSSES:
-        boxes = box2box_transform.apply_deltas(deltas, positive_anchors)
-        return _IOU_LOSSES[box_reg_loss_type](boxes, targets, reduction="sum")
-    raise ValueError(f"Box loss {box_reg_loss_type!r} is not one of smooth_l1, {', '.join(_IOU_LOSSES)}.")
+    return box_loss(box2box_transform, deltas, positive_anchors, targets, box_reg_loss_type, smooth_l1_beta)

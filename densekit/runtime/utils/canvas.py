@@ -150,7 +150,7 @@ class VisImage:
         x, y, width, height = cv2.boundingRect(mask)
         self.blend(mask[y : y + height, x : x + width], color, alpha, (x, y))
 
-    def outline(self, mask: np.ndarray, color: Color, thickness: int, alpha: float = 1.0) -> None:
+    def outline(self, mask: np.ndarray, color: Color, thickness: int) -> None:
         """Draws the contours of a canvas mask, holes included."""
         x, y, width, height = cv2.boundingRect(mask)
         if width == 0:
@@ -160,14 +160,14 @@ class VisImage:
         contours, _ = cv2.findContours(inside, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
         coverage = np.zeros_like(inside)
         cv2.drawContours(coverage, contours, -1, (255,), thickness, cv2.LINE_AA)
-        self.blend(coverage, color, alpha, (x - pad, y - pad))
+        self.blend(coverage, color, corner=(x - pad, y - pad))
 
-    def lines(self, points: np.ndarray, color: Color, thickness: int, alpha: float = 1.0, closed: bool = False) -> None:
+    def lines(self, points: np.ndarray, color: Color, thickness: int, alpha: float = 1.0) -> None:
         """Draws a line through (n, 2) points in image pixels, blunt where it ends."""
         corner, size = self._frame(points, thickness)
         coverage = np.zeros(size[::-1], np.uint8)
         fixed = self._fixed_point(points, corner)
-        cv2.polylines(coverage, [fixed], closed, (255,), thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
+        cv2.polylines(coverage, [fixed], False, (255,), thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
         self.blend(coverage, color, alpha, corner)
 
     def rectangle(self, box: Sequence[float], color: Color, thickness: int, alpha: float = 1.0) -> None:
@@ -178,7 +178,7 @@ class VisImage:
         coverage[thickness : y1 - y0, thickness : x1 - x0] = 0
         self.blend(coverage, color, alpha, (x0 - thickness // 2, y0 - thickness // 2))
 
-    def disc(self, center: Sequence[float], radius: float, color: Color, alpha: float = 1.0) -> None:
+    def disc(self, center: Sequence[float], radius: float, color: Color) -> None:
         """Draws a filled circle around a point in image pixels; the radius is in canvas pixels."""
         points = np.asarray(center, dtype=np.float64).reshape(1, 2)
         corner, size = self._frame(points, 2 * round(radius) + 2)
@@ -186,7 +186,7 @@ class VisImage:
         ((x, y),) = self._fixed_point(points, corner).tolist()
         inner = max(radius - 0.5, 0)  # OpenCV's antialiased border lies outside
         cv2.circle(coverage, (x, y), round(inner * 2**_SUBPIXEL_BITS), (255,), -1, cv2.LINE_AA, _SUBPIXEL_BITS)
-        self.blend(coverage, color, alpha, corner)
+        self.blend(coverage, color, corner=corner)
 
     def label(self, text: str, corner: tuple[int, int], size: int, color: Color, background: Color) -> None:
         """Writes text on a plate whose top left corner is a canvas pixel; see ``label_size``."""
@@ -207,7 +207,7 @@ class VisImage:
         span = np.maximum(high - low, 1)
         return (int(low[0]), int(low[1])), (int(span[0]), int(span[1]))
 
-    def _fixed_point(self, points: np.ndarray, corner: tuple[int, int] = (0, 0)) -> np.ndarray:
+    def _fixed_point(self, points: np.ndarray, corner: tuple[int, int]) -> np.ndarray:
         """Image points for OpenCV, whose whole numbers are pixel centres."""
         return np.rint((points * self.scale - 0.5 - np.array(corner)) * 2**_SUBPIXEL_BITS).astype(np.int32)
 

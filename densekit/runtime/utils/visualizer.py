@@ -126,19 +126,12 @@ class Visualizer:
             alpha: Opacity.
         """
         values = np.asarray(sem_seg)
-        names, colors = self._meta("stuff_classes"), self._meta("stuff_colors")
+        names = self._meta("stuff_classes")
         labels, areas = np.unique(values, return_counts=True)
         for label in labels[np.argsort(-areas)].tolist():
             if label < 0 or label == self._meta("ignore_label") or (names and label >= len(names)):
                 continue
-            self.draw_binary_mask(
-                values == label,
-                color=_class_color(label, colors),
-                edge_color=_OFF_WHITE,
-                text=names[label] if names else str(label),
-                alpha=alpha,
-                area_threshold=area_threshold,
-            )
+            self._draw_stuff(values == label, label, alpha, area_threshold)
         return self.output
 
     def draw_panoptic_seg(
@@ -163,18 +156,9 @@ class Visualizer:
         present = set(np.unique(ids).tolist())
         segments = [info for info in segments_info if info["id"] in present]
         things = [info for info in segments if info["isthing"]]
-        names, colors = self._meta("stuff_classes"), self._meta("stuff_colors")
         for info in segments:
             if not info["isthing"]:
-                label = info["category_id"]
-                self.draw_binary_mask(
-                    ids == info["id"],
-                    color=_class_color(label, colors),
-                    edge_color=_OFF_WHITE,
-                    text=names[label] if names else str(label),
-                    alpha=alpha,
-                    area_threshold=area_threshold,
-                )
+                self._draw_stuff(ids == info["id"], info["category_id"], alpha, area_threshold)
         classes = [info["category_id"] for info in things]
         scores = [info["score"] for info in things] if all("score" in info for info in things) else None
         crowd = [bool(info.get("iscrowd", 0)) for info in things]
@@ -351,6 +335,17 @@ class Visualizer:
             width, height = label_size(text, self._font_size)
             self._put_label(text, (x - width // 2, y - height // 2), color, self._font_size)
         return self.output
+
+    def _draw_stuff(self, mask: np.ndarray, label: int, alpha: float, area_threshold: float | None) -> None:
+        names = self._meta("stuff_classes")
+        self.draw_binary_mask(
+            mask,
+            color=_class_color(label, self._meta("stuff_colors")),
+            edge_color=_OFF_WHITE,
+            text=names[label] if names else str(label),
+            alpha=alpha,
+            area_threshold=area_threshold,
+        )
 
     # ----- colours, names, places
 

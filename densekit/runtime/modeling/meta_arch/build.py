@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from densekit.runtime.config import CfgNode
-from densekit.runtime.modeling.backbone import Backbone
-from densekit.runtime.structures import ImageList
+from densekit.runtime.modeling.backbone import Backbone, build_backbone
+from densekit.runtime.structures import ImageList, Instances
 from densekit.runtime.utils.registry import Registry
 
 META_ARCH_REGISTRY = Registry("META_ARCH")
@@ -45,6 +45,14 @@ class ImageModel(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        return {
+            "backbone": build_backbone(cfg),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+        }
+
     @property
     def device(self) -> torch.device:
         """Where the model is."""
@@ -56,6 +64,12 @@ class ImageModel(nn.Module):
         return ImageList.from_tensors(
             images, self.backbone.size_divisibility, padding_constraints=self.backbone.padding_constraints
         )
+
+    def _gt_instances(self, batched_inputs: list[dict[str, Any]]) -> list[Instances] | None:
+        """The ground truth of each input on the model's device; None if the inputs bring none."""
+        if "instances" not in batched_inputs[0]:
+            return None
+        return [item["instances"].to(self.device) for item in batched_inputs]
 
     def _batch_sem_seg(self, batched_inputs: list[dict[str, Any]], ignore_value: int) -> Tensor:
         """Pads and batches the ``sem_seg`` labels (H, W) of each input as the images: (N, H, W)."""

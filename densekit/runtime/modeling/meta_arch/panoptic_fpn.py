@@ -83,7 +83,7 @@ class PanopticFPN(GeneralizedRCNN):
         features = self.backbone(images.tensor)
         gt_sem_seg = self._batch_sem_seg(batched_inputs, self.sem_seg_head.ignore_value)
         _, sem_seg_losses = self.sem_seg_head(features, gt_sem_seg)
-        gt_instances = [item["instances"].to(self.device) for item in batched_inputs]
+        gt_instances = self._gt_instances(batched_inputs)
         proposals, proposal_losses = self._propose(batched_inputs, images, features, gt_instances)
         _, detector_losses = self.roi_heads(images, features, proposals, gt_instances)
         return {**sem_seg_losses, **proposal_losses, **detector_losses}

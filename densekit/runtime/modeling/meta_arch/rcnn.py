@@ -1,13 +1,11 @@
 """Two-stage detectors: "Faster R-CNN" (arXiv:1506.01497) and what grew from it, and the first stage by itself."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
 from densekit.runtime.config import CfgNode, configurable
-from densekit.runtime.modeling.backbone import Backbone, build_backbone
 from densekit.runtime.modeling.meta_arch.build import META_ARCH_REGISTRY, ImageModel, output_size
 from densekit.runtime.modeling.postprocessing import detector_postprocess
 from densekit.runtime.modeling.proposal_generator import build_proposal_generator
@@ -21,13 +19,11 @@ class GeneralizedRCNN(ImageModel):
     """Features of the image, proposals, and predictions for each proposal.
 
     Args:
-        backbone: Makes the features.
         proposal_generator: Makes the proposals; None if they come with the inputs.
         roi_heads: Predicts for each proposal.
-        pixel_mean: Mean of each image channel.
-        pixel_std: Standard deviation of each channel.
         input_format: Order of the channels, for the pictures.
         vis_period: Iterations between two pictures of the training; 0 for none.
+        kwargs: As :class:`~densekit.runtime.modeling.meta_arch.build.ImageModel`.
 
     Raises:
         ValueError: Pictures are wanted without a format.
@@ -37,15 +33,13 @@ class GeneralizedRCNN(ImageModel):
     def __init__(
         self,
         *,
-        backbone: Backbone,
         proposal_generator: nn.Module | None,
         roi_heads: nn.Module,
-        pixel_mean: Sequence[float],
-        pixel_std: Sequence[float],
         input_format: str | None = None,
         vis_period: int = 0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(backbone, pixel_mean, pixel_std)
+        super().__init__(**kwargs)
         if vis_period > 0 and input_format is None:
             raise ValueError(f"vis_period={vis_period} needs input_format, for the colours of the pictures.")
         self.proposal_generator = proposal_generator
@@ -56,15 +50,13 @@ class GeneralizedRCNN(ImageModel):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        backbone = build_backbone(cfg)
-        return {
-            "backbone": backbone,
-            "proposal_generator": build_proposal_generator(cfg, backbone.output_shape()),
-            "roi_heads": build_roi_heads(cfg, backbone.output_shape()),
+        options = super().from_config(cfg)
+        shapes = options["backbone"].output_shape()
+        return options | {
+            "proposal_generator": build_proposal_generator(cfg, shapes),
+            "roi_heads": build_roi_heads(cfg, shapes),
             "input_format": cfg.INPUT.FORMAT,
             "vis_period": cfg.VIS_PERIOD,
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
         }
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
@@ -82,9 +74,7 @@ class GeneralizedRCNN(ImageModel):
         if not self.training:
             return self.inference(batched_inputs)
         images = self.preprocess_image(batched_inputs)
-        gt_instances = None
-        if "instances" in batched_inputs[0]:
-            gt_instances = [item["instances"].to(self.device) for item in batched_inputs]
+        gt_instances = self._gt_instances(batched_inputs)
         features = self.backbone(images.tensor)
         proposals, proposal_losses = self._propose(batched_inputs, images, features, gt_instances)
         _, detector_losses = self.roi_heads(images, features, proposals, gt_instances)
@@ -172,33 +162,19 @@ class ProposalNetwork(ImageModel):
     """A backbone and a proposal generator.
 
     Args:
-        backbone: Makes the features.
         proposal_generator: Makes the proposals.
-        pixel_mean: Mean of each image channel.
-        pixel_std: Standard deviation of each channel.
+        kwargs: As :class:`~densekit.runtime.modeling.meta_arch.build.ImageModel`.
     """
 
     @configurable
-    def __init__(
-        self,
-        *,
-        backbone: Backbone,
-        proposal_generator: nn.Module,
-        pixel_mean: Sequence[float],
-        pixel_std: Sequence[float],
-    ) -> None:
-        super().__init__(backbone, pixel_mean, pixel_std)
+    def __init__(self, *, proposal_generator: nn.Module, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.proposal_generator = proposal_generator
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        backbone = build_backbone(cfg)
-        return {
-            "backbone": backbone,
-            "proposal_generator": build_proposal_generator(cfg, backbone.output_shape()),
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
-        }
+        options = super().from_config(cfg)
+        return options | {"proposal_generator": build_proposal_generator(cfg, options["backbone"].output_shape())}
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
         """Trains or proposes; inputs as of :class:`GeneralizedRCNN`.
@@ -209,9 +185,7 @@ class ProposalNetwork(ImageModel):
         """
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
-        gt_instances = None
-        if "instances" in batched_inputs[0]:
-            gt_instances = [item["instances"].to(self.device) for item in batched_inputs]
+        gt_instances = self._gt_instances(batched_inputs)
         proposals, losses = self.proposal_generator(images, features, gt_instances)
         if self.training:
             return losses

@@ -1,7 +1,7 @@
 """Semantic segmentation: the model around a head, and the head of "Panoptic FPN" (arXiv:1901.02446)."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch.nn.functional as F
@@ -9,8 +9,8 @@ from fvcore.nn import weight_init
 from torch import Tensor, nn
 
 from densekit.runtime.config import CfgNode, configurable
-from densekit.runtime.layers import Conv2d, ShapeSpec, get_norm
-from densekit.runtime.modeling.backbone import Backbone, build_backbone
+from densekit.runtime.layers import Conv2d, ShapeSpec
+from densekit.runtime.layers.blocks import conv3x3_norm_relu
 from densekit.runtime.modeling.backbone.backbone import known_stride
 from densekit.runtime.modeling.meta_arch.build import META_ARCH_REGISTRY, ImageModel, output_size
 from densekit.runtime.modeling.postprocessing import sem_seg_postprocess
@@ -30,34 +30,20 @@ class SemanticSegmentor(ImageModel):
     """A backbone and a head that scores the classes of every pixel.
 
     Args:
-        backbone: Makes the features.
         sem_seg_head: From features and labels (N, H, W) or None to scores (N, C, H, W) and losses; it has an
             ``ignore_value``, which padding gets.
-        pixel_mean: Mean of each image channel.
-        pixel_std: Standard deviation of each channel.
+        kwargs: As :class:`~densekit.runtime.modeling.meta_arch.build.ImageModel`.
     """
 
     @configurable
-    def __init__(
-        self,
-        *,
-        backbone: Backbone,
-        sem_seg_head: nn.Module,
-        pixel_mean: Sequence[float],
-        pixel_std: Sequence[float],
-    ) -> None:
-        super().__init__(backbone, pixel_mean, pixel_std)
+    def __init__(self, *, sem_seg_head: nn.Module, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.sem_seg_head: Any = sem_seg_head
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        backbone = build_backbone(cfg)
-        return {
-            "backbone": backbone,
-            "sem_seg_head": build_sem_seg_head(cfg, backbone.output_shape()),
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
-        }
+        options = super().from_config(cfg)
+        return options | {"sem_seg_head": build_sem_seg_head(cfg, options["backbone"].output_shape())}
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
         """Trains or predicts.
@@ -125,17 +111,7 @@ class SemSegFPNHead(nn.Module):
             layers: list[nn.Module] = []
             for index in range(max(1, doublings)):
                 channels = input_shape[name].channels if index == 0 else conv_dims
-                conv = Conv2d(
-                    channels,
-                    conv_dims,
-                    kernel_size=3,
-                    padding=1,
-                    bias=not norm,
-                    norm=get_norm(norm, conv_dims),
-                    activation=F.relu,
-                )
-                weight_init.c2_msra_fill(conv)
-                layers.append(conv)
+                layers.append(conv3x3_norm_relu(channels, conv_dims, norm))
                 if strides[name] != common_stride:
                     layers.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))
             self.add_module(name, nn.Sequential(*layers))

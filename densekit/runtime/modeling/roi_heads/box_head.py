@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from densekit.runtime.config import CfgNode, configurable
-from densekit.runtime.layers import Conv2d, ShapeSpec, get_norm
+from densekit.runtime.layers import ShapeSpec
+from densekit.runtime.layers.blocks import conv3x3_norm_relu
 from densekit.runtime.utils.registry import Registry
 
 ROI_BOX_HEAD_REGISTRY = Registry("ROI_BOX_HEAD")
@@ -42,17 +43,7 @@ class FastRCNNConvFCHead(nn.Sequential):
             raise ValueError("a box head needs a layer: set MODEL.ROI_BOX_HEAD.NUM_CONV or NUM_FC above 0")
         channels: Any = input_shape.channels
         for i, width in enumerate(conv_dims, start=1):
-            conv = Conv2d(
-                channels,
-                width,
-                kernel_size=3,
-                padding=1,
-                bias=not conv_norm,
-                norm=get_norm(conv_norm, width),
-                activation=nn.ReLU(inplace=True),
-            )
-            weight_init.c2_msra_fill(conv)
-            self.add_module(f"conv{i}", conv)
+            self.add_module(f"conv{i}", conv3x3_norm_relu(channels, width, conv_norm))
             channels = width
         self._output_shape = ShapeSpec(channels=channels, height=input_shape.height, width=input_shape.width)
         if not fc_dims:
@@ -79,9 +70,7 @@ class FastRCNNConvFCHead(nn.Sequential):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Maps (R, C, H, W) to (R, fc_dims[-1]), or to (R, conv_dims[-1], H, W) without fully connected layers."""
-        for layer in self:
-            x = layer(x)
-        return x
+        return super().forward(x)
 
     @property
     def output_shape(self) -> ShapeSpec:

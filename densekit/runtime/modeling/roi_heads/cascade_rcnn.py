@@ -23,6 +23,7 @@ from densekit.runtime.modeling.roi_heads.roi_heads import (
     StandardROIHeads,
     build_pooler,
     pooled_shape,
+    training_targets,
 )
 from densekit.runtime.structures import Boxes, ImageList, Instances, pairwise_iou
 from densekit.runtime.utils.events import get_event_storage
@@ -113,8 +114,7 @@ class CascadeROIHeads(StandardROIHeads):
     ) -> tuple[list[Instances], Losses]:
         if not self.training:
             return self.forward_with_given_boxes(features, self._forward_box(features, proposals)), {}
-        if targets is None:
-            raise ValueError("region heads need targets in training: give 'instances' with each image, or call eval()")
+        targets = training_targets(targets)
         proposals = self.label_and_sample_proposals(proposals, targets)
         losses = self._forward_box(features, proposals, targets)  # later stages match their boxes anew
         losses.update(self._forward_mask(features, proposals))

@@ -9,18 +9,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from fvcore.nn import giou_loss, smooth_l1_loss
 from torch import nn
 
 from densekit.runtime.config import CfgNode, configurable
-from densekit.runtime.layers import ShapeSpec, batched_nms, cat, ciou_loss, cross_entropy, diou_loss
-from densekit.runtime.modeling.box_regression import Box2BoxTransform
+from densekit.runtime.layers import ShapeSpec, batched_nms, cat, cross_entropy
+from densekit.runtime.modeling.box_regression import BOX_LOSSES, Box2BoxTransform, box_loss
 from densekit.runtime.structures import Boxes, Instances
 from densekit.runtime.utils.events import get_event_storage
 
 Predictions = tuple[torch.Tensor, torch.Tensor]
-
-_IOU_LOSSES = {"giou": giou_loss, "diou": diou_loss, "ciou": ciou_loss}
 
 
 def fast_rcnn_inference(
@@ -137,10 +134,9 @@ class FastRCNNOutputLayers(nn.Module):
         loss_weight: float | dict[str, float] = 1.0,
     ) -> None:
         super().__init__()
-        if box_reg_loss_type != "smooth_l1" and box_reg_loss_type not in _IOU_LOSSES:
+        if box_reg_loss_type not in BOX_LOSSES:
             raise ValueError(
-                f"MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE is {box_reg_loss_type!r}: "
-                f"use one of {['smooth_l1', *_IOU_LOSSES]}"
+                f"MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE is {box_reg_loss_type!r}: use one of {list(BOX_LOSSES)}"
             )
         if isinstance(input_shape, int):
             input_shape = ShapeSpec(channels=input_shape)
@@ -228,12 +224,7 @@ class FastRCNNOutputLayers(nn.Module):
         else:
             deltas = pred_deltas.unflatten(1, (self.num_classes, box_dim))[foreground, gt_classes[foreground]]
         source, target = proposal_boxes[foreground], gt_boxes[foreground]
-        if self.box_reg_loss_type == "smooth_l1":
-            wanted = self.box2box_transform.get_deltas(source, target)
-            loss = smooth_l1_loss(deltas, wanted, self.smooth_l1_beta, reduction="sum")
-        else:
-            boxes = self.box2box_transform.apply_deltas(deltas, source)
-            loss = _IOU_LOSSES[self.box_reg_loss_type](boxes, target, reduction="sum")
+        loss = box_loss(self.box2box_transform, deltas, source, target, self.box_reg_loss_type, self.smooth_l1_beta)
         return loss / max(gt_classes.numel(), 1.0)
 
     def inference(

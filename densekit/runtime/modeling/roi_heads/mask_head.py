@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from densekit.runtime.config import CfgNode, configurable
-from densekit.runtime.layers import Conv2d, ConvTranspose2d, ShapeSpec, cat, get_norm
+from densekit.runtime.layers import Conv2d, ConvTranspose2d, ShapeSpec, cat
+from densekit.runtime.layers.blocks import conv3x3_norm_relu
 from densekit.runtime.structures import Instances
 from densekit.runtime.utils.events import get_event_storage
 from densekit.runtime.utils.registry import Registry
@@ -153,17 +154,7 @@ class MaskRCNNConvUpsampleHead(BaseMaskRCNNHead, nn.Sequential):  # type: ignore
         self._has_norm = bool(conv_norm)
         channels: Any = input_shape.channels
         for i, width in enumerate(conv_dims[:-1], start=1):
-            conv = Conv2d(
-                channels,
-                width,
-                kernel_size=3,
-                padding=1,
-                bias=not conv_norm,
-                norm=get_norm(conv_norm, width),
-                activation=nn.ReLU(inplace=True),
-            )
-            weight_init.c2_msra_fill(conv)
-            self.add_module(f"mask_fcn{i}", conv)
+            self.add_module(f"mask_fcn{i}", conv3x3_norm_relu(channels, width, conv_norm))
             channels = width
         self.deconv = ConvTranspose2d(channels, conv_dims[-1], kernel_size=2, stride=2)
         self.deconv_relu = nn.ReLU(inplace=True)

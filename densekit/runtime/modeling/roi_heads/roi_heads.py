@@ -4,7 +4,7 @@ Shapes: N images, Ri proposals and Gi ground-truth objects of image i, K foregro
 -1 is ignored. Boxes are xyxy in input-image pixels.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -219,7 +219,21 @@ class ROIHeads(nn.Module):
         raise NotImplementedError
 
 
-def _training_targets(targets: list[Instances] | None) -> list[Instances]:
+def _init_branch(
+    name: str, build: Callable[..., nn.Module], cfg: CfgNode, node: CfgNode, input_shape: dict[str, ShapeSpec]
+) -> dict[str, Any]:
+    """Arguments "<name>_in_features", "..._pooler", "..._head" of :class:`StandardROIHeads` from a head's node."""
+    names, pooled = cfg.MODEL.ROI_HEADS.IN_FEATURES, bool(node.POOLER_TYPE)
+    shape = pooled_shape(node, input_shape, names) if pooled else {key: input_shape[key] for key in names}
+    return {
+        f"{name}_in_features": names,
+        f"{name}_pooler": build_pooler(node, input_shape, names) if pooled else None,
+        f"{name}_head": build(cfg, shape),
+    }
+
+
+def training_targets(targets: list[Instances] | None) -> list[Instances]:
+    """The targets; a ValueError if there are none."""
     if targets is None:
         raise ValueError("region heads need targets in training: give 'instances' with each image, or call eval()")
     return targets
@@ -308,7 +322,7 @@ class Res5ROIHeads(ROIHeads):
         self, images: ImageList, features: Features, proposals: list[Instances], targets: list[Instances] | None = None
     ) -> tuple[list[Instances], Losses]:
         if self.training:
-            proposals = self.label_and_sample_proposals(proposals, _training_targets(targets))
+            proposals = self.label_and_sample_proposals(proposals, training_targets(targets))
         regions = self._shared_roi_transform(
             [features[name] for name in self.in_features], [p.proposal_boxes for p in proposals]
         )
@@ -414,27 +428,13 @@ class StandardROIHeads(ROIHeads):
     def _init_mask_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         if not cfg.MODEL.MASK_ON:
             return {}
-        names, node = cfg.MODEL.ROI_HEADS.IN_FEATURES, cfg.MODEL.ROI_MASK_HEAD
-        pooled = bool(node.POOLER_TYPE)
-        shape = pooled_shape(node, input_shape, names) if pooled else {name: input_shape[name] for name in names}
-        return {
-            "mask_in_features": names,
-            "mask_pooler": build_pooler(node, input_shape, names) if pooled else None,
-            "mask_head": build_mask_head(cfg, shape),
-        }
+        return _init_branch("mask", build_mask_head, cfg, cfg.MODEL.ROI_MASK_HEAD, input_shape)
 
     @classmethod
     def _init_keypoint_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         if not cfg.MODEL.KEYPOINT_ON:
             return {}
-        names, node = cfg.MODEL.ROI_HEADS.IN_FEATURES, cfg.MODEL.ROI_KEYPOINT_HEAD
-        pooled = bool(node.POOLER_TYPE)
-        shape = pooled_shape(node, input_shape, names) if pooled else {name: input_shape[name] for name in names}
-        return {
-            "keypoint_in_features": names,
-            "keypoint_pooler": build_pooler(node, input_shape, names) if pooled else None,
-            "keypoint_head": build_keypoint_head(cfg, shape),
-        }
+        return _init_branch("keypoint", build_keypoint_head, cfg, cfg.MODEL.ROI_KEYPOINT_HEAD, input_shape)
 
     def forward(
         self, images: ImageList, features: Features, proposals: list[Instances], targets: list[Instances] | None = None
@@ -442,7 +442,7 @@ class StandardROIHeads(ROIHeads):
         if not self.training:
             # The other heads see the detections only, not all proposals (Mask R-CNN, section 3.1).
             return self.forward_with_given_boxes(features, self._forward_box(features, proposals)), {}
-        proposals = self.label_and_sample_proposals(proposals, _training_targets(targets))
+        proposals = self.label_and_sample_proposals(proposals, training_targets(targets))
         losses = self._forward_box(features, proposals)
         losses.update(self._forward_mask(features, proposals))
         losses.update(self._forward_keypoint(features, proposals))
@@ -475,26 +475,23 @@ class StandardROIHeads(ROIHeads):
         """Pooled features of the proposals in training or the detections in inference; plain maps without a pooler."""
         if pooler is None:
             return {name: features[name] for name in names}
-        boxes = [x.proposal_boxes if self.training else x.pred_boxes for x in instances]
-        return pooler([features[name] for name in names], boxes)
+        field = "proposal_boxes" if self.training else "pred_boxes"
+        return pooler([features[name] for name in names], [x.get(field) for x in instances])
 
     def _forward_mask(self, features: Features, instances: list[Instances]) -> Any:
         """The mask branch: its losses in training, the instances with "pred_masks" in inference."""
         if not self.mask_on:
             return {} if self.training else instances
-        if self.training:
-            instances, _ = select_foreground_proposals(instances, self.num_classes)
-        return self.mask_head(
-            self._region_features(features, self.mask_in_features, self.mask_pooler, instances), instances
-        )
+        wanted = select_foreground_proposals(instances, self.num_classes)[0] if self.training else instances
+        return self.mask_head(self._region_features(features, self.mask_in_features, self.mask_pooler, wanted), wanted)
 
     def _forward_keypoint(self, features: Features, instances: list[Instances]) -> Any:
         """The keypoint branch: its losses in training, the instances with "pred_keypoints" in inference."""
         if not self.keypoint_on:
             return {} if self.training else instances
+        wanted = instances
         if self.training:
-            instances, _ = select_foreground_proposals(instances, self.num_classes)
-            instances = select_proposals_with_visible_keypoints(instances)
-        return self.keypoint_head(
-            self._region_features(features, self.keypoint_in_features, self.keypoint_pooler, instances), instances
-        )
+            foreground, _ = select_foreground_proposals(instances, self.num_classes)
+            wanted = select_proposals_with_visible_keypoints(foreground)
+        regions = self._region_features(features, self.keypoint_in_features, self.keypoint_pooler, wanted)
+        return self.keypoint_head(regions, wanted)
