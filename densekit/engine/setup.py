@@ -14,6 +14,7 @@ from densekit.config import load_config
 from densekit.d2 import HOST
 from densekit.d2.config import CfgNode
 from densekit.d2.engine import default_setup
+from densekit.d2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from densekit.d2.utils import comm
 from densekit.d2.utils.env import seed_all_rng
 from densekit.d2.utils.logger import setup_logger
@@ -32,16 +33,16 @@ def read_config(args: Namespace) -> tuple[CfgNode, list[str]]:
     """
     cfg = load_config(args.config_file, args.opts)
     cfg.defrost()
-    if not cfg.MODEL.DEVICE.startswith("cuda") or torch.cuda.is_available():
-        return cfg, []
-    if "MODEL.DEVICE" in args.opts[::2]:
-        raise ValueError(
-            f"MODEL.DEVICE {cfg.MODEL.DEVICE}: torch {torch.__version__} sees no CUDA device. Set MODEL.DEVICE cpu, or "
-            "install a torch for this machine's driver."
-        )
-    cfg.MODEL.DEVICE = "cpu"
-    notes = ["There is no CUDA device here: MODEL.DEVICE is cpu instead of cuda."]
-    if cfg.SOLVER.AMP.ENABLED:
+    notes = []
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        if "MODEL.DEVICE" in args.opts[::2]:
+            raise ValueError(
+                f"MODEL.DEVICE {cfg.MODEL.DEVICE}: torch {torch.__version__} sees no CUDA device. Set MODEL.DEVICE "
+                "cpu, or install a torch for this machine's driver."
+            )
+        cfg.MODEL.DEVICE = "cpu"
+        notes.append("There is no CUDA device here: MODEL.DEVICE is cpu instead of cuda.")
+    if cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
         cfg.SOLVER.AMP.ENABLED = False
         notes.append("Mixed precision needs CUDA: SOLVER.AMP.ENABLED is False.")
     return cfg, notes
@@ -59,6 +60,7 @@ def setup(args: Namespace) -> CfgNode:
     cfg, notes = read_config(args)
     if args.datasets:
         register_from_yaml(args.datasets)
+    _check_augmented_test(cfg)
     check_output_dir(cfg.OUTPUT_DIR)
     cfg.freeze()
     logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="densekit")
@@ -73,6 +75,20 @@ def setup(args: Namespace) -> CfgNode:
         with atomic_write(os.path.join(cfg.OUTPUT_DIR, "config.yaml")) as file:
             file.write(f"# {versions()}\n{cfg.dump()}")
     return cfg
+
+
+def _check_augmented_test(cfg: CfgNode) -> None:
+    """Refuses what the evaluation at the end of the training could not do."""
+    if not cfg.TEST.AUG.ENABLED:
+        return
+    obstacles = [f"MODEL.{key} True" for key in ("KEYPOINT_ON", "LOAD_PROPOSALS") if cfg.MODEL[key]]
+    if not issubclass(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), GeneralizedRCNN):
+        obstacles.append(f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE}")
+    if obstacles:
+        raise ValueError(
+            f"TEST.AUG.ENABLED: test-time augmentation does not work with {' and '.join(obstacles)}. Set "
+            "TEST.AUG.ENABLED False."
+        )
 
 
 def _reseed_resumed(cfg: CfgNode, args: Namespace) -> None:

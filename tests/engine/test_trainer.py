@@ -107,6 +107,11 @@ def test_a_loss_that_is_not_finite_names_the_images(arguments, tmp_path):
         (["OUTPUT_DIR", "/proc/none"], "OUTPUT_DIR '/proc/none' cannot be written"),
         (["DATASETS.TRAIN", "('tiny_trian',)"], "tiny_train"),
         (["INPUT.MAPPER", "Nobody"], "INPUT.MAPPER 'Nobody'"),
+        (["TEST.AUG.ENABLED", True, "MODEL.KEYPOINT_ON", True], "does not work with MODEL.KEYPOINT_ON True."),
+        (
+            ["TEST.AUG.ENABLED", True, "MODEL.META_ARCHITECTURE", "ProposalNetwork"],
+            "does not work with MODEL.META_ARCHITECTURE ProposalNetwork.",
+        ),
         (["SOLVER.BASE_RL", "1"], "SOLVER.BASE_LR"),
     ],
 )
@@ -146,6 +151,11 @@ def test_a_picture_that_vanishes_during_training_is_named(arguments, capsys, tin
     if HOST == "builtin":  # Detectron2's own loop logs the traceback
         assert "Traceback" not in shown.out + shown.err
         assert "Traceback" in (tmp_path / "out" / "log.txt").read_text()
+
+
+def test_mixed_precision_is_off_on_the_cpu(arguments):
+    cfg, notes = read_config(arguments("SOLVER.AMP.ENABLED", True))
+    assert not cfg.SOLVER.AMP.ENABLED and len(notes) == 1
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
