@@ -28,7 +28,8 @@ def user_errors(kinds: tuple[type[Exception], ...] = (ValueError, KeyError, OSEr
     except kinds as error:
         if os.environ.get("DENSEKIT_TRACEBACK", "0") not in ("", "0"):
             raise
-        if comm.is_main_process():
+        # Every process meets the same mistake in the configuration, but only one the image that cannot be read.
+        if comm.is_main_process() or isinstance(error, DataError):
             # str() of a KeyError is the repr of its message
             message = error.args[0] if isinstance(error, KeyError) and error.args else error
             sys.stdout.flush()

@@ -9,7 +9,8 @@ import torch
 
 from densekit.checkpoint import Checkpointer
 from densekit.d2 import HOST
-from densekit.engine import Trainer, run, setup
+from densekit.d2.utils import comm
+from densekit.engine import DataError, Trainer, run, setup, user_errors
 from densekit.engine.setup import read_config
 from densekit.engine.writers import strict
 
@@ -156,6 +157,17 @@ def test_a_picture_that_vanishes_during_training_is_named(arguments, capsys, tin
 def test_mixed_precision_is_off_on_the_cpu(arguments):
     cfg, notes = read_config(arguments("SOLVER.AMP.ENABLED", True))
     assert not cfg.SOLVER.AMP.ENABLED and len(notes) == 1
+
+
+def test_any_process_names_its_bad_data_and_one_the_mistakes_of_all(monkeypatch, capsys):
+    monkeypatch.setattr(comm, "is_main_process", lambda: False)
+    for error, shown in (
+        (DataError("Image 7.jpg is truncated."), "error: Image 7.jpg is truncated.\n"),
+        (ValueError(), ""),
+    ):
+        with pytest.raises(SystemExit), user_errors():
+            raise error
+        assert capsys.readouterr().err == shown
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")

@@ -201,7 +201,7 @@ class BestCheckpointer(HookBase):
             self._compare_and_save()
 
     def after_train(self) -> None:
-        if self.trainer.iter + 1 >= self.trainer.max_iter:
+        if self.trainer.iter >= self.trainer.max_iter:
             self._compare_and_save()
 
     def state_dict(self) -> dict[str, Any]:
@@ -286,8 +286,8 @@ class EvalHook(HookBase):
             self._evaluate()
 
     def after_train(self) -> None:
-        # An error before the last iteration leaves iter behind.
-        if self._eval_after_train and self.trainer.iter + 1 >= self.trainer.max_iter:
+        # An error, also one in the last iteration, leaves iter behind.
+        if self._eval_after_train and self.trainer.iter >= self.trainer.max_iter:
             self._evaluate()
         self._func = None  # it holds the trainer
 
