@@ -18,6 +18,7 @@ import pycocotools.mask as mask_util
 
 from densekit.d2.data import DatasetCatalog, Metadata, MetadataCatalog
 from densekit.d2.structures import BoxMode
+from densekit.d2.utils.colormap import colormap
 from densekit.d2.utils.logger import log_first_n
 from densekit.data.coco_json import CocoFile, drop_unusable, read_coco_file
 
@@ -39,7 +40,8 @@ def load_coco_json(
         image_root: Folder that the file's image names are relative to.
         dataset_name: Registered name. If given, categories get the numbers 0..C-1 in the order of their ids, and
             ``thing_classes``, ``thing_dataset_id_to_contiguous_id`` and, where the categories have keypoints,
-            ``keypoint_names`` and ``keypoint_flip_map`` are entered in its metadata. Otherwise they keep their ids.
+            ``keypoint_names``, ``keypoint_flip_map`` and ``keypoint_connection_rules`` are entered in its metadata.
+            Otherwise they keep their ids.
         extra_annotation_keys: Further keys of annotations to take over as they are.
 
     Returns:
@@ -183,6 +185,16 @@ def _enter_metadata(file: CocoFile, name: str, numbers: dict[Any, int]) -> None:
         )
         if pairs and metadata.get("keypoint_flip_map") is None:
             metadata.keypoint_flip_map = pairs
+        limbs = next((category["skeleton"] for category in categories if category.get("skeleton")), None)
+        if limbs and metadata.get("keypoint_connection_rules") is None:
+            metadata.keypoint_connection_rules = _limbs(limbs, points)
+
+
+def _limbs(skeleton: list[list[int]], points: tuple[str, ...]) -> list[tuple[str, str, tuple[int, int, int]]]:
+    """A skeleton, pairs of point numbers from 1, as (name, name, RGB colour); what is no such pair is left out."""
+    colours = colormap(rgb=True).astype(int).tolist()
+    pairs = [pair for pair in skeleton if len(pair) == 2 and all(1 <= number <= len(points) for number in pair)]
+    return [(points[a - 1], points[b - 1], tuple(colours[i % len(colours)])) for i, (a, b) in enumerate(pairs)]
 
 
 def _enter(file: CocoFile, metadata: Metadata, key: str, value: Any) -> None:

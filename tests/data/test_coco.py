@@ -31,6 +31,15 @@ def test_records(tiny):
     assert metadata.keypoint_flip_map == (("left_eye", "right_eye"),)
 
 
+def test_a_skeleton_becomes_the_limbs_of_pictures(tiny):
+    tiny.content["categories"][1]["skeleton"] = [[1, 2], [2, 3], [3, 9]]  # there is no ninth point
+    tiny.write()
+    tiny.load("tiny_limbs")
+    limbs = MetadataCatalog.get("tiny_limbs").keypoint_connection_rules
+    assert [limb[:2] for limb in limbs] == [("nose", "left_eye"), ("left_eye", "right_eye")]
+    assert all(len(colour) == 3 and all(0 <= c <= 255 for c in colour) for *_, colour in limbs)
+
+
 def test_without_a_name_categories_keep_their_ids(tiny):
     assert [a["category_id"] for a in tiny.load()[0]["annotations"]] == [3, 7]
 
