@@ -37,7 +37,8 @@ def test_shared_seed_follows_numpys_generator(comm):
 
 def worker(rank: int, folder: str, per_machine: int, results) -> None:
     torch.set_num_threads(1)
-    for attempt in range(2):  # a second group after the first was destroyed
+    # A second group after the first was destroyed. Older torch can hang when it takes down a gloo group (seen with 2.6).
+    for attempt in range(2 if torch.__version__ >= (2, 8) else 1):
         dist.init_process_group("gloo", init_method=f"file://{folder}/{attempt}", rank=rank, world_size=2)
         if attempt == 0:
             with pytest.raises(RuntimeError, match="launch"):
@@ -59,7 +60,8 @@ def worker(rank: int, folder: str, per_machine: int, results) -> None:
         found["mean"] = {name: value.item() for name, value in runtime_comm.reduce_dict(losses).items()}
         found["sum"] = {name: value.item() for name, value in runtime_comm.reduce_dict(losses, average=False).items()}
         runtime_comm.synchronize()
-        dist.destroy_process_group()
+        if torch.__version__ >= (2, 8):
+            dist.destroy_process_group()
     results.put((rank, found))
 
 
