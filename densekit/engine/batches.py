@@ -1,5 +1,6 @@
 """A loader that can say what it gave last."""
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -36,5 +37,6 @@ class RememberedBatches:
 def _own_message(error: Exception) -> str:
     """The message that was raised; a loader process puts its traceback in front of it."""
     text = str(error)
-    marker = f"\n{type(error).__name__}: "
-    return text.rsplit(marker, 1)[-1].strip() if "DataLoader worker" in text else text
+    # Python writes the module before the names of errors that are not its own.
+    raised = re.split(rf"\n(?:\w+\.)*{type(error).__name__}: ", text)
+    return raised[-1].strip() if "DataLoader worker" in text else text

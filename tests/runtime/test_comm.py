@@ -37,7 +37,7 @@ def test_shared_seed_follows_numpys_generator(comm):
 
 def worker(rank: int, folder: str, per_machine: int, results) -> None:
     torch.set_num_threads(1)
-    # A second group after the first was destroyed. Older torch can hang when it takes down a gloo group (seen with 2.6).
+    # A second group after the first was destroyed. Older torch can hang when it takes down a gloo group (2.6 does).
     for attempt in range(2 if torch.__version__ >= (2, 8) else 1):
         dist.init_process_group("gloo", init_method=f"file://{folder}/{attempt}", rank=rank, world_size=2)
         if attempt == 0:
