@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from densekit.ops.weights.layouts import find_layout
+
 Weights = dict[str, torch.Tensor]
 
 # A Caffe2 blob is <layer>_<kind>; the kind says which tensor of the layer it is. First match decides.
@@ -152,6 +154,9 @@ def adapt_names(checkpoint: dict[str, Any], model: Weights) -> Weights:
     weights: Weights = checkpoint["model"]
     if all(name.startswith("module.") for name in weights):  # saved from inside DataParallel
         weights = {name.removeprefix("module."): value for name, value in weights.items()}
+    if layout := find_layout(weights):
+        logging.getLogger(__name__).info(f"The names of {layout.name} are mapped to densekit's.")
+        return layout.convert(weights)
     if is_torchvision_resnet(weights) and "conv1.weight" not in model:
         logging.getLogger(__name__).info(
             "torchvision's names are mapped to Detectron2's. These weights expect INPUT.FORMAT RGB, "

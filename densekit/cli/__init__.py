@@ -1,0 +1,46 @@
+"""The command ``densekit``: one module of this package for each sub-command, imported when it is asked for.
+
+A sub-command's module has ``add_arguments(parser)`` and ``run(args)``, which returns the exit code; it must not import
+torch before ``run``, so that ``--help`` answers at once.
+"""
+
+import argparse
+from collections.abc import Sequence
+from importlib import import_module
+
+# name -> what it does, in the order of --help
+COMMANDS = {
+    "convert": "rename the weights of another code base, or change the file format",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs ``densekit COMMAND ...``.
+
+    Args:
+        argv: the words after the program's name; by default those of this process.
+
+    Returns:
+        The exit code: 0, or what the command says; a mistake of the user ends the process with 2.
+    """
+    parser = argparse.ArgumentParser(
+        prog="densekit",
+        description="Work with data, weights and predictions; training and evaluation are train_net.py's.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    modules = {}
+    for name, summary in COMMANDS.items():
+        modules[name] = import_module(f"{__name__}.{name}")
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=modules[name].__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        modules[name].add_arguments(command)
+    args = parser.parse_args(argv)
+
+    from densekit.engine.errors import user_errors
+
+    with user_errors():
+        return int(modules[args.command].run(args))
