@@ -30,8 +30,8 @@ def convert_file(source: Path, target: Path) -> tuple[str, int]:
     checkpoint = read_checkpoint(source)
     if checkpoint.get("matching_heuristics"):
         raise ValueError(
-            f"{source} names parts of a model and not a whole one; which part is where is only known with a model. Load "
-            "it as MODEL.WEIGHTS; the checkpoint of that run has the full names."
+            f"{source} names parts of a model and not a whole one; which part is where is only known with a model. "
+            "Load it as MODEL.WEIGHTS; the checkpoint of that run has the full names."
         )
     weights = {name.removeprefix("module."): value for name, value in checkpoint["model"].items()}
     layout = find_layout(weights)

@@ -41,15 +41,13 @@ def rename(weights: Weights, rules: Sequence[Rule], layout: str) -> Weights:
     renamed: Weights = {}
     unknown = []
     for name, value in weights.items():
-        for pattern, replacement in rules:
-            if match := re.fullmatch(pattern, name):
-                break
-        else:
+        fits = ((match, new) for pattern, new in rules if (match := re.fullmatch(pattern, name)))
+        match, new = next(fits, (None, None))
+        if match is None:
             unknown.append(name)
+        if match is None or new is None:
             continue
-        if replacement is None:
-            continue
-        target = match.expand(replacement)
+        target = match.expand(new)
         if target in renamed:
             raise ValueError(
                 f"The weights look like {layout}'s, but two of their entries, {name!r} among them, are {target!r}."
