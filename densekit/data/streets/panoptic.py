@@ -45,11 +45,6 @@ def label_ids(picture: Picture) -> np.ndarray:
     return table[picture.labels]
 
 
-def to_colours(ids: np.ndarray) -> np.ndarray:
-    """Segment ids (H, W) as the colours of a panoptic PNG in OpenCV's order (blue holds the highest byte)."""
-    return np.stack([ids >> 16 & 255, ids >> 8 & 255, ids & 255], axis=-1).astype(np.uint8)
-
-
 def annotate(picture: Picture, ids: np.ndarray, image_id: int, file_name: str) -> Json:
     """The panoptic annotation of a picture."""
     segments = []

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from densekit.data.streets import cityscapes, coco, panoptic
 from densekit.data.streets.coco import Json
 from densekit.data.streets.render import Picture, make_picture
+from densekit.ops.panoptic_png import id2rgb
 
 MARKER = "streets.json"
 SPLITS = ("train", "val")
@@ -200,7 +201,7 @@ def _write_one(job: _Job) -> _Result:
     name = f"{job.image_id:06d}.png"
     _write_png(job.folder / split / name, picture.image)
     ids = panoptic.segment_ids(picture)
-    _write_png(job.folder / "annotations" / f"panoptic_{split}" / name, panoptic.to_colours(ids))
+    _write_png(job.folder / "annotations" / f"panoptic_{split}" / name, id2rgb(ids)[..., ::-1])  # BGR
     _write_cityscapes(job, picture, ids, job.folder / split / name)
     instances, persons = coco.annotate(picture, job.image_id)
     record = coco.image_record(job.image_id, name, picture)
