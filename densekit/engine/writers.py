@@ -1,13 +1,12 @@
 """``metrics.json``: one strict JSON object per line."""
 
 import json
-import math
 import os
 from pathlib import Path
 from typing import Any
 
 from densekit.d2.utils.events import EventWriter, get_event_storage
-from densekit.ops.files import atomic_write
+from densekit.ops.files import atomic_write, strict
 
 
 class MetricsWriter(EventWriter):
@@ -46,15 +45,3 @@ def write_results(path: str | Path, results: Any) -> None:
     with atomic_write(path) as file:
         json.dump(strict(results), file, indent=2, allow_nan=False)
         file.write("\n")
-
-
-def strict(value: Any) -> Any:
-    """The same nested value with ``None`` for numbers that are not finite."""
-    if isinstance(value, dict):
-        return {str(key): strict(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [strict(item) for item in value]
-    if isinstance(value, (str, bool, int)) or value is None:
-        return value
-    number = float(value)
-    return number if math.isfinite(number) else None

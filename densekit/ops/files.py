@@ -1,7 +1,8 @@
 """Files that are there in full or not at all."""
 
+import math
 import os
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import IO, Any
 
 
 @contextmanager
-def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
+def atomic_write(path: str | Path, mode: str = "w", *, durable: bool = True) -> Iterator[IO[Any]]:
     """Opens a file that takes its name only when the block ends without an error.
 
     The bytes go to a temporary file in the same folder and reach the disk before the rename, so a reader, a crash or a
@@ -18,26 +19,35 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     Args:
         path: the file to write; its folder exists.
         mode: ``"w"`` for text (UTF-8) or ``"wb"`` for bytes.
+        durable: wait for the disk, which takes longer than to write a small file. Without it only a failure of the
+            whole machine can leave a damaged file.
 
     Yields:
         The open temporary file.
     """
     target = Path(path)
-    handle, partial = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.part")
+    # Opened like any file of the user's, and not by tempfile: the umask, which belongs to all threads, stays untouched.
+    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
         with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        os.chmod(partial, 0o666 & ~_umask())
+            if durable:
+                os.fsync(file.fileno())
         os.replace(partial, target)
     except BaseException:
         Path(partial).unlink(missing_ok=True)
         raise
 
 
-def _umask() -> int:
-    """The permissions that the user's own files get; mkstemp gives none to others."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def strict(value: Any) -> Any:
+    """The same nested value for strict JSON, with ``None`` for numbers that are not finite."""
+    if isinstance(value, dict):
+        return {str(key): strict(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [strict(item) for item in value]
+    if isinstance(value, (str, bool, int)) or value is None:
+        return value
+    number = float(value)
+    return number if math.isfinite(number) else None
