@@ -1,24 +1,28 @@
 """The mapper with errors that name the file and the annotation, and the table that configs choose mappers from."""
 
 import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from densekit.d2.data import DatasetMapper as HostMapper
 from densekit.d2.data import detection_utils as utils
 from densekit.d2.data import transforms as T
 from densekit.d2.utils.file_io import PathManager
+from densekit.data.labels import load_sem_seg, without_label_map
+from densekit.data.pictures import TURNED, exif_orientation
 
 __all__ = ["MAPPERS", "DatasetMapper"]
-
-_EXIF_ORIENTATION = 0x0112
-_TURNED = (5, 6, 7, 8)  # orientations that exchange width and height
 
 
 class DatasetMapper(HostMapper):
     """The host's mapper; whatever goes wrong with a record ends in an error that names its file.
+
+    Label maps are read by :func:`~densekit.data.labels.load_sem_seg`, which knows what their values stand for, and only
+    in training: inference has no use for them.
 
     Raises:
         FileNotFoundError: The image is not there.
@@ -26,10 +30,25 @@ class DatasetMapper(HostMapper):
     """
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        labelled = self.is_train and "sem_seg_file_name" in dataset_dict
+        labels = load_sem_seg(dataset_dict) if labelled else None
+        record = without_label_map(dataset_dict)
         try:
-            return super().__call__(dataset_dict)
+            return super().__call__(record) if labels is None else self._with_labels(labels)(record)
         except Exception as error:
             raise self._explained(dataset_dict, error) from error
+
+    def _with_labels(self, labels: np.ndarray) -> Callable[[dict[str, Any]], dict[str, Any]]:
+        """The host's mapper for one record, whose label map joins the image as the augmentations begin."""
+        augmentations = self.augmentations
+
+        def augment(inputs: T.AugInput) -> T.TransformList:
+            inputs.sem_seg = labels
+            return augmentations(inputs)
+
+        mapper = copy.copy(self)
+        mapper.augmentations = augment  # type: ignore[assignment] # it is only called
+        return functools.partial(HostMapper.__call__, mapper)
 
     def _explained(self, record: dict[str, Any], error: Exception) -> Exception:
         name = record.get("file_name")
@@ -86,8 +105,8 @@ def _size_message(name: str, found: tuple[Any, Any], expected: tuple[Any, Any]) 
         f"{expected[0]} x {expected[1]}."
     )
     with PathManager.open(name, "rb") as stream, Image.open(stream) as image:
-        orientation = image.getexif().get(_EXIF_ORIENTATION)
-    if found == expected[::-1] and orientation in _TURNED:
+        orientation = exif_orientation(image)
+    if found == expected[::-1] and orientation in TURNED:
         return (
             f"{message} The file carries EXIF orientation {orientation}: its pixels are stored lying on the side, and "
             "it is read upright, as viewers show it, while the annotations were made on the stored pixels. Remove the "
