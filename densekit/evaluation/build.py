@@ -6,6 +6,7 @@ from collections.abc import Callable
 from densekit.d2.config import CfgNode
 from densekit.d2.data import MetadataCatalog
 from densekit.d2.evaluation import DatasetEvaluator
+from densekit.evaluation.cityscapes import CityscapesInstanceEvaluator, CityscapesSemSegEvaluator
 from densekit.evaluation.coco import COCOEvaluator
 
 
@@ -13,7 +14,11 @@ def _coco(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluat
     return COCOEvaluator(dataset_name, output_dir=output_folder, kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS)
 
 
-BUILDERS: dict[str, Callable[[CfgNode, str, str], DatasetEvaluator]] = {"coco": _coco}
+BUILDERS: dict[str, Callable[[CfgNode, str, str], DatasetEvaluator]] = {
+    "coco": _coco,
+    "cityscapes_instance": lambda cfg, name, folder: CityscapesInstanceEvaluator(name, folder),
+    "cityscapes_sem_seg": lambda cfg, name, folder: CityscapesSemSegEvaluator(name, folder),
+}
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:

@@ -1,0 +1,108 @@
+"""The files of a Cityscapes tree: which frames there are, and label maps in and out.
+
+A frame is known by ``<city>_<sequence>_<frame>``, what the names of its image, labels and predictions have in common.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+from cityscapesscripts.helpers.labels import name2label
+
+from densekit.ops.files import atomic_write
+
+_TRUTH = re.compile(r"(?P<frame>.+)_gt(?:Fine|Coarse)_[A-Za-z]+\.png")
+_MOST_THREADS = 16
+
+_Out = TypeVar("_Out")
+
+
+def frame_of(image_file: str | os.PathLike[str]) -> str:
+    """The frame that an image shows: ``a_000001_000019`` for ``val/a/a_000001_000019_leftImg8bit.png``."""
+    return Path(image_file).stem.removesuffix("_leftImg8bit")
+
+
+def ground_truth(gt_dir: str | os.PathLike[str], kind: str) -> dict[str, Path]:
+    """Finds the ground truth of a split.
+
+    Args:
+        gt_dir: The split's folder, such as ``gtFine/val``, which holds a folder per city.
+        kind: ``"labelIds"`` or ``"instanceIds"``.
+
+    Returns:
+        The PNG of each frame, in the order of the frames; empty where a split has no annotations.
+
+    Raises:
+        ValueError: Two files are of the same frame.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(Path(gt_dir).glob(f"*/*_{kind}.png")):
+        match = _TRUTH.fullmatch(path.name)
+        if match is None:
+            continue
+        frame = match["frame"]
+        if frame in found:
+            raise ValueError(
+                f"{found[frame]} and {path} are both the ground truth of the frame '{frame}'; take one away."
+            )
+        found[frame] = path
+    return dict(sorted(found.items()))
+
+
+def read_label_map(path: Path) -> np.ndarray:
+    """Reads a PNG of 8 or 16 bits with one channel.
+
+    Returns:
+        (H, W) uint8 or uint16.
+
+    Raises:
+        ValueError: The file is no such PNG.
+    """
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise ValueError(f"{path} is missing or is not a complete PNG.")
+    if image.ndim != 2:
+        raise ValueError(f"{path} has {image.shape[2]} channels; a map of labels or a mask has one, with 8 or 16 bits.")
+    return image
+
+
+def write_png(path: Path, image: np.ndarray) -> None:
+    """Writes an image (H, W) or (H, W, 3; blue, green, red); the file is complete or not there."""
+    with atomic_write(path, "wb", durable=False) as file:
+        file.write(cv2.imencode(".png", image)[1].tobytes())
+
+
+def check_same_size(prediction: np.ndarray, truth: np.ndarray, prediction_file: Path, truth_file: Path) -> None:
+    """Raises ValueError where a prediction does not have the size of its ground truth."""
+    if prediction.shape[:2] != truth.shape[:2]:
+        sizes = [f"{array.shape[1]} x {array.shape[0]} pixels" for array in (prediction, truth)]
+        raise ValueError(
+            f"{prediction_file} has {sizes[0]}, but {truth_file} has {sizes[1]}; predictions are made at the size of "
+            "the ground truth."
+        )
+
+
+def label_ids(class_names: Sequence[str], dataset_name: str) -> list[int]:
+    """The label id of each class, by its name in Cityscapes' table.
+
+    Raises:
+        ValueError: A class is not in the table.
+    """
+    unknown = [name for name in class_names if name not in name2label]
+    if unknown:
+        raise ValueError(
+            f"Classes of the data set '{dataset_name}' are not Cityscapes': {unknown}. Its label ids are found by name "
+            "(cityscapesscripts.helpers.labels); other classes need another evaluator_type, such as 'sem_seg'."
+        )
+    return [name2label[name].id for name in class_names]
+
+
+def for_each(function: Callable[..., _Out], *arguments: Iterable[Any]) -> list[_Out]:
+    """``map`` in threads, in order; PNGs and large arrays are worked on outside the interpreter's lock."""
+    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
+        return list(pool.map(function, *arguments))

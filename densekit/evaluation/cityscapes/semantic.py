@@ -1,0 +1,68 @@
+"""Pixel-level semantic labelling: IoU, and iIoU, which weighs each object alike whatever its size."""
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from densekit.evaluation.cityscapes.evaluator import CityscapesEvaluator
+from densekit.evaluation.cityscapes.frames import ground_truth, label_ids, write_png
+from densekit.evaluation.cityscapes.semantic_scores import score_semantic, scored_names
+from densekit.ops.files import atomic_write, strict
+
+_AVERAGES = {
+    "IoU": "averageScoreClasses",
+    "iIoU": "averageScoreInstClasses",
+    "IoU_sup": "averageScoreCategories",
+    "iIoU_sup": "averageScoreInstCategories",
+}
+_PER_NAME = {
+    "IoU": "classScores",
+    "iIoU": "classInstScores",
+    "IoU_sup": "categoryScores",
+    "iIoU_sup": "categoryInstScores",
+}
+
+
+class CityscapesSemSegEvaluator(CityscapesEvaluator):
+    """``IoU`` and ``iIoU`` of classes, ``IoU_sup`` and ``iIoU_sup`` of categories, from a model's ``"sem_seg"``.
+
+    The metadata's ``stuff_classes`` name the channels of the output. Into ``output_dir/semantic`` go
+    ``<frame>_pred.png``, with label ids, and ``resultPixelLevelSemanticLabeling.json``.
+    """
+
+    output = "sem_seg"
+    task = "sem_seg"
+    folder_name = "semantic"
+    tables = (("IoU", "iIoU"), ("IoU_sup", "iIoU_sup"))
+
+    @cached_property
+    def _label_ids(self) -> np.ndarray:
+        return np.array(label_ids(self._metadata("stuff_classes"), self._dataset_name), dtype=np.uint8)
+
+    def _write(self, frame: str, prediction: Tensor) -> None:
+        """Writes the label ids of scores (C, H, W)."""
+        if len(prediction) != len(self._label_ids):
+            raise ValueError(
+                f"'sem_seg' has {len(prediction)} channels, but '{self._dataset_name}' has {len(self._label_ids)} "
+                f"stuff_classes. MODEL.SEM_SEG_HEAD.NUM_CLASSES must be {len(self._label_ids)}."
+            )
+        write_png(self._file(frame), self._label_ids[prediction.argmax(dim=0).cpu().numpy()])
+
+    def _file(self, frame: str) -> Path:
+        return self.folder / f"{frame}_pred.png"
+
+    def _frames(self) -> dict[str, Path]:
+        return ground_truth(self._metadata("gt_dir"), "labelIds")
+
+    def _score(self, frames: dict[str, Any], written: dict[str, Any]) -> dict[str, float]:
+        scores = score_semantic([(self._file(frame), truth) for frame, truth in frames.items()])
+        with atomic_write(self.folder / "resultPixelLevelSemanticLabeling.json") as file:
+            file.write(json.dumps(strict(scores), allow_nan=False))
+        metrics = {name: 100 * scores[average] for name, average in _AVERAGES.items()}
+        for metric, key in _PER_NAME.items():
+            metrics.update({f"{metric}-{name}": 100 * scores[key][name] for name in scored_names(metric)})
+        return metrics
