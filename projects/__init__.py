@@ -4,7 +4,10 @@ from importlib import import_module
 
 from densekit.d2.config import CfgNode
 
-PROJECTS: tuple[str, ...] = ("_template",)
+PROJECTS: tuple[str, ...] = (
+    "_template",
+    "mask_scoring",
+)
 
 
 def add_all_configs(cfg: CfgNode) -> None:

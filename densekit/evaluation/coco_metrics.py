@@ -48,7 +48,8 @@ def evaluate_coco(
 
     Args:
         truth: The ground truth; each annotation has what the task needs.
-        predictions: COCO results in the data set's image and category ids.
+        predictions: COCO results in the data set's image and category ids. Masks are ranked by ``mask_score``
+            where there is one, everything else by ``score``.
         task: ``"bbox"``, ``"segm"`` or ``"keypoints"``.
         max_dets_per_image: Detections per image and category that count; by default 100, and always 20 for keypoints.
         kpt_oks_sigmas: Per keypoint, the deviation by which its distance is judged; by default those of COCO's persons.
@@ -95,10 +96,11 @@ def _index_predictions(truth: GroundTruth, predictions: Sequence[Mapping[str, An
         {"id": number, "image_id": truth.image_numbers[result["image_id"]], **{name: result[name] for name in fields}}
         for number, result in enumerate(predictions, start=1)
     ]
-    for detection in detections:
+    for detection, result in zip(detections, predictions):
         if task == "segm":
             # One by one: pycocotools counts a list's entries in eight bits.
             area = float(mask_utils.area(detection["segmentation"]))
+            detection["score"] = result.get("mask_score", result["score"])
         else:
             area = detection["bbox"][2] * detection["bbox"][3]
         detection.update(area=area, iscrowd=0)

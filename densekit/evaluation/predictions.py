@@ -36,12 +36,13 @@ def instances_to_coco_json(instances: Instances, img_id: int | str) -> list[dict
 
     Args:
         instances: ``pred_boxes`` (xyxy, original-image pixels), ``scores`` and ``pred_classes``; maybe ``pred_masks``
-            (N, H, W) and ``pred_keypoints`` (N, K, 3), x and y in original-image pixels.
+            (N, H, W) and ``pred_keypoints`` (N, K, 3), x and y in original-image pixels; maybe ``mask_scores``, where
+            masks are ranked by other scores than boxes.
         img_id: The image's id in the data set.
 
     Returns:
-        Dicts in the model's order, with ``category_id`` still the model's class. Boxes are XYWH, keypoints are pixel
-        indices, that is half a pixel less than the model's continuous coordinates.
+        Dicts in the model's order, with ``category_id`` still the model's class and ``mask_score`` beside ``score``.
+        Boxes are XYWH, keypoints are pixel indices, that is half a pixel less than the model's continuous coordinates.
     """
     if len(instances) == 0:
         return []
@@ -54,6 +55,8 @@ def instances_to_coco_json(instances: Instances, img_id: int | str) -> list[dict
     if instances.has("pred_masks"):
         masks = instances.pred_masks
         columns["segmentation"] = encode_masks(masks if isinstance(masks, Tensor) else masks.tensor)
+        if instances.has("mask_scores"):
+            columns["mask_score"] = instances.mask_scores.tolist()
     if instances.has("pred_keypoints"):
         keypoints = instances.pred_keypoints.float().cpu()
         half_pixel = keypoints.new_tensor([0.5, 0.5, 0.0])

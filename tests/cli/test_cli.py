@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from densekit.cli import COMMANDS, main
 from densekit.ops.weights import layouts
-from densekit.ops.weights.layouts import Layout, rename
+from densekit.ops.weights.renaming import Layout, rename
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -1,0 +1,1 @@
+"""Parts of models that several systems share, written on the seam for both hosts."""

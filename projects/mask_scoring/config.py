@@ -1,0 +1,19 @@
+"""Configuration of Mask Scoring R-CNN. It is switched on by ``MODEL.ROI_HEADS.NAME``."""
+
+from densekit.d2.config import CfgNode
+
+
+def add_config(cfg: CfgNode) -> None:
+    """Adds ``MODEL.MASK_SCORING`` to ``cfg``."""
+    cfg.MODEL.MASK_SCORING = CfgNode()
+    # What the MaskIoU head sees beside the region's features (Figure 3 of the paper): "selected", the mask of the
+    # class (a); "product", the features times that mask (b); "all", the masks of all classes (c); "high_res", the mask
+    # and the features at twice the resolution (d).
+    cfg.MODEL.MASK_SCORING.INPUT = "selected"  # one of the four above
+    # Which classes' MaskIoU is learned (Table 4): "selected", the region's; "present", those with an object in the
+    # region; "all", all classes, 0 for those without an object there.
+    cfg.MODEL.MASK_SCORING.TARGET = "selected"  # one of the three above
+    cfg.MODEL.MASK_SCORING.NUM_CONV = 4  # 3x3 convolutions; the last has stride 2
+    cfg.MODEL.MASK_SCORING.CONV_DIM = 256  # their channels
+    cfg.MODEL.MASK_SCORING.FC_DIM = 1024  # width of the two fully connected layers
+    cfg.MODEL.MASK_SCORING.LOSS_WEIGHT = 1.0  # factor of the l2 loss

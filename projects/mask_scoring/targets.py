@@ -1,0 +1,59 @@
+"""What the MaskIoU head learns: the overlap of each predicted mask with the objects that its region shows.
+
+Shapes: R regions of one image, G objects in it, P pairs of both, C mask channels (K classes or 1), M x M mask pixels.
+"""
+
+import torch
+
+from densekit.d2.structures import BitMasks, Boxes, Instances, PolygonMasks, pairwise_iou
+from densekit.modeling.mask_heads import select_classes
+
+from .maskiou_head import mask_iou
+from .visible_area import visible_fraction
+
+
+def maskiou_targets(
+    masks: torch.Tensor, regions: Instances, num_classes: int, truth: Instances | None = None
+) -> torch.Tensor:
+    """The overlaps to learn.
+
+    Args:
+        masks: (R, C, M, M) bool, the predicted masks.
+        regions: "proposal_boxes", and the matched object's "gt_classes" and "gt_masks".
+        num_classes: K.
+        truth: all objects of the image, "gt_boxes", "gt_classes" and "gt_masks", to learn the masks of other classes
+            than the region's too: of each class the object that overlaps the region most. None for its class only.
+
+    Returns:
+        (R, K) in [0, 1]; 0 for a class without an object in the region.
+    """
+    targets = masks.new_zeros((len(regions), num_classes), dtype=torch.float32)
+    if len(regions) == 0:
+        return targets
+    boxes, classes, size = regions.proposal_boxes.tensor, regions.gt_classes, regions.image_size
+    if truth is not None and len(truth):
+        region, obj = _best_of_other_classes(boxes, classes, truth).nonzero(as_tuple=True)
+        other = truth.gt_classes[obj]
+        chosen = masks[region, other if masks.shape[1] > 1 else 0]
+        targets[region, other] = _overlaps(chosen, truth.gt_masks[obj], boxes[region], size)
+    own = _overlaps(select_classes(masks, classes), regions.gt_masks, boxes, size)
+    return targets.scatter(1, classes[:, None], own[:, None])
+
+
+def _best_of_other_classes(boxes: torch.Tensor, classes: torch.Tensor, truth: Instances) -> torch.Tensor:
+    """(R, G) bool: object g overlaps region r, is not of its class, and no object of g's class overlaps r more."""
+    iou = pairwise_iou(Boxes(boxes), truth.gt_boxes)  # (R, G)
+    same = truth.gt_classes[:, None] == truth.gt_classes[None]  # (G, G)
+    order = torch.arange(len(truth), device=iou.device)
+    # Of equal overlaps the first object counts, so that each class has one.
+    beaten = (iou[:, None] > iou[:, :, None]) | ((iou[:, None] == iou[:, :, None]) & (order < order[:, None]))
+    beaten = (beaten & same).any(dim=2)  # by an object in the last axis
+    return (iou > 0) & ~beaten & (truth.gt_classes != classes[:, None])
+
+
+def _overlaps(
+    masks: torch.Tensor, objects: PolygonMasks | BitMasks, boxes: torch.Tensor, image_size: tuple[int, int]
+) -> torch.Tensor:
+    """Overlap (P,) of binary masks (P, M, M) with one object each."""
+    inside = objects.crop_and_resize(boxes, masks.shape[-1]).to(masks.device)
+    return mask_iou(masks, inside, visible_fraction(objects, boxes, image_size))
