@@ -3,7 +3,6 @@
 import os
 import platform
 import tempfile
-import zlib
 from argparse import Namespace
 from importlib.metadata import PackageNotFoundError, version
 
@@ -16,7 +15,6 @@ from densekit.d2.config import CfgNode
 from densekit.d2.engine import default_setup
 from densekit.d2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from densekit.d2.utils import comm
-from densekit.d2.utils.env import seed_all_rng
 from densekit.d2.utils.logger import setup_logger
 from densekit.data import check_datasets, register_from_yaml
 from densekit.ops.files import atomic_write
@@ -70,7 +68,6 @@ def setup(args: Namespace) -> CfgNode:
     if comm.is_main_process():
         check_datasets(cfg, train=not args.eval_only)
     default_setup(cfg, args)
-    _reseed_resumed(cfg, args)
     if comm.is_main_process():
         with atomic_write(os.path.join(cfg.OUTPUT_DIR, "config.yaml")) as file:
             file.write(f"# {versions()}\n{cfg.dump()}")
@@ -89,14 +86,6 @@ def _check_augmented_test(cfg: CfgNode) -> None:
             f"TEST.AUG.ENABLED: test-time augmentation does not work with {' and '.join(obstacles)}. Set "
             "TEST.AUG.ENABLED False."
         )
-
-
-def _reseed_resumed(cfg: CfgNode, args: Namespace) -> None:
-    """A resumed run with a fixed seed would see its first images again instead of going on to others."""
-    pointer = os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")
-    if cfg.SEED >= 0 and args.resume and not args.eval_only and os.path.isfile(pointer):
-        with open(pointer, "rb") as file:
-            seed_all_rng((cfg.SEED + comm.get_rank() + zlib.crc32(file.read())) % 2**32)
 
 
 def versions() -> str:

@@ -12,7 +12,7 @@ from torch import nn
 
 from densekit.checkpoint import Checkpointer
 from densekit.d2.config import CfgNode
-from densekit.d2.data import build_detection_test_loader, build_detection_train_loader
+from densekit.d2.data import build_detection_test_loader
 from densekit.d2.engine import (
     AMPTrainer,
     DefaultTrainer,
@@ -21,13 +21,17 @@ from densekit.d2.engine import (
     TrainerBase,
     create_ddp_model,
 )
-from densekit.d2.engine.hooks import EvalHook
+from densekit.d2.engine.hooks import EvalHook, PeriodicCheckpointer
 from densekit.d2.evaluation import DatasetEvaluator
 from densekit.d2.modeling import GeneralizedRCNNWithTTA
 from densekit.d2.utils import comm
 from densekit.d2.utils.events import CommonMetricPrinter, EventWriter, TensorboardXWriter
+from densekit.data.loader import build_train_loader
 from densekit.data.mapper import MAPPERS
+from densekit.data.order import TrainingOrder
 from densekit.engine.batches import RememberedBatches
+from densekit.engine.hooks import CheckpointHook
+from densekit.engine.randomness import set_random_state, undisturbed
 from densekit.engine.writers import MetricsWriter, write_results
 from densekit.evaluation import build_evaluator
 from densekit.solver import build_lr_scheduler, build_optimizer
@@ -46,7 +50,10 @@ class Trainer(DefaultTrainer):
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
-        self._batches = RememberedBatches(self.build_train_loader(cfg))
+        loader = self.build_train_loader(cfg)
+        order = getattr(loader, "batch_sampler", None)
+        self._order = order if isinstance(order, TrainingOrder) else None
+        self._batches = RememberedBatches(loader)
         on_gpu = cfg.MODEL.DEVICE.startswith("cuda")
         replicas = create_ddp_model(
             model, broadcast_buffers=False, device_ids=[comm.get_local_rank()] if on_gpu else None
@@ -62,17 +69,32 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Goes on from the last checkpoint in ``OUTPUT_DIR`` if asked to, else loads ``MODEL.WEIGHTS``; says which."""
+        """Goes on from the last checkpoint in ``OUTPUT_DIR`` if asked to, else loads ``MODEL.WEIGHTS``; says which.
+
+        A resumed run sees the images and draws the random numbers that the interrupted one would have.
+        """
         logger = logging.getLogger(__name__)
         found = self.checkpointer.has_checkpoint()
         if resume and not found:
             logger.warning(f"--resume: there is no last_checkpoint in {self.cfg.OUTPUT_DIR}; training starts at 0.")
         if not resume and found:
             logger.warning(f"{self.cfg.OUTPUT_DIR} holds a checkpoint; without --resume training starts anew over it.")
-        super().resume_or_load(resume)
-        if resume and found:
-            source = self.checkpointer.get_checkpoint_file()
-            logger.info(f"Resumed from {source}: {self.start_iter} of {self.max_iter} iterations are done.")
+        kept = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        if not (resume and found):
+            return
+        self.start_iter = self.iter + 1
+        source = self.checkpointer.get_checkpoint_file()
+        logger.info(f"Resumed from {source}: {self.start_iter} of {self.max_iter} iterations are done.")
+        if self._order is not None and kept.get("data_seed") is not None:
+            self._order.seed, self._order.start = kept["data_seed"], self.start_iter
+        states = kept.get("random_states") or []
+        if len(states) == comm.get_world_size():
+            set_random_state(states[comm.get_rank()])
+        else:
+            logger.warning(
+                f"The checkpoint holds the random states of {len(states)} processes, and this run has "
+                f"{comm.get_world_size()}: it goes on with the next images, but with other random numbers."
+            )
 
     def train(self) -> dict[str, Any] | None:  # type: ignore[override]
         """Trains to ``SOLVER.MAX_ITER``.
@@ -95,8 +117,10 @@ class Trainer(DefaultTrainer):
             ) from error
 
     def build_hooks(self) -> list[HookBase | None]:
-        """The host's hooks; an evaluation with test-time augmentation comes after the plain one, if it is asked for."""
-        hooks = super().build_hooks()
+        """The host's hooks with a checkpointer that saves more, and with test-time augmentation if it is asked for."""
+        hooks = [hook for hook in super().build_hooks() if not isinstance(hook, PeriodicCheckpointer)]
+        before = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
+        hooks.insert(before, CheckpointHook(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD, self._order))
         if self.cfg.TEST.AUG.ENABLED:
             at = len(hooks) - 1 if comm.is_main_process() else len(hooks)  # the writers come last
             hooks.insert(at, EvalHook(0, lambda: self.test_with_TTA(self.cfg, self.model)))
@@ -119,8 +143,8 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[Any]:
-        """The host's loader with the mapper that ``INPUT.MAPPER`` names."""
-        return build_detection_train_loader(cfg, mapper=_mapper(cfg, is_train=True))
+        """The loader of ``DATASETS.TRAIN`` with the mapper that ``INPUT.MAPPER`` names."""
+        return build_train_loader(cfg, _mapper(cfg, is_train=True))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[Any]:
@@ -141,7 +165,8 @@ class Trainer(DefaultTrainer):
             data set -> results, or the results alone where there is one data set.
         """
         _share_buffers(model)
-        results = super().test(cfg, model, evaluators)
+        with undisturbed():
+            results = super().test(cfg, model, evaluators)
         if comm.is_main_process():
             named = results if len(cfg.DATASETS.TEST) > 1 else dict.fromkeys(cfg.DATASETS.TEST, results)
             write_results(os.path.join(cfg.OUTPUT_DIR, "inference", "results.json"), named)

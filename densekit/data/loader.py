@@ -1,0 +1,149 @@
+"""The training loader: images in an order that a resumed run continues, augmented the same whoever loads them."""
+
+import logging
+import random
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from densekit.d2.config import CfgNode
+from densekit.d2.data import DatasetFromList, build_detection_train_loader, get_detection_dataset_dicts
+from densekit.d2.data.samplers import RepeatFactorTrainingSampler
+from densekit.d2.utils import comm
+from densekit.data.order import Draw, TrainingOrder
+
+__all__ = ["SeededSamples", "build_train_loader"]
+
+Mapper = Callable[[dict[str, Any]], dict[str, Any] | None]
+
+# A mapper that refuses this many images one after another accepts none.
+_REFUSALS = 1000
+
+
+class SeededSamples(Dataset):
+    """Elements of a data set, mapped; all that is random in the mapping comes from the draw's own seed.
+
+    An element is therefore the same in a worker process or in this one, and in a run that was interrupted before it.
+    A mapper that returns None for an element gets another one, drawn at random.
+
+    Args:
+        records: a sequence or a data set with indices.
+        mapper: may change the record that it gets, and may return None.
+    """
+
+    def __init__(self, records: Any, mapper: Mapper) -> None:
+        self._records, self._mapper = records, mapper
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, draw: Draw) -> Any:
+        index, seed = draw
+        with _randomness(seed):
+            for _ in range(_REFUSALS):
+                sample = self._mapper(self._records[index])
+                if sample is not None:
+                    return sample
+                index = random.randrange(len(self._records))
+        raise ValueError(f"The mapper returned None for {_REFUSALS} images one after another (INPUT.MAPPER).")
+
+
+@contextmanager
+def _randomness(seed: int) -> Iterator[None]:
+    """Seeds Python's, numpy's and torch's generators of the CPU for the block and puts their states back."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.random.default_generator.manual_seed(seed)  # torch.manual_seed would reset the GPUs' as well
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[Any]:
+    """Builds the endless loader of ``DATASETS.TRAIN``.
+
+    Args:
+        cfg: The config; ``DATALOADER.SAMPLER_TRAIN`` is TrainingSampler, RepeatFactorTrainingSampler or
+            RandomSubsetTrainingSampler, ``SEED`` below zero means an order of its own for each run.
+        mapper: Makes a model's input of a record.
+
+    Returns:
+        An iterable of lists of mapped records. Its ``batch_sampler`` is a :class:`TrainingOrder`, unless the data set
+        is a stream, which has its own order and cannot be entered in the middle.
+    """
+    keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
+    records: Any = get_detection_dataset_dicts(
+        cfg.DATASETS.TRAIN,
+        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+        min_keypoints=keypoints,
+        proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
+    )
+    if isinstance(records, IterableDataset):
+        return build_detection_train_loader(cfg, mapper=mapper, dataset=records)
+    listed = isinstance(records, list)
+    seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+    order = TrainingOrder(
+        _epoch(cfg, records, seed),
+        cfg.SOLVER.IMS_PER_BATCH,
+        seed,
+        wide=[r["width"] > r["height"] for r in records] if listed and cfg.DATALOADER.ASPECT_RATIO_GROUPING else None,
+        rank=comm.get_rank(),
+        world_size=comm.get_world_size(),
+    )
+    logging.getLogger(__name__).info(f"{len(records)} training images, {cfg.SOLVER.IMS_PER_BATCH} in a step")
+    samples = SeededSamples(DatasetFromList(records, copy=False) if listed else records, mapper)
+    return DataLoader(
+        samples,
+        batch_sampler=order,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=_as_it_is,
+        worker_init_fn=_one_thread,
+        generator=torch.Generator(),  # else starting an iteration would draw from the model's random numbers
+    )
+
+
+def _epoch(cfg: CfgNode, records: Any, seed: int) -> Callable[[torch.Generator], Tensor]:
+    """What makes up an epoch: every image, a random subset, or images of rare classes more often."""
+    kind, count = cfg.DATALOADER.SAMPLER_TRAIN, len(records)
+    if kind == "TrainingSampler":
+        return lambda generator: torch.arange(count)
+    if kind == "RandomSubsetTrainingSampler":
+        ratio = cfg.DATALOADER.RANDOM_SUBSET_RATIO
+        if not 1 <= count * ratio <= count:
+            raise ValueError(f"DATALOADER.RANDOM_SUBSET_RATIO {ratio} of {count} images leaves {int(count * ratio)}.")
+        subset = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[: int(count * ratio)]
+        return lambda generator: subset
+    if kind == "RepeatFactorTrainingSampler":
+        factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+            records, cfg.DATALOADER.REPEAT_THRESHOLD, sqrt=cfg.DATALOADER.REPEAT_SQRT
+        )
+
+        def rounded(generator: torch.Generator) -> Tensor:
+            repeats = factors.floor() + (torch.rand(count, generator=generator) < factors.frac())
+            return torch.repeat_interleave(repeats.long())
+
+        return rounded
+    raise ValueError(
+        f"DATALOADER.SAMPLER_TRAIN {kind!r} is not one of TrainingSampler, RepeatFactorTrainingSampler, "
+        "RandomSubsetTrainingSampler."
+    )
+
+
+def _as_it_is(samples: list[Any]) -> list[Any]:
+    """Images of different sizes do not stack, so a batch is a list."""
+    return samples
+
+
+def _one_thread(worker: int) -> None:
+    """OpenCV would start as many threads in every worker as there are cores."""
+    cv2.setNumThreads(0)

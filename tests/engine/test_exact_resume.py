@@ -1,0 +1,115 @@
+"""A run that was stopped and resumed ends in the very weights of one that was not."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from densekit.d2 import HOST
+from densekit.engine import Trainer, setup
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Stopped(RuntimeError):
+    pass
+
+
+def final(folder: Path) -> dict:
+    return torch.load(folder / "model_final.pth", weights_only=True)
+
+
+def assert_equal_states(one: dict, other: dict) -> None:
+    for name, value in one["model"].items():
+        assert torch.equal(value, other["model"][name]), name
+    first, second = (run["trainer"]["_trainer"]["optimizer"]["state"] for run in (one, other))
+    for key, slots in first.items():
+        assert all(torch.equal(value, second[key][name]) for name, value in slots.items() if torch.is_tensor(value))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("seed", [3, -1])
+def test_resume_is_exact(arguments, tmp_path, monkeypatch, workers, seed):
+    opts = [
+        "SOLVER.MAX_ITER",
+        6,
+        "SOLVER.CHECKPOINT_PERIOD",
+        2,
+        "TEST.EVAL_PERIOD",
+        2,
+        "DATALOADER.NUM_WORKERS",
+        workers,
+    ]
+    opts += ["SEED", seed, "SOLVER.OPTIMIZER", "AdamW", "SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR"]
+    trainer = Trainer(setup(arguments(*opts)))
+    trainer.resume_or_load(resume=False)
+    ordinary = Trainer.run_step
+
+    def stop_at_five(self):
+        if self.iter == 5 and self.start_iter == 0 and stopping:
+            raise Stopped
+        ordinary(self)
+
+    monkeypatch.setattr(Trainer, "run_step", stop_at_five)
+    stopping = True
+    with pytest.raises(Stopped):
+        trainer.train()
+    assert (tmp_path / "out" / "last_checkpoint").read_text() == "model_0000003.pth"
+
+    # The same run without the stop: from its first checkpoint on, as SEED -1 has no way to start it anew.
+    second = tmp_path / "second"
+    second.mkdir()
+    (second / "model_0000001.pth").write_bytes((tmp_path / "out" / "model_0000001.pth").read_bytes())
+    (second / "last_checkpoint").write_text("model_0000001.pth")
+    ends = []
+    for folder in (tmp_path / "out", second):
+        trainer = Trainer(setup(arguments(*opts, "OUTPUT_DIR", folder, resume=True)))
+        trainer.resume_or_load(resume=True)
+        trainer.train()
+        ends.append(final(folder))
+    assert_equal_states(*ends)
+
+
+def test_resume_equals_a_run_that_never_stopped(arguments, tmp_path):
+    opts = ["SOLVER.MAX_ITER", 4, "SOLVER.CHECKPOINT_PERIOD", 2, "DATASETS.TEST", "()"]
+    trainer = Trainer(setup(arguments(*opts)))
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    whole = final(tmp_path / "out")
+    (tmp_path / "out" / "last_checkpoint").write_text("model_0000001.pth")
+    trainer = Trainer(setup(arguments(*opts, resume=True)))
+    torch.rand(5)  # whatever else has drawn random numbers by now
+    trainer.resume_or_load(resume=True)
+    assert trainer.start_iter == 2
+    trainer.train()
+    assert_equal_states(whole, final(tmp_path / "out"))
+
+
+@pytest.mark.slow
+def test_two_killed_processes_resume_exactly(tiny_root, tmp_path):
+    command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(tiny_root / "tiny.yaml"), "--resume"]
+    command += ["--num-gpus", "2", "--datasets", str(tiny_root / "own.yaml"), "DATASETS.TEST", "()"]
+    command += ["SOLVER.MAX_ITER", "40", "SOLVER.CHECKPOINT_PERIOD", "20", "DATALOADER.NUM_WORKERS", "2"]
+    (tiny_root / "own.yaml").write_text(
+        "tiny_train: {form: coco, json: coco/annotations/instances_train2017.json, images: coco/train2017}\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DENSEKIT_HOST": HOST}
+    for name in ("whole", "killed"):
+        run = [*command, "OUTPUT_DIR", str(tmp_path / name)]
+        if name == "killed":
+            process = subprocess.Popen(run, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
+            pointer, deadline = tmp_path / name / "last_checkpoint", time.monotonic() + 120
+            while not pointer.is_file() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            assert pointer.read_text() == "model_0000019.pth"
+        subprocess.run(run, env=environment, check=True, capture_output=True, timeout=200)
+    log = (tmp_path / "killed" / "log.txt").read_text()
+    assert "model_0000019.pth: 20 of 40 iterations are done" in log
+    assert_equal_states(*(final(tmp_path / name) for name in ("whole", "killed")))
