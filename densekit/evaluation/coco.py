@@ -16,6 +16,7 @@ from densekit.d2.utils import comm
 from densekit.d2.utils.logger import create_small_table
 from densekit.evaluation.coco_metrics import CocoScores, evaluate_coco
 from densekit.evaluation.diagnosis import explain
+from densekit.evaluation.gathering import each_image_once
 from densekit.evaluation.ground_truth import GroundTruth, dataset_to_coco, read_coco_json
 from densekit.evaluation.predictions import instances_to_coco_json, proposals_to_arrays
 from densekit.evaluation.proposals import evaluate_box_proposals, save_box_proposals
@@ -50,6 +51,7 @@ class COCOEvaluator(DatasetEvaluator):
         max_dets_per_image: int | None = None,
         kpt_oks_sigmas: Sequence[float] = (),
         allow_cached_coco: bool = False,
+        boundary: bool = False,
     ) -> None:
         """Reads the ground truth.
 
@@ -62,6 +64,7 @@ class COCOEvaluator(DatasetEvaluator):
             kpt_oks_sigmas: One per keypoint; by default those of COCO's persons.
             allow_cached_coco: Take the ground truth of a data set without a JSON file from an earlier run's
                 ``<name>_coco_format.json``. That file does not notice when the data set changes.
+            boundary: Judge masks by their boundaries too (arXiv:2103.16562); the numbers are under ``"boundary"``.
 
         Raises:
             ValueError: An unknown task, or a ground truth that is not COCO's.
@@ -75,6 +78,7 @@ class COCOEvaluator(DatasetEvaluator):
         self._output_dir = Path(output_dir) if output_dir else None
         self._max_dets_per_image = max_dets_per_image
         self._kpt_oks_sigmas = kpt_oks_sigmas
+        self._boundary = boundary
         self._truth: GroundTruth | None = None
         if not distributed or comm.is_main_process():
             self._truth = self._read_ground_truth(allow_cached_coco)
@@ -110,8 +114,8 @@ class COCOEvaluator(DatasetEvaluator):
 
         Returns:
             ``{"bbox": {"AP", "AP50", "AP75", "APs", "APm", "APl", "AP-<class>" ...}, "segm": ..., "keypoints": ...,
-            "box_proposals": {"AR@100" ...}}``, 0 to 100, NaN where there is no ground truth. Empty in other processes
-            than the main one, and where the data set has no annotations.
+            "boundary": ..., "box_proposals": {"AR@100" ...}}``, 0 to 100, NaN where there is no ground truth. Empty in
+            other processes than the main one, and where the data set has no annotations.
 
         Raises:
             ValueError: A prediction of an image or a class that the data set does not have.
@@ -120,7 +124,7 @@ class COCOEvaluator(DatasetEvaluator):
         if self._truth is None:
             return {}
         truth = self._truth
-        predictions = _each_image_once(chain.from_iterable(gathered), truth)
+        predictions = each_image_once(chain.from_iterable(gathered), truth.image_numbers, truth.source)
         instances = [prediction for prediction in predictions if "instances" in prediction]
         proposals = [prediction for prediction in predictions if "proposals" in prediction]
         if not predictions:
@@ -159,6 +163,8 @@ class COCOEvaluator(DatasetEvaluator):
         tasks = set(self._tasks or predicted_tasks)
         if not tasks <= predicted_tasks:
             raise ValueError(f"The model predicts {sorted(predicted_tasks)}; asked for were {sorted(tasks)}.")
+        if self._boundary and "segm" in tasks:
+            tasks.add("boundary")
         results = {}
         for task in sorted(tasks):
             scores = evaluate_coco(
@@ -213,23 +219,6 @@ class COCOEvaluator(DatasetEvaluator):
             )
             logger.warning(f"{truth.source} has no annotations, so the predictions are not evaluated; {where}.")
         return truth.annotated
-
-
-def _each_image_once(predictions: Iterable[dict[str, Any]], truth: GroundTruth) -> list[dict[str, Any]]:
-    """Drops what padded samplers repeat and sorts by image, so that the number of processes leaves no trace."""
-    first: dict[Any, dict[str, Any]] = {}
-    repeated = 0
-    for prediction in predictions:
-        repeated += prediction["image_id"] in first
-        first.setdefault(prediction["image_id"], prediction)
-    unknown = first.keys() - truth.image_numbers.keys()
-    if unknown:
-        raise ValueError(
-            f"Predictions for {len(unknown)} images that {truth.source} does not have, one is {unknown.pop()!r}."
-        )
-    if repeated:
-        logger.info(f"{repeated} repeated images were dropped; each image counts once.")
-    return sorted(first.values(), key=lambda prediction: truth.image_numbers[prediction["image_id"]])
 
 
 def _in_category_ids(predictions: Iterable[dict[str, Any]], category_ids: list[int]) -> list[dict[str, Any]]:

@@ -2,6 +2,8 @@
 
 Computed by faster-coco-eval, whose precision tables equal those of pycocotools' COCOeval to the last bit but one. The
 averages over them are taken here, so that any limit of detections, and a model that detects nothing, work too.
+
+"boundary" is the boundary AP of arXiv:2103.16562: a mask is as good as the smaller of its IoU and its boundary's.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,9 +19,14 @@ from densekit.evaluation.ground_truth import GroundTruth
 
 # What an annotation must have to be evaluated, and what is taken from a prediction. The box gives a pose its area; a
 # mask has its own.
-ANNOTATION_FIELD = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}
-_PREDICTION_FIELDS = {"bbox": ("bbox",), "segm": ("segmentation",), "keypoints": ("bbox", "keypoints")}
-_AREAS = {"bbox": ("s", "m", "l"), "segm": ("s", "m", "l"), "keypoints": ("m", "l")}
+ANNOTATION_FIELD = {"bbox": "bbox", "segm": "segmentation", "boundary": "segmentation", "keypoints": "keypoints"}
+_PREDICTION_FIELDS = {
+    "bbox": ("bbox",),
+    "segm": ("segmentation",),
+    "boundary": ("segmentation",),
+    "keypoints": ("bbox", "keypoints"),
+}
+_AREAS = {"bbox": ("s", "m", "l"), "segm": ("s", "m", "l"), "boundary": ("s", "m", "l"), "keypoints": ("m", "l")}
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ def evaluate_coco(
         truth: The ground truth; each annotation has what the task needs.
         predictions: COCO results in the data set's image and category ids. Masks are ranked by ``mask_score``
             where there is one, everything else by ``score``.
-        task: ``"bbox"``, ``"segm"`` or ``"keypoints"``.
+        task: ``"bbox"``, ``"segm"``, ``"boundary"`` or ``"keypoints"``.
         max_dets_per_image: Detections per image and category that count; by default 100, and always 20 for keypoints.
         kpt_oks_sigmas: Per keypoint, the deviation by which its distance is judged; by default those of COCO's persons.
         image_ids: The images to evaluate on; by default all.
@@ -97,7 +104,7 @@ def _index_predictions(truth: GroundTruth, predictions: Sequence[Mapping[str, An
         for number, result in enumerate(predictions, start=1)
     ]
     for detection, result in zip(detections, predictions):
-        if task == "segm":
+        if task in ("segm", "boundary"):
             # One by one: pycocotools counts a list's entries in eight bits.
             area = float(mask_utils.area(detection["segmentation"]))
             detection["score"] = result.get("mask_score", result["score"])

@@ -16,7 +16,7 @@ def explain(task: str, scores: CocoScores, truth: GroundTruth, predictions: Sequ
     """Returns one sentence for each reason; an empty list where every number is above zero.
 
     Args:
-        task: ``"bbox"``, ``"segm"`` or ``"keypoints"``.
+        task: ``"bbox"``, ``"segm"``, ``"boundary"`` or ``"keypoints"``.
         scores: What was computed.
         truth: The ground truth it was computed on.
         predictions: COCO results in the data set's category ids.

@@ -1,6 +1,11 @@
 """Segment ids as the colours of a panoptic PNG, the COCO format that Cityscapes took over: id = R + 256 G + 65536 B."""
 
+from pathlib import Path
+
 import numpy as np
+from PIL import Image
+
+from densekit.ops.files import atomic_write
 
 MAX_ID = 256**3 - 1
 
@@ -47,3 +52,29 @@ def rgb2id(colours: np.ndarray) -> np.ndarray:
         )
     red, green, blue = (colours[..., channel].astype(np.int32) for channel in range(3))
     return red | green << 8 | blue << 16
+
+
+def write_panoptic_png(path: str | Path, ids: np.ndarray) -> None:
+    """Writes segment ids (H, W) as a PNG, in full or not at all."""
+    with atomic_write(path, "wb") as file:
+        Image.fromarray(id2rgb(ids)).save(file, format="PNG")
+
+
+def read_panoptic_png(path: str | Path) -> np.ndarray:
+    """Returns the segment ids (H, W) int32 of a panoptic PNG.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It cannot be decoded, or it is no picture of three channels.
+    """
+    try:
+        with Image.open(path) as image:
+            colours = np.asarray(image)
+    except FileNotFoundError:
+        raise
+    except (OSError, SyntaxError) as error:  # Pillow's words for a broken PNG
+        raise ValueError(f"Panoptic PNG {path} cannot be read: {error}. Copy or make it again.") from error
+    try:
+        return rgb2id(colours)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error

@@ -1,0 +1,55 @@
+"""What several processes have seen, each image once."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+_MOST_NAMES = 5
+
+
+def each_image_once(
+    predictions: Iterable[dict[str, Any]], places: Mapping[Any, int], source: str, key: str = "image_id"
+) -> list[dict[str, Any]]:
+    """Drops what padded samplers repeat and sorts by image, so that the number of processes leaves no trace.
+
+    Args:
+        predictions: Of all processes; each names its image under ``key``.
+        places: The place of each image of the data set.
+        source: What the data set is called in messages.
+        key: ``"image_id"``, or another entry that tells images apart.
+
+    Raises:
+        ValueError: A prediction is of an image that the data set does not have.
+    """
+    first: dict[Any, dict[str, Any]] = {}
+    repeated = 0
+    for prediction in predictions:
+        repeated += prediction[key] in first
+        first.setdefault(prediction[key], prediction)
+    unknown = first.keys() - places.keys()
+    if unknown:
+        raise ValueError(
+            f"Predictions for {len(unknown)} images that {source} does not have, one is {unknown.pop()!r}."
+        )
+    if repeated:
+        logger.info(f"{repeated} repeated images were dropped; each image counts once.")
+    return sorted(first.values(), key=lambda prediction: places[prediction[key]])
+
+
+def check_all_there(
+    predictions: Iterable[Mapping[str, Any]], places: Iterable[Any], source: str, key: str = "image_id"
+) -> None:
+    """Refuses to judge a part of the data set as if it were all of it.
+
+    Raises:
+        ValueError: Images of the data set have no prediction; some are named.
+    """
+    seen = {prediction[key] for prediction in predictions}
+    missing = [image for image in places if image not in seen]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} images of {source} have no prediction: {', '.join(map(repr, missing[:_MOST_NAMES]))}"
+            f"{' ...' if len(missing) > _MOST_NAMES else ''}. Every image has to be shown to the evaluator."
+        )
