@@ -3,5 +3,14 @@
 from densekit.evaluation.build import build_evaluator
 from densekit.evaluation.cityscapes import CityscapesInstanceEvaluator, CityscapesSemSegEvaluator
 from densekit.evaluation.coco import COCOEvaluator
+from densekit.evaluation.panoptic import COCOPanopticEvaluator
+from densekit.evaluation.sem_seg import SemSegEvaluator
 
-__all__ = ["COCOEvaluator", "CityscapesInstanceEvaluator", "CityscapesSemSegEvaluator", "build_evaluator"]
+__all__ = [
+    "COCOEvaluator",
+    "COCOPanopticEvaluator",
+    "CityscapesInstanceEvaluator",
+    "CityscapesSemSegEvaluator",
+    "SemSegEvaluator",
+    "build_evaluator",
+]

@@ -5,17 +5,42 @@ from collections.abc import Callable
 
 from densekit.d2.config import CfgNode
 from densekit.d2.data import MetadataCatalog
-from densekit.d2.evaluation import DatasetEvaluator
+from densekit.d2.evaluation import DatasetEvaluator, DatasetEvaluators
 from densekit.evaluation.cityscapes import CityscapesInstanceEvaluator, CityscapesSemSegEvaluator
 from densekit.evaluation.coco import COCOEvaluator
+from densekit.evaluation.panoptic import COCOPanopticEvaluator
+from densekit.evaluation.sem_seg import SemSegEvaluator
 
 
 def _coco(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
-    return COCOEvaluator(dataset_name, output_dir=output_folder, kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS)
+    return COCOEvaluator(
+        dataset_name,
+        output_dir=output_folder,
+        kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
+        boundary=cfg.TEST.BOUNDARY,
+    )
+
+
+def _sem_seg(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
+    return SemSegEvaluator(dataset_name, output_folder, boundary=cfg.TEST.BOUNDARY)
+
+
+def _coco_panoptic(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
+    """Judges the classes and the instances too, as far as the data set has them."""
+    metadata = MetadataCatalog.get(dataset_name)
+    evaluators: list[DatasetEvaluator] = []
+    if metadata.get("stuff_classes"):
+        evaluators.append(_sem_seg(cfg, dataset_name, output_folder))
+    if metadata.get("json_file"):
+        evaluators.append(_coco(cfg, dataset_name, output_folder))
+    evaluators.append(COCOPanopticEvaluator(dataset_name, output_folder))
+    return DatasetEvaluators(evaluators)
 
 
 BUILDERS: dict[str, Callable[[CfgNode, str, str], DatasetEvaluator]] = {
     "coco": _coco,
+    "coco_panoptic_seg": _coco_panoptic,
+    "sem_seg": _sem_seg,
     "cityscapes_instance": lambda cfg, name, folder: CityscapesInstanceEvaluator(name, folder),
     "cityscapes_sem_seg": lambda cfg, name, folder: CityscapesSemSegEvaluator(name, folder),
 }

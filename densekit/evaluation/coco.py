@@ -18,7 +18,7 @@ from densekit.evaluation.coco_metrics import CocoScores, evaluate_coco
 from densekit.evaluation.diagnosis import explain
 from densekit.evaluation.gathering import each_image_once
 from densekit.evaluation.ground_truth import GroundTruth, dataset_to_coco, read_coco_json
-from densekit.evaluation.predictions import instances_to_coco_json, proposals_to_arrays
+from densekit.evaluation.predictions import instances_to_coco_json, proposals_to_arrays, write_json_list
 from densekit.evaluation.proposals import evaluate_box_proposals, save_box_proposals
 from densekit.ops.files import atomic_write
 
@@ -156,7 +156,7 @@ class COCOEvaluator(DatasetEvaluator):
         class_names = self._class_names(truth)
         found = _in_category_ids(chain.from_iterable(p["instances"] for p in predictions), list(class_names))
         if self._output_dir is not None:
-            _write_results(self._output_dir / "coco_instances_results.json", found)
+            write_json_list(self._output_dir / "coco_instances_results.json", found)
         if not self._can_evaluate(truth):
             return {}
         predicted_tasks = {task for prediction in predictions for task in prediction["tasks"]}
@@ -232,13 +232,6 @@ def _in_category_ids(predictions: Iterable[dict[str, Any]], category_ids: list[i
             )
         converted.append({**result, "category_id": category_ids[result["category_id"]]})
     return converted
-
-
-def _write_results(path: Path, results: Iterable[Mapping[str, Any]]) -> None:
-    with atomic_write(path) as file:
-        # One result a line: json.dump would take the whole list through its slow, pure Python encoder.
-        file.write("[" + ",\n".join(json.dumps(result, allow_nan=False) for result in results) + "]\n")
-    logger.info(f"Predictions are in {path}")
 
 
 def _report(task: str, scores: CocoScores, class_names: Mapping[int, str]) -> dict[str, float]:

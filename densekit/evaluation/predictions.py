@@ -3,6 +3,10 @@
 N: detections of one image. H, W: the original image's height and width in pixels.
 """
 
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -12,6 +16,9 @@ import torch
 from torch import Tensor
 
 from densekit.d2.structures import BoxMode, Instances
+from densekit.ops.files import atomic_write
+
+logger = logging.getLogger(__name__)
 
 
 def encode_masks(masks: Tensor) -> list[dict[str, Any]]:
@@ -68,3 +75,11 @@ def proposals_to_arrays(proposals: Instances) -> tuple[np.ndarray, np.ndarray]:
     """Returns the boxes (N, 4; xyxy, original-image pixels) and the objectness logits (N,) as numpy arrays."""
     boxes = proposals.proposal_boxes.tensor.float().cpu().numpy()
     return boxes, proposals.objectness_logits.float().cpu().numpy()
+
+
+def write_json_list(path: Path, items: Iterable[Mapping[str, Any]]) -> None:
+    """Writes results as a JSON list, one a line."""
+    with atomic_write(path) as file:
+        # One by one: json.dump would take the whole list through its slow, pure Python encoder.
+        file.write("[" + ",\n".join(json.dumps(item, allow_nan=False) for item in items) + "]\n")
+    logger.info(f"Predictions are in {path}")

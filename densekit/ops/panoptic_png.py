@@ -55,8 +55,8 @@ def rgb2id(colours: np.ndarray) -> np.ndarray:
 
 
 def write_panoptic_png(path: str | Path, ids: np.ndarray) -> None:
-    """Writes segment ids (H, W) as a PNG, in full or not at all."""
-    with atomic_write(path, "wb") as file:
+    """Writes segment ids (H, W) as a PNG, in full or not at all; does not wait for the disk, as there are many."""
+    with atomic_write(path, "wb", durable=False) as file:
         Image.fromarray(id2rgb(ids)).save(file, format="PNG")
 
 

@@ -24,6 +24,7 @@ from coco_scenes import (
 )
 from pycocotools.coco import COCO
 
+from densekit.config import add_densekit_config
 from densekit.d2.config import get_cfg
 from densekit.d2.data import MetadataCatalog
 from densekit.d2.utils import comm
@@ -272,6 +273,7 @@ def test_images_that_were_never_shown_are_reported(tmp_path, caplog):
 def test_build_evaluator_gives_each_test_set_its_folder(tmp_path):
     content, detections = random_scene(0)
     cfg = get_cfg()
+    add_densekit_config(cfg)
     cfg.OUTPUT_DIR = str(tmp_path / "run")
     cfg.TEST.KEYPOINT_OKS_SIGMAS = SIGMAS
     scores = run(build_evaluator(cfg, register(tmp_path, content)), content, detections)

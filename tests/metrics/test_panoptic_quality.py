@@ -1,12 +1,11 @@
 """Panoptic quality against cases worked out by hand, a slow reading of the definition, and Cityscapes' own script."""
 
-import contextlib
-import io
 import json
 import math
 
 import numpy as np
 import pytest
+from panoptic_scenes import CATEGORIES, cityscapes_script, random_image
 from PIL import Image
 
 from densekit.metrics.panoptic_quality import (
@@ -17,9 +16,7 @@ from densekit.metrics.panoptic_quality import (
     mean_quality,
     panoptic_quality,
 )
-from densekit.ops.panoptic_png import id2rgb, rgb2id
-
-CATEGORIES = {7: 0, 11: 0, 21: 0, 24: 1, 26: 1, 33: 1}  # id -> whether it is a thing
+from densekit.ops.panoptic_png import rgb2id
 
 
 def row(*runs):
@@ -56,69 +53,6 @@ def slow_matching(true_ids, truth, predicted_ids, predicted):
 
 def ordered(matching):
     return sorted(matching.matched), sorted(matching.missed), sorted(matching.spurious)
-
-
-def random_image(rng, shape=(30, 40), crowds=1):
-    """Annotated rectangles over void, and a prediction that moves, drops, merges, invents and relabels them."""
-    true_ids, predicted_ids = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    truth, predicted = {}, {}
-    crowd_left = dict.fromkeys(CATEGORIES, crowds)
-    for key in rng.permutation(2000)[: rng.integers(0, 9)].tolist():
-        y, x, h, w = rng.integers(0, 20), rng.integers(0, 30), rng.integers(1, 20), rng.integers(1, 20)
-        category = int(rng.choice(list(CATEGORIES)))
-        crowd = CATEGORIES[category] == 1 and rng.random() < 0.3 and crowd_left[category] > 0
-        crowd_left[category] -= int(crowd)
-        true_ids[y : y + h, x : x + w] = key + 1
-        truth[key + 1] = TrueSegment(category, bool(crowd))
-        dy, dx = rng.integers(-2, 3, 2)
-        if rng.random() < 0.8:
-            other = int(rng.integers(1, 6)) * 65536 + key
-            predicted_ids[max(y + dy, 0) : y + dy + h, max(x + dx, 0) : x + dx + w] = other
-            predicted[other] = category if rng.random() < 0.8 else int(rng.choice(list(CATEGORIES)))
-    visible = set(np.unique(true_ids).tolist())
-    truth = {key: segment for key, segment in truth.items() if key in visible}
-    visible = set(np.unique(predicted_ids).tolist())
-    return true_ids, truth, predicted_ids, {k: c for k, c in predicted.items() if k in visible}
-
-
-def cityscapes_script(folder, images, categories):
-    """What cityscapesscripts, whose core is COCO's official one, says about the same images as files."""
-    from cityscapesscripts.evaluation import evalPanopticSemanticLabeling as script
-
-    pairs = []
-    for number, (true_ids, truth, predicted_ids, predicted) in enumerate(images):
-        names = {}
-        for part, ids in (("truth", true_ids), ("predicted", predicted_ids)):
-            (folder / part).mkdir(exist_ok=True)
-            names[part] = f"{number}.png"
-            Image.fromarray(id2rgb(ids)).save(folder / part / names[part])
-        pairs.append(
-            (
-                {
-                    "image_id": number,
-                    "file_name": names["truth"],
-                    "segments_info": [
-                        {
-                            "id": key,
-                            "category_id": segment.category,
-                            "iscrowd": int(segment.is_crowd),
-                            "area": int((true_ids == key).sum()),
-                        }
-                        for key, segment in truth.items()
-                    ],
-                },
-                {
-                    "image_id": number,
-                    "file_name": names["predicted"],
-                    "segments_info": [{"id": key, "category_id": value} for key, value in predicted.items()],
-                },
-            )
-        )
-    table = {key: {"isthing": thing} for key, thing in categories.items()}
-    with contextlib.redirect_stdout(io.StringIO()):
-        statistics = script.pq_compute_single_core(0, pairs, str(folder / "truth"), str(folder / "predicted"), table)
-        everything, per_class = statistics.pq_average(table, isthing=None)
-        return everything, per_class
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,233 @@
+"""The evaluator for semantic segmentation: IoU and accuracy, and how well boundaries are met."""
+
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from tabulate import tabulate
+
+from densekit.d2.data import DatasetCatalog, Metadata, MetadataCatalog
+from densekit.d2.evaluation import DatasetEvaluator
+from densekit.d2.utils import comm
+from densekit.d2.utils.logger import create_small_table
+from densekit.data.labels import IGNORE, load_sem_seg
+from densekit.evaluation.gathering import check_all_there, each_image_once
+from densekit.evaluation.predictions import encode_masks, write_json_list
+from densekit.metrics.semantic import boundary_iou, count_boundaries, count_pixels, semantic_scores
+from densekit.ops.files import atomic_write
+
+_FOLDER = "sem_seg"
+_RECORD_KEYS = ("file_name", "sem_seg_file_name", "sem_seg_values", "height", "width")
+
+logger = logging.getLogger(__name__)
+
+
+class SemSegEvaluator(DatasetEvaluator):
+    """mIoU, fwIoU, mACC, pACC and, if asked for, Boundary IoU (arXiv:2103.16562) on a registered data set.
+
+    Takes a model's ``"sem_seg"``. Each process counts its images as they come, and writes their label maps; only the
+    counts are gathered. The main process refuses to judge when images are missing.
+
+    Into ``output_dir`` go ``sem_seg_predictions.json`` (COCO's stuff format: a run-length mask for each class of each
+    image) and, in ``sem_seg/``, a PNG of the data set's label ids for each image, named after its place in the folder
+    of the images.
+
+    Other than Detectron2's, boundaries are those of the paper, the pixels of each class near its outline, where
+    Detectron2 erodes the map of class numbers.
+    """
+
+    def __init__(
+        self, dataset_name: str, output_dir: str | None = None, *, distributed: bool = True, boundary: bool = False
+    ) -> None:
+        """Reads the list of images.
+
+        Args:
+            dataset_name: A registered data set with ``stuff_classes``, whose records name label maps; without those
+                it can only be predicted on.
+            output_dir: Where the files go; by default nothing is written.
+            distributed: Gather from all processes; else each process evaluates what it has seen.
+            boundary: Judge boundaries too.
+
+        Raises:
+            ValueError: The data set has no class names, or only some of its records name a label map.
+        """
+        self._dataset_name = dataset_name
+        self._output_dir = Path(output_dir) if output_dir else None
+        self._distributed = distributed
+        self._boundary = boundary
+        records = DatasetCatalog.get(dataset_name)
+        # Without their annotations, which a record of a panoptic data set has too.
+        self._records = {r["file_name"]: {key: r[key] for key in _RECORD_KEYS if key in r} for r in records}
+        metadata = MetadataCatalog.get(dataset_name)
+        self._classes: Sequence[str] = metadata.get("stuff_classes") or ()
+        if not self._classes:
+            raise ValueError(
+                f"Data set '{dataset_name}' has no class names. Set them with "
+                f"MetadataCatalog.get('{dataset_name}').stuff_classes = [...]."
+            )
+        self._ignore = metadata.get("ignore_label", IGNORE)
+        self._label_ids = _label_ids(metadata, len(self._classes))
+        unlabelled = [name for name, record in self._records.items() if "sem_seg_file_name" not in record]
+        self._labelled = len(unlabelled) < len(self._records)
+        if unlabelled and self._labelled:
+            raise ValueError(f"Image {unlabelled[0]} of '{dataset_name}' names no label map, and other images do.")
+        self._png_names = _png_names(self._records)
+        self.reset()
+
+    def reset(self) -> None:
+        self._predictions: list[dict[str, Any]] = []
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """Takes in one batch.
+
+        Args:
+            inputs: One dict per image with its ``"file_name"``.
+            outputs: One dict per image; ``"sem_seg"`` are scores (C, H, W) in the original image's pixels.
+
+        Raises:
+            ValueError: An image or a class that the data set does not have, or a map of another size.
+        """
+        for item, output in zip(inputs, outputs):
+            if "sem_seg" not in output:
+                continue
+            name = item["file_name"]
+            if name not in self._records:
+                raise ValueError(f"Image {name} is not one of '{self._dataset_name}'.")
+            classes = output["sem_seg"].argmax(dim=0).to(torch.uint8).cpu().numpy()
+            prediction = {"file_name": name}
+            if self._labelled:
+                try:
+                    prediction |= self._compare(classes, load_sem_seg(self._records[name]))
+                except ValueError as error:
+                    raise ValueError(f"Image {name} of '{self._dataset_name}': {error}") from error
+            if self._output_dir is not None:
+                prediction["results"] = self._keep(classes, name, self._output_dir)
+            self._predictions.append(prediction)
+
+    def evaluate(self) -> Mapping[str, Any]:
+        """Returns the numbers, and writes ``sem_seg_predictions.json``.
+
+        Returns:
+            ``{"sem_seg": {"mIoU", "fwIoU", "IoU-<class>" ..., "mACC", "pACC", "ACC-<class>" ...}}``, 0 to 100, NaN
+            for what is not annotated; with boundaries also ``"mBoundaryIoU"``, ``"BoundaryIoU-<class>"`` and, as
+            Detectron2 spells it, ``"min(IoU, B-Iou)-<class>"``. Empty in other processes than the main one, and where
+            the data set has no label maps.
+
+        Raises:
+            ValueError: Images of the data set were not predicted.
+        """
+        gathered = comm.gather(self._predictions, dst=0) if self._distributed else [self._predictions]
+        if self._distributed and not comm.is_main_process():
+            return {}
+        source = f"'{self._dataset_name}'"
+        places = {name: place for place, name in enumerate(self._records)}
+        predictions = each_image_once(chain.from_iterable(gathered), places, source, key="file_name")
+        if not predictions:
+            logger.warning(f"No output with 'sem_seg' was received for {source}.")
+            return {}
+        check_all_there(predictions, places, source, key="file_name")
+        if self._output_dir is not None:
+            results = chain.from_iterable(prediction["results"] for prediction in predictions)
+            write_json_list(self._output_dir / "sem_seg_predictions.json", results)
+        if not self._labelled:
+            logger.warning(f"{source} has no label maps, so the predictions are not evaluated.")
+            return {}
+        return {"sem_seg": self._report(predictions)}
+
+    def _compare(self, classes: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
+        """Returns an image's counts, without the zeros that most of them are."""
+        counts = {"pixels": _packed(count_pixels(classes, truth, len(self._classes), self._ignore))}
+        if self._boundary:
+            counts["boundaries"] = _packed(count_boundaries(classes, truth, len(self._classes), self._ignore))
+        return counts
+
+    def _keep(self, classes: np.ndarray, name: str, folder: Path) -> list[dict[str, Any]]:
+        """Writes an image's PNG and returns its entries for the JSON file."""
+        found = np.unique(classes)
+        if found[-1] >= len(self._classes):
+            raise ValueError(
+                f"Class {found[-1]} was predicted in image {name}, but '{self._dataset_name}' has the classes 0 .. "
+                f"{len(self._classes) - 1}. MODEL.SEM_SEG_HEAD.NUM_CLASSES must be {len(self._classes)}."
+            )
+        table = self._label_ids
+        path = folder / _FOLDER / self._png_names[name]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path, "wb", durable=False) as file:
+            Image.fromarray(table[classes]).save(file, format="PNG")
+        masks = encode_masks(torch.from_numpy(classes[None] == found[:, None, None]))
+        ids = table[found].tolist()
+        return [{"file_name": name, "category_id": key, "segmentation": mask} for key, mask in zip(ids, masks)]
+
+    def _report(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """Logs the tables and returns the numbers under Detectron2's names."""
+        size = len(self._classes)
+        scores = semantic_scores(_summed((p["pixels"] for p in predictions), (size, size)))
+        main = {
+            "mIoU": scores.mean_iou,
+            "fwIoU": scores.frequency_weighted_iou,
+            "mACC": scores.mean_accuracy,
+            "pACC": scores.pixel_accuracy,
+        }
+        columns = {"IoU": scores.iou, "ACC": scores.accuracy}
+        if self._boundary:
+            edges, main["mBoundaryIoU"] = boundary_iou(_summed((p["boundaries"] for p in predictions), (3, size)))
+            columns |= {"BoundaryIoU": edges, "min(IoU, B-Iou)": np.minimum(scores.iou, edges)}
+        main = {name: 100 * value for name, value in main.items()}
+        logger.info("Evaluation results for sem_seg:\n" + create_small_table(main))
+        rows = [
+            [name, *(100 * values)] for name, values in zip(self._classes, np.stack(list(columns.values()), axis=1))
+        ]
+        logger.info("Per class:\n" + tabulate(rows, headers=["class", *columns], tablefmt="pipe", floatfmt=".3f"))
+        return main | {
+            f"{kind}-{name}": float(100 * value)
+            for kind, values in columns.items()
+            for name, value in zip(self._classes, values)
+        }
+
+
+def _label_ids(metadata: Metadata, num_classes: int) -> np.ndarray:
+    """Returns the data set's id of each class, in the smallest type that a PNG can have.
+
+    Where stuff classes list the things too, as in Detectron2's joint panoptic data sets, the ids of those are things'.
+    """
+    ids: dict[int, int] = {}
+    for kind in ("thing", "stuff"):
+        ids |= {index: key for key, index in (metadata.get(f"{kind}_dataset_id_to_contiguous_id") or {}).items()}
+    if not metadata.get("stuff_dataset_id_to_contiguous_id"):
+        ids = {index: index for index in range(num_classes)}
+    missing = [index for index in range(num_classes) if index not in ids]
+    if missing:
+        raise ValueError(
+            f"stuff_dataset_id_to_contiguous_id of '{metadata.name}' gives no id for the classes {missing[:5]} of its "
+            f"{num_classes} stuff_classes."
+        )
+    values = [ids[index] for index in range(num_classes)]
+    return np.array(values, dtype=np.uint8 if max(values) < 256 else np.uint16)
+
+
+def _png_names(image_files: Iterable[str]) -> dict[str, str]:
+    """Names a PNG after the place of each image below the folder that they share."""
+    files = list(image_files)
+    root = os.path.commonpath([os.path.dirname(name) for name in files]) if files else ""
+    names = {name: str(Path(os.path.relpath(name, root)).with_suffix(".png")) for name in files}
+    if len(set(names.values())) < len(names):  # two images differ in their ending only
+        names = {name: f"{os.path.relpath(name, root)}.png" for name in files}
+    return names
+
+
+def _packed(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    places = np.flatnonzero(counts)
+    return places, counts.ravel()[places]
+
+
+def _summed(parts: Iterable[tuple[np.ndarray, np.ndarray]], shape: tuple[int, int]) -> np.ndarray:
+    total = np.zeros(shape[0] * shape[1], dtype=np.int64)
+    for places, counts in parts:
+        total[places] += counts
+    return total.reshape(shape)
