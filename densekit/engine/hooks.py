@@ -1,6 +1,7 @@
 """What happens around the iterations beside what the host's hooks do."""
 
 from densekit.checkpoint import Checkpointer
+from densekit.checkpoint.folder import CheckpointFolder
 from densekit.d2.engine import HookBase
 from densekit.d2.utils import comm
 from densekit.data.order import TrainingOrder
@@ -16,10 +17,11 @@ class CheckpointHook(HookBase):
         checkpointer: of the model and what belongs to its training.
         period: in iterations.
         order: of the training images; None where the data set is a stream.
+        keep: how many periodic checkpoints stay on the disk; 0 keeps all.
     """
 
-    def __init__(self, checkpointer: Checkpointer, period: int, order: TrainingOrder | None) -> None:
-        self._checkpointer, self._period, self._order = checkpointer, period, order
+    def __init__(self, checkpointer: Checkpointer, period: int, order: TrainingOrder | None, keep: int = 0) -> None:
+        self._checkpointer, self._period, self._order, self._keep = checkpointer, period, order, keep
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
@@ -33,3 +35,5 @@ class CheckpointHook(HookBase):
         if comm.is_main_process():
             seed = None if self._order is None else self._order.seed
             self._checkpointer.save(name, iteration=self.trainer.iter, data_seed=seed, random_states=states)
+            if self._keep:
+                CheckpointFolder(self._checkpointer.save_dir).prune(self._keep)

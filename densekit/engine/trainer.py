@@ -76,15 +76,16 @@ class Trainer(DefaultTrainer):
         logger = logging.getLogger(__name__)
         found = self.checkpointer.has_checkpoint()
         if resume and not found:
-            logger.warning(f"--resume: there is no last_checkpoint in {self.cfg.OUTPUT_DIR}; training starts at 0.")
+            logger.warning(f"--resume: there is no checkpoint in {self.cfg.OUTPUT_DIR}; training starts at 0.")
         if not resume and found:
             logger.warning(f"{self.cfg.OUTPUT_DIR} holds a checkpoint; without --resume training starts anew over it.")
         kept = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if not (resume and found):
             return
         self.start_iter = self.iter + 1
-        source = self.checkpointer.get_checkpoint_file()
-        logger.info(f"Resumed from {source}: {self.start_iter} of {self.max_iter} iterations are done.")
+        logger.info(
+            f"Resumed from {self.checkpointer.source}: {self.start_iter} of {self.max_iter} iterations are done."
+        )
         if self._order is not None and kept.get("data_seed") is not None:
             self._order.seed, self._order.start = kept["data_seed"], self.start_iter
         states = kept.get("random_states") or []
@@ -119,8 +120,9 @@ class Trainer(DefaultTrainer):
     def build_hooks(self) -> list[HookBase | None]:
         """The host's hooks with a checkpointer that saves more, and with test-time augmentation if it is asked for."""
         hooks = [hook for hook in super().build_hooks() if not isinstance(hook, PeriodicCheckpointer)]
-        before = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
-        hooks.insert(before, CheckpointHook(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD, self._order))
+        solver = self.cfg.SOLVER
+        saver = CheckpointHook(self.checkpointer, solver.CHECKPOINT_PERIOD, self._order, solver.CHECKPOINT_KEEP)
+        hooks.insert(next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook)), saver)
         if self.cfg.TEST.AUG.ENABLED:
             at = len(hooks) - 1 if comm.is_main_process() else len(hooks)  # the writers come last
             hooks.insert(at, EvalHook(0, lambda: self.test_with_TTA(self.cfg, self.model)))

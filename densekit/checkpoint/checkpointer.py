@@ -4,7 +4,9 @@ import logging
 import os
 from typing import Any
 
+from densekit.checkpoint.folder import CheckpointFolder
 from densekit.d2.checkpoint import DetectionCheckpointer
+from densekit.d2.utils import comm
 from densekit.ops.weights import LoadReport, adapt_names, read_checkpoint, write_checkpoint
 
 # Below this share of the model, a weight file is taken for another architecture's. A backbone alone is well above it.
@@ -12,11 +14,48 @@ _MIN_COVERAGE = 0.1
 
 
 class Checkpointer(DetectionCheckpointer):
-    """The host's checkpointer, which refuses weights that hardly fit and writes files atomically.
+    """The host's checkpointer, which refuses weights that hardly fit, writes atomically and checks what it resumes.
 
     Training from scratch because a weight file did not fit, with no more than a warning in a long log, costs days;
     therefore it is an error here.
     """
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """Loads the newest checkpoint of the folder that is whole, if asked to resume and there is any; else ``path``.
+
+        Returns:
+            What the file holds beside the states of the model and of the checkpointables.
+
+        Raises:
+            ValueError: all checkpoints of the folder are damaged.
+        """
+        if resume and self.has_checkpoint():
+            return self.load(self._newest_whole())
+        return self.load(path, checkpointables=[])
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is anything to resume, be it whole or not."""
+        return bool(CheckpointFolder(self.save_dir).newest_first())
+
+    def _newest_whole(self) -> str:
+        """The same file in all processes, chosen by the first one."""
+        chosen, problems = "", []
+        if comm.is_main_process():
+            folder = CheckpointFolder(self.save_dir)
+            for file in folder.newest_first():
+                if (problem := folder.problem(file)) is None:
+                    chosen = str(file)
+                    break
+                problems.append(f"{file}: {problem}")
+        chosen, problems = comm.all_gather((chosen, problems))[0]
+        if not chosen:
+            raise ValueError(
+                f"No checkpoint in {self.save_dir} can be resumed: {'; '.join(problems) or 'there is none'}. Restore "
+                "one of them, or start anew without --resume."
+            )
+        for problem in problems:
+            logging.getLogger(__name__).warning(f"The checkpoint {problem}; an older one is taken.")
+        return chosen
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Loads a weight file; an empty path loads nothing.
@@ -30,13 +69,16 @@ class Checkpointer(DetectionCheckpointer):
                 f"MODEL.WEIGHTS {path!r} does not exist. Give the path of a .pth, .pkl or .safetensors file, or "
                 "MODEL.WEIGHTS '' to start from random weights."
             )
-        self._source = path
+        self.source = path
         return super().load(path, *args, **kwargs)
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Writes ``<save_dir>/<name>.pth``, then names it in ``last_checkpoint``."""
         if self.save_dir and self.save_to_disk:
+            folder = CheckpointFolder(self.save_dir)
+            folder.begin(f"{name}.pth")
             path = write_checkpoint(self.save_dir, name, self.model, self.checkpointables, kwargs)
+            folder.finish(f"{name}.pth")
             logging.getLogger(__name__).info(f"Saved checkpoint {path}")
 
     def _load_file(self, f: str) -> dict[str, Any]:
@@ -51,7 +93,7 @@ class Checkpointer(DetectionCheckpointer):
         report = self._report(incompatible)
         if report.coverage < _MIN_COVERAGE:
             raise ValueError(
-                f"The weights in {self._source} belong to another architecture.\n{report.table()}\n"
+                f"The weights in {self.source} belong to another architecture.\n{report.table()}\n"
                 "Choose the configuration that they were trained with, or other MODEL.WEIGHTS; MODEL.WEIGHTS '' starts "
                 "from random weights."
             )
@@ -61,9 +103,9 @@ class Checkpointer(DetectionCheckpointer):
         report = self._report(incompatible)
         logger = logging.getLogger(__name__)
         if report.clean:
-            logger.info(f"All {report.total} entries of the model were loaded from {self._source}")
+            logger.info(f"All {report.total} entries of the model were loaded from {self.source}")
         else:
-            logger.warning(f"{self._source}: {report.table()}")
+            logger.warning(f"{self.source}: {report.table()}")
 
     def _report(self, incompatible: Any) -> LoadReport:
         return LoadReport.of(
