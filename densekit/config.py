@@ -10,6 +10,7 @@ from densekit.d2.config import CfgNode, get_cfg
 
 def add_densekit_config(cfg: CfgNode) -> None:
     """Adds the keys that densekit's trainer reads beside the host's."""
+    cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0  # of CropAfterResizeMapper: a crop holds less of any class than that
     cfg.INPUT.MAPPER = ""  # name of the mapper that turns an annotation into training tensors; "": by the task
     cfg.SOLVER.OPTIMIZER = "SGD"  # or "AdamW" (arXiv 1711.05101)
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0  # on the learning rate of the parameters below a module named `backbone`

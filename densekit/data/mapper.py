@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from densekit.d2.config import CfgNode
 from densekit.d2.data import DatasetMapper as HostMapper
 from densekit.d2.data import detection_utils as utils
 from densekit.d2.data import transforms as T
@@ -15,7 +16,7 @@ from densekit.d2.utils.file_io import PathManager
 from densekit.data.labels import load_sem_seg, without_label_map
 from densekit.data.pictures import TURNED, exif_orientation
 
-__all__ = ["MAPPERS", "DatasetMapper"]
+__all__ = ["MAPPERS", "CropAfterResizeMapper", "DatasetMapper"]
 
 
 class DatasetMapper(HostMapper):
@@ -99,6 +100,31 @@ class DatasetMapper(HostMapper):
         return None
 
 
+class CropAfterResizeMapper(DatasetMapper):
+    """Resizes, then crops, as semantic segmentation is trained: crops of one size at many scales.
+
+    The host's mapper crops first, so that after the resizing each image has another size. ``INPUT.CROP`` says what is
+    cropped; with ``SINGLE_CATEGORY_MAX_AREA`` below 1 a crop that one class fills to more than that is drawn again, up
+    to ten times (DeepLab's rule in Detectron2), which needs label maps.
+    """
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        options = super().from_config(cfg, is_train)
+        if not is_train or not cfg.INPUT.CROP.ENABLED:
+            return options
+        crop: T.Augmentation = T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE)
+        if cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA < 1:
+            crop = T.RandomCrop_CategoryAreaConstraint(
+                cfg.INPUT.CROP.TYPE,
+                cfg.INPUT.CROP.SIZE,
+                cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA,
+                cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+            )
+        resize, *others = utils.build_augmentation(cfg, is_train)
+        return options | {"augmentations": [resize, crop, *others]}
+
+
 def _size_message(name: str, found: tuple[Any, Any], expected: tuple[Any, Any]) -> str:
     message = (
         f"Image {name} is {found[0]} x {found[1]} (width x height) and its annotation file says "
@@ -119,4 +145,5 @@ def _size_message(name: str, found: tuple[Any, Any], expected: tuple[Any, Any]) 
 MAPPERS: dict[str, Callable[..., Callable[[dict[str, Any]], dict[str, Any]]]] = {
     "": DatasetMapper,
     "DatasetMapper": DatasetMapper,
+    "CropAfterResizeMapper": CropAfterResizeMapper,
 }

@@ -223,6 +223,15 @@ class TestMaps:
         image = Visualizer(GREY, meta).draw_sem_seg(torch.from_numpy(labels), area_threshold=10**9).get_image()
         assert image[30, 20].argmax() == 0 and image[30, 55].argmax() == 2 and image[30, 77].tolist() == [100] * 3
 
+    def test_stuff_without_a_name_shows_its_number(self):
+        """A model that was trained on other classes than the data set has."""
+        ids = np.full((60, 80), 5)
+        meta = {"stuff_classes": ["sky"], "stuff_colors": [[255, 0, 0]]}
+        info = [{"id": 5, "category_id": 7, "isthing": False}]
+        written = Visualizer(GREY, meta).draw_panoptic_seg(ids, info).get_image()
+        named = Visualizer(GREY, {"stuff_classes": [str(k) for k in range(8)]}).draw_panoptic_seg(ids, info).get_image()
+        assert np.array_equal(written, named) and (written != 100).any(axis=2).all()
+
     def test_panoptic_with_and_without_info(self):
         ids = np.full((60, 80), -1)
         ids[:30], ids[30:, :40] = 1000, 2

@@ -342,7 +342,7 @@ class Visualizer:
             mask,
             color=_class_color(label, self._meta("stuff_colors")),
             edge_color=_OFF_WHITE,
-            text=names[label] if names else str(label),
+            text=names[label] if names and 0 <= label < len(names) else str(label),
             alpha=alpha,
             area_threshold=area_threshold,
         )
