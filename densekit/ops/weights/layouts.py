@@ -2,11 +2,12 @@
 
 from collections.abc import Collection
 
+from densekit.ops.weights.detr import DETR
 from densekit.ops.weights.maskscoring import MASK_SCORING
 from densekit.ops.weights.renaming import Layout
 
 # The first layout that matches is taken.
-LAYOUTS: tuple[Layout, ...] = (MASK_SCORING,)
+LAYOUTS: tuple[Layout, ...] = (MASK_SCORING, DETR)
 
 
 def find_layout(names: Collection[str]) -> Layout | None:

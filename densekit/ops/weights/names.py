@@ -156,7 +156,8 @@ def adapt_names(checkpoint: dict[str, Any], model: Weights) -> Weights:
         weights = {name.removeprefix("module."): value for name, value in weights.items()}
     if layout := find_layout(weights):
         logging.getLogger(__name__).info(f"The names of {layout.name} are mapped to densekit's.")
-        return layout.convert(weights)
+        weights = layout.convert(weights)
+        return layout.fit(weights, model) if layout.fit else weights
     if is_torchvision_resnet(weights) and "conv1.weight" not in model:
         logging.getLogger(__name__).info(
             "torchvision's names are mapped to Detectron2's. These weights expect INPUT.FORMAT RGB, "

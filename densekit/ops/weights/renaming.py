@@ -25,11 +25,14 @@ class Layout:
         name: for messages, such as ``"mmdetection"``.
         matches: tells from the names of a file whether it is of this layout.
         convert: returns the weights under the names of densekit's model; raises ValueError on names it does not know.
+        fit: where the model decides what is taken: gets converted weights and the model's state dict, and returns the
+            weights for that model.
     """
 
     name: str
     matches: Callable[[Collection[str]], bool]
     convert: Callable[[Weights], Weights]
+    fit: Callable[[Weights, Weights], Weights] | None = None
 
 
 def rename(weights: Weights, rules: Sequence[Rule], layout: str) -> Weights:

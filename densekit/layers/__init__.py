@@ -1,0 +1,1 @@
+"""Blocks of networks: plain torch modules that know no host and no configuration."""

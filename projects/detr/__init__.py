@@ -1,0 +1,8 @@
+"""DETR: set prediction with Hungarian matching, and its panoptic head."""
+
+from . import mapper as mapper  # registers DetrDatasetMapper
+from . import meta_arch as meta_arch  # registers Detr
+from . import subset as subset  # registers streets_train_16
+from .config import add_config
+
+__all__ = ["add_config"]

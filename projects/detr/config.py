@@ -1,0 +1,32 @@
+"""Configuration of DETR: ``MODEL.DETR`` with the keys of the authors' Detectron2 wrapper and a few of ours."""
+
+from densekit.d2.config import CfgNode
+
+
+def add_config(cfg: CfgNode) -> None:
+    """Adds ``MODEL.DETR`` to ``cfg``."""
+    cfg.MODEL.DETR = CfgNode()
+    cfg.MODEL.DETR.NUM_CLASSES = 80  # C; the class scores have one more row, "no object"
+    cfg.MODEL.DETR.FROZEN_WEIGHTS = ""  # with MASK_ON: a trained detector, which is frozen while the mask head learns
+    cfg.MODEL.DETR.GIOU_WEIGHT = 2.0  # lambda_iou, in the loss and in the matching
+    cfg.MODEL.DETR.L1_WEIGHT = 5.0  # lambda_L1, in the loss and in the matching
+    cfg.MODEL.DETR.DEEP_SUPERVISION = True  # a loss for every decoder layer and not only for the last
+    cfg.MODEL.DETR.NO_OBJECT_WEIGHT = 0.1  # weight of "no object" in the classification loss
+    cfg.MODEL.DETR.NHEADS = 8  # M, heads of every attention
+    cfg.MODEL.DETR.DROPOUT = 0.1  # everywhere in the transformer
+    cfg.MODEL.DETR.DIM_FEEDFORWARD = 2048  # width between the linear layers of a transformer layer
+    cfg.MODEL.DETR.ENC_LAYERS = 6  # layers of the encoder; 0: none
+    cfg.MODEL.DETR.DEC_LAYERS = 6  # layers of the decoder
+    cfg.MODEL.DETR.PRE_NORM = False  # normalise the input of each part instead of its sum with the input
+    cfg.MODEL.DETR.HIDDEN_DIM = 256  # d, width of the transformer
+    cfg.MODEL.DETR.NUM_OBJECT_QUERIES = 100  # N, the largest number of objects in an image
+
+    # What the authors' wrapper does not have.
+    cfg.MODEL.DETR.POSITION_EMBEDDING = "sine"  # or "learned", for at most 50 x 50 cells
+    # Which cells are padding: "ceil" spares every cell that an image touches, as the wrapper does; "nearest" asks the
+    # pixel at the cell's corner, as the original code does.
+    cfg.MODEL.DETR.PADDING_MASK = "ceil"  # or "nearest"
+    cfg.MODEL.DETR.ACTIVATION_CHECKPOINT = False  # compute the transformer's layers anew in the backward pass
+    # With MASK_ON: classes below are things, the others stuff. 0: there is no stuff and no panoptic output.
+    cfg.MODEL.DETR.NUM_THINGS = 0  # 80 for COCO panoptic
+    cfg.MODEL.DETR.PANOPTIC_SCORE_THRESH = 0.85  # least score of a segment of the panoptic output

@@ -1,0 +1,92 @@
+"""Training data with the augmentation of DETR (arXiv 2005.12872), appendix A.4, and panoptic segments as objects."""
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+
+from densekit.d2.config import CfgNode
+from densekit.d2.data import detection_utils as utils
+from densekit.d2.data import transforms as T
+from densekit.d2.structures import BitMasks, Instances
+from densekit.data.labels import read_values
+from densekit.data.mapper import MAPPERS, DatasetMapper
+
+_BEFORE_CROP = (400, 500, 600)  # short sides, pixels
+_VOID = 255  # pixels of no segment, while a map of segments is transformed
+
+
+class DetrDatasetMapper(DatasetMapper):
+    """The default mapper with the paper's augmentation, for boxes, masks and panoptic segments.
+
+    The image is mirrored or not; with ``INPUT.CROP.ENABLED`` every other image is resized to a short side of 400, 500
+    or 600 pixels and cropped; all are then resized as usual. Of panoptic records (``pan_seg_file_name``) every segment,
+    thing or stuff, becomes an instance with the box of its mask.
+    """
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        """Reads ``INPUT``."""
+        options = super().from_config(cfg, is_train)
+        if is_train:
+            resize, *flip = utils.build_augmentation(cfg, is_train)
+            crop: list[T.Augmentation] = []
+            if cfg.INPUT.CROP.ENABLED:
+                window = T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE)
+                steps = T.AugmentationList([T.ResizeShortestEdge(_BEFORE_CROP, sample_style="choice"), window])
+                crop = [T.RandomApply(steps, prob=0.5)]
+            options["augmentations"] = [*flip, *crop, resize]
+        return options
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        """Maps one record, which is left as it is; returns as the default mapper.
+
+        Raises:
+            FileNotFoundError: the image is not there.
+            ValueError: an image or its segments cannot be used; the message names the file.
+        """
+        if not self.is_train or "pan_seg_file_name" not in dataset_dict:
+            return super().__call__(dataset_dict)
+        try:
+            return self._panoptic(copy.deepcopy(dataset_dict))
+        except Exception as error:
+            raise self._explained(dataset_dict, error) from error
+
+    def _panoptic(self, record: dict[str, Any]) -> dict[str, Any]:
+        image = utils.read_image(record["file_name"], format=self.image_format)
+        utils.check_image_size(record, image)
+        segments = record.pop("segments_info")
+        numbers = _numbered(read_values(record.pop("pan_seg_file_name")), [segment["id"] for segment in segments])
+        inputs = T.AugInput(image, sem_seg=numbers)
+        self.augmentations(inputs)
+        record["image"] = torch.as_tensor(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
+        classes = torch.tensor([segment["category_id"] for segment in segments], dtype=torch.int64)
+        instances = _segment_instances(torch.as_tensor(np.ascontiguousarray(inputs.sem_seg)), classes)
+        if not self.use_instance_mask:
+            instances.remove("gt_masks")
+        record["instances"] = instances
+        return record
+
+
+def _numbered(ids: np.ndarray, segment_ids: list[int]) -> np.ndarray:
+    """(H, W) ids of segments to their places in the list, as bytes, which every transform takes."""
+    if len(segment_ids) > _VOID:
+        raise ValueError(f"{len(segment_ids)} segments; DetrDatasetMapper takes at most {_VOID} of an image.")
+    numbers = np.full(ids.shape, _VOID, dtype=np.uint8)
+    for number, segment_id in enumerate(segment_ids):
+        numbers[ids == segment_id] = number
+    return numbers
+
+
+def _segment_instances(numbers: torch.Tensor, classes: torch.Tensor) -> Instances:
+    """The segments that are left in (H, W) numbers."""
+    present = numbers.unique().long()
+    present = present[present != _VOID]
+    masks = BitMasks(numbers == present[:, None, None].to(numbers))
+    return Instances(
+        tuple(numbers.shape), gt_masks=masks, gt_boxes=masks.get_bounding_boxes(), gt_classes=classes[present]
+    )
+
+
+MAPPERS["DetrDatasetMapper"] = DetrDatasetMapper

@@ -1,0 +1,257 @@
+"""The slot: what the host builds for ``MODEL.META_ARCHITECTURE`` ``"Detr"``, the name of the authors' wrapper.
+
+Two modules of one name cannot be registered in one process: either this one or theirs is imported.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import box_convert
+
+from densekit.d2.config import CfgNode, configurable
+from densekit.d2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, detector_postprocess
+from densekit.d2.structures import BitMasks, Boxes, ImageList, Instances, PolygonMasks
+from densekit.d2.utils.events import get_event_storage
+from densekit.layers.position_encoding import LearnedPositionEncoding, SinePositionEncoding
+from densekit.layers.transformer import Transformer
+from densekit.modeling.matcher import HungarianMatcher
+from densekit.modeling.set_criterion import SetCriterion, weighted
+
+from .backbone import MaskedBackbone
+from .detr import DETR
+from .frozen import load_detector
+from .panoptic import merge_masks, paste_masks
+from .segmentation import SegmentingDETR
+
+_Size = tuple[int, int]
+_POSITIONS = {"sine": SinePositionEncoding, "learned": LearnedPositionEncoding}
+
+
+@META_ARCH_REGISTRY.register()
+class Detr(nn.Module):
+    """DETR behind the host's interface of a model.
+
+    Args:
+        detr: the network, with masks or without.
+        criterion: the losses.
+        loss_weights: weight of each loss; what has none is logged only.
+        pixel_mean: mean of each channel, in the units of the input.
+        pixel_std: standard deviation of each channel.
+        size_divisibility: what height and width of a padded batch must be a multiple of; 0: of nothing.
+        num_things: with masks, classes below are things and the others stuff; 0: no panoptic output.
+        panoptic_score_threshold: least score of a segment of the panoptic output.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        detr: DETR | SegmentingDETR,
+        criterion: SetCriterion,
+        loss_weights: dict[str, float],
+        pixel_mean: list[float],
+        pixel_std: list[float],
+        size_divisibility: int = 0,
+        num_things: int = 0,
+        panoptic_score_threshold: float = 0.85,
+    ) -> None:
+        super().__init__()
+        self.detr = detr
+        self.criterion = criterion
+        self.loss_weights = loss_weights
+        self.size_divisibility = size_divisibility
+        self.num_things = num_things
+        self.panoptic_score_threshold = panoptic_score_threshold
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Reads ``MODEL.DETR``; any registered backbone with one feature map or more will do."""
+        keys = cfg.MODEL.DETR
+        backbone = build_backbone(cfg)
+        detr: DETR | SegmentingDETR = _build_detector(cfg, backbone)
+        if cfg.MODEL.MASK_ON:
+            if keys.FROZEN_WEIGHTS:
+                load_detector(detr, keys.FROZEN_WEIGHTS)
+            channels = [shape.channels for shape in backbone.output_shape().values()]
+            detr = SegmentingDETR(detr, channels=channels, frozen=bool(keys.FROZEN_WEIGHTS))
+        matcher = HungarianMatcher(l1_weight=keys.L1_WEIGHT, giou_weight=keys.GIOU_WEIGHT)
+        return {
+            "detr": detr,
+            "criterion": SetCriterion(
+                num_classes=keys.NUM_CLASSES,
+                matcher=matcher,
+                no_object_weight=keys.NO_OBJECT_WEIGHT,
+                with_masks=cfg.MODEL.MASK_ON,
+            ),
+            "loss_weights": {
+                "loss_ce": 1.0,
+                "loss_bbox": keys.L1_WEIGHT,
+                "loss_giou": keys.GIOU_WEIGHT,
+                "loss_mask": 1.0,
+                "loss_dice": 1.0,
+            },
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "size_divisibility": backbone.size_divisibility,
+            "num_things": keys.NUM_THINGS if cfg.MODEL.MASK_ON else 0,
+            "panoptic_score_threshold": keys.PANOPTIC_SCORE_THRESH,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+        """Trains or predicts.
+
+        Args:
+            batched_inputs: per image a dict with ``image`` (3, H, W); in training ``instances`` with ``gt_boxes``,
+                ``gt_classes`` and, for masks, ``gt_masks``; ``height`` and ``width``, pixels, the frame of the results.
+
+        Returns:
+            In training the weighted losses by name. Else per image ``instances`` with ``pred_boxes``, ``scores``,
+            ``pred_classes`` and, with masks, ``pred_masks`` (N, height, width) bool; for a panoptic model also
+            ``panoptic_seg``, (height, width) int32 segments from 1, 0 for none, and a dict per segment with ``id``,
+            ``isthing``, ``category_id`` and ``area``.
+        """
+        images = self.preprocess_image(batched_inputs)
+        if self.training:
+            return self.losses(images, batched_inputs)
+        return self.inference(images, batched_inputs)
+
+    def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
+        """Moves, normalises, pads and batches the images."""
+        images = [(item["image"].to(self.device) - self.pixel_mean) / self.pixel_std for item in batched_inputs]
+        return ImageList.from_tensors(images, self.size_divisibility)
+
+    def losses(self, images: ImageList, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """The weighted losses; what has no weight goes to the event storage.
+
+        Raises:
+            ValueError: an input has no ``instances``, or a class that the model does not have.
+        """
+        targets = [self._target(item, images) for item in batched_inputs]
+        losses = self.criterion(self.detr(images.tensor, images.image_sizes), targets)
+        storage = get_event_storage()
+        for name in ("class_error", "cardinality_error"):
+            storage.put_scalar(f"detr/{name}", losses[name].item())
+        return weighted(losses, self.loss_weights)
+
+    def _target(self, item: dict[str, Any], images: ImageList) -> dict[str, Any]:
+        """Ground truth of one image as the criterion takes it."""
+        if "instances" not in item:
+            raise ValueError(f"{item.get('file_name', 'An input')} has no 'instances'; training needs them.")
+        truth = item["instances"].to(self.device)
+        height, width = truth.image_size
+        scale = truth.gt_boxes.tensor.new_tensor([width, height, width, height])
+        target = {
+            "labels": truth.gt_classes,
+            "boxes": box_convert(truth.gt_boxes.tensor, "xyxy", "cxcywh") / scale,
+        }
+        if "file_name" in item:
+            target["name"] = item["file_name"]
+        if self.criterion.with_masks:
+            target["masks"] = _padded_masks(truth, images)
+        return target
+
+    def inference(self, images: ImageList, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Predictions in the frame that each input asks for; arguments and result as of :meth:`forward`."""
+        outputs = self.detr(images.tensor, images.image_sizes)
+        padded = (int(images.tensor.shape[-2]), int(images.tensor.shape[-1]))
+        results = []
+        for index, (item, size) in enumerate(zip(batched_inputs, images.image_sizes)):
+            wanted = (item.get("height", size[0]), item.get("width", size[1]))
+            one = {name: outputs[name][index].float() for name in outputs if name != "aux_outputs"}
+            result: dict[str, Any] = {"instances": self._instances(one, padded, size, wanted)}
+            if self.num_things:
+                result["panoptic_seg"] = self._panoptic(one, padded, size, wanted)
+            results.append(result)
+        return results
+
+    def _instances(self, outputs: dict[str, Tensor], padded: _Size, size: _Size, wanted: _Size) -> Instances:
+        """One image's queries as detections; boxes without area in the wanted frame are dropped."""
+        probability = outputs["pred_logits"].softmax(dim=-1)
+        found = Instances(size)
+        found.pred_boxes = Boxes(box_convert(outputs["pred_boxes"], "cxcywh", "xyxy"))
+        found.pred_boxes.scale(scale_x=size[1], scale_y=size[0])
+        found.scores, found.pred_classes = probability[:, :-1].max(dim=-1)
+        found.query = torch.arange(len(probability), device=probability.device)
+        if self.num_things:  # queries for stuff are no instances
+            found = found[found.pred_classes < self.num_things]
+        found = detector_postprocess(found, *wanted)
+        queries = found.query
+        found.remove("query")
+        if "pred_masks" in outputs:
+            found.pred_masks = paste_masks(outputs["pred_masks"][queries], padded, size, wanted)
+        return found
+
+    def _panoptic(
+        self, outputs: dict[str, Tensor], padded: _Size, size: _Size, wanted: _Size
+    ) -> tuple[Tensor, list[dict[str, Any]]]:
+        """The merged masks in the host's form: identifiers start at 1, 0 is no segment."""
+        segments, info = merge_masks(
+            outputs["pred_logits"],
+            outputs["pred_masks"],
+            padded_size=padded,
+            image_size=size,
+            output_size=wanted,
+            num_things=self.num_things,
+            score_threshold=self.panoptic_score_threshold,
+        )
+        if not info:
+            return segments, info
+        return segments + 1, [segment | {"id": segment["id"] + 1} for segment in info]
+
+
+def _build_detector(cfg: CfgNode, backbone: Backbone) -> DETR:
+    keys = cfg.MODEL.DETR
+    if keys.POSITION_EMBEDDING not in _POSITIONS:
+        raise ValueError(
+            f"MODEL.DETR.POSITION_EMBEDDING is {keys.POSITION_EMBEDDING!r}; it can be one of {', '.join(_POSITIONS)}."
+        )
+    if cfg.MODEL.RESNETS.RES5_DILATION == 2 and hasattr(backbone, "res5"):
+        _dilate_like_torchvision(backbone)
+    shape = list(backbone.output_shape().values())[-1]
+    return DETR(
+        backbone=MaskedBackbone(backbone, stride=shape.stride, padding_mask=keys.PADDING_MASK),
+        position_encoding=_POSITIONS[keys.POSITION_EMBEDDING](keys.HIDDEN_DIM),
+        transformer=Transformer(
+            embed_dim=keys.HIDDEN_DIM,
+            num_heads=keys.NHEADS,
+            num_encoder_layers=keys.ENC_LAYERS,
+            num_decoder_layers=keys.DEC_LAYERS,
+            ffn_dim=keys.DIM_FEEDFORWARD,
+            dropout=keys.DROPOUT,
+            pre_norm=keys.PRE_NORM,
+            checkpointed=keys.ACTIVATION_CHECKPOINT,
+        ),
+        in_channels=shape.channels,
+        num_classes=keys.NUM_CLASSES,
+        num_queries=keys.NUM_OBJECT_QUERIES,
+        aux_loss=keys.DEEP_SUPERVISION,
+    )
+
+
+def _dilate_like_torchvision(backbone: Any) -> None:
+    """Gives the first block of a dilated res5 no dilation: what torchvision's models, and so DETR's weights, have."""
+    conv = backbone.res5[0].conv2
+    conv.dilation = conv.padding = (1, 1)
+
+
+def _padded_masks(truth: Instances, images: ImageList) -> Tensor:
+    """Ground-truth masks (N, H, W) bool of the padded batch's size."""
+    height, width = truth.image_size
+    masks: Any = truth.gt_masks
+    if isinstance(masks, PolygonMasks):
+        masks = BitMasks.from_polygon_masks(masks, height, width)
+    bits = masks.tensor.to(images.device)
+    padded_height, padded_width = images.tensor.shape[-2:]
+    return F.pad(bits, (0, padded_width - width, 0, padded_height - height))

@@ -1,0 +1,79 @@
+"""Small models for the tests of DETR, among them those whose outputs were recorded."""
+
+import torch
+from torch import nn
+
+from densekit.d2.layers import FrozenBatchNorm2d
+from densekit.d2.modeling import ResNet
+from densekit.d2.modeling.backbone.resnet import BasicStem, BottleneckBlock
+from densekit.layers.position_encoding import LearnedPositionEncoding, SinePositionEncoding
+from densekit.layers.transformer import Transformer
+from densekit.ops.weights import adapt_names
+from densekit.projects.detr.backbone import MaskedBackbone
+from densekit.projects.detr.detr import DETR
+from densekit.projects.detr.segmentation import SegmentingDETR
+
+
+def tiny_resnet() -> ResNet:
+    """One block a stage: 32, 64, 128 and 256 channels."""
+    stages, channels = [], 8
+    for index in range(4):
+        width = 8 * 2**index
+        stride = 1 if index == 0 else 2
+        block = BottleneckBlock(channels, 4 * width, bottleneck_channels=width, stride=stride, norm=FrozenBatchNorm2d)
+        stages.append([block])
+        channels = 4 * width
+    return ResNet(
+        BasicStem(3, 8, FrozenBatchNorm2d), stages, out_features=["res2", "res3", "res4", "res5"], freeze_at=2
+    )
+
+
+def tiny_detr(
+    hidden: int = 64,
+    heads: int = 4,
+    dec: int = 3,
+    q: int = 12,
+    *,
+    masks: bool = False,
+    classes: int = 7,
+    pre_norm: bool = False,
+    learned: bool = False,
+    padding_mask: str = "nearest",
+    dropout: float = 0.0,
+) -> DETR | SegmentingDETR:
+    """The recorded model: 2 encoder layers, linear layers of width 128."""
+    resnet = tiny_resnet()
+    detr = DETR(
+        backbone=MaskedBackbone(resnet, stride=32, padding_mask=padding_mask),
+        position_encoding=(LearnedPositionEncoding if learned else SinePositionEncoding)(hidden),
+        transformer=Transformer(
+            embed_dim=hidden,
+            num_heads=heads,
+            num_encoder_layers=2,
+            num_decoder_layers=dec,
+            ffn_dim=128,
+            dropout=dropout,
+            pre_norm=pre_norm,
+        ),
+        in_channels=256,
+        num_classes=classes,
+        num_queries=q,
+        aux_loss=True,
+    )
+    return SegmentingDETR(detr, channels=[32, 64, 128, 256], frozen=False) if masks else detr
+
+
+def load(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """Fills a detector from the authors' names; nothing may be left over on either side."""
+    wanted = {f"detr.{name}": value for name, value in model.state_dict().items()}
+    renamed = adapt_names({"model": {name: value.float() for name, value in weights.items()}}, wanted)
+    model.load_state_dict({name.removeprefix("detr."): value for name, value in renamed.items()})
+
+
+def padded(images: list[torch.Tensor]) -> tuple[torch.Tensor, list[tuple[int, int]]]:
+    """A batch of (3, H, W) images and their sizes."""
+    sizes = [tuple(image.shape[1:]) for image in images]
+    batch = images[0].new_zeros(len(images), 3, max(h for h, _ in sizes), max(w for _, w in sizes))
+    for slot, image in zip(batch, images):
+        slot[:, : image.shape[1], : image.shape[2]] = image
+    return batch, sizes
