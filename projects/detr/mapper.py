@@ -84,9 +84,8 @@ def _segment_instances(numbers: torch.Tensor, classes: torch.Tensor) -> Instance
     present = numbers.unique().long()
     present = present[present != _VOID]
     masks = BitMasks(numbers == present[:, None, None].to(numbers))
-    return Instances(
-        tuple(numbers.shape), gt_masks=masks, gt_boxes=masks.get_bounding_boxes(), gt_classes=classes[present]
-    )
+    height, width = numbers.shape
+    return Instances((height, width), gt_masks=masks, gt_boxes=masks.get_bounding_boxes(), gt_classes=classes[present])
 
 
 MAPPERS["DetrDatasetMapper"] = DetrDatasetMapper

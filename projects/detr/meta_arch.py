@@ -26,7 +26,7 @@ from .panoptic import merge_masks, paste_masks
 from .segmentation import SegmentingDETR
 
 _Size = tuple[int, int]
-_POSITIONS = {"sine": SinePositionEncoding, "learned": LearnedPositionEncoding}
+_POSITIONS: dict[str, type[nn.Module]] = {"sine": SinePositionEncoding, "learned": LearnedPositionEncoding}
 
 
 @META_ARCH_REGISTRY.register()
@@ -75,15 +75,10 @@ class Detr(nn.Module):
         """Reads ``MODEL.DETR``; any registered backbone with one feature map or more will do."""
         keys = cfg.MODEL.DETR
         backbone = build_backbone(cfg)
-        detr: DETR | SegmentingDETR = _build_detector(cfg, backbone)
-        if cfg.MODEL.MASK_ON:
-            if keys.FROZEN_WEIGHTS:
-                load_detector(detr, keys.FROZEN_WEIGHTS)
-            channels = [shape.channels for shape in backbone.output_shape().values()]
-            detr = SegmentingDETR(detr, channels=channels, frozen=bool(keys.FROZEN_WEIGHTS))
+        detector = _build_detector(cfg, backbone)
         matcher = HungarianMatcher(l1_weight=keys.L1_WEIGHT, giou_weight=keys.GIOU_WEIGHT)
         return {
-            "detr": detr,
+            "detr": _with_masks(cfg, detector, backbone) if cfg.MODEL.MASK_ON else detector,
             "criterion": SetCriterion(
                 num_classes=keys.NUM_CLASSES,
                 matcher=matcher,
@@ -211,6 +206,23 @@ class Detr(nn.Module):
         return segments + 1, [segment | {"id": segment["id"] + 1} for segment in info]
 
 
+def _with_masks(cfg: CfgNode, detector: DETR, backbone: Backbone) -> SegmentingDETR:
+    frozen = cfg.MODEL.DETR.FROZEN_WEIGHTS
+    if frozen:
+        load_detector(detector, frozen)
+    return SegmentingDETR(detector, channels=[channels for channels, _ in _maps(backbone)], frozen=bool(frozen))
+
+
+def _maps(backbone: Backbone) -> list[tuple[int, int]]:
+    """Channels and stride of the backbone's feature maps, finest first."""
+    maps = []
+    for name, shape in backbone.output_shape().items():
+        if shape.channels is None or shape.stride is None:
+            raise ValueError(f"DETR needs to know the channels and the stride of feature map {name!r}, got {shape}.")
+        maps.append((shape.channels, shape.stride))
+    return maps
+
+
 def _build_detector(cfg: CfgNode, backbone: Backbone) -> DETR:
     keys = cfg.MODEL.DETR
     if keys.POSITION_EMBEDDING not in _POSITIONS:
@@ -219,9 +231,9 @@ def _build_detector(cfg: CfgNode, backbone: Backbone) -> DETR:
         )
     if cfg.MODEL.RESNETS.RES5_DILATION == 2 and hasattr(backbone, "res5"):
         _dilate_like_torchvision(backbone)
-    shape = list(backbone.output_shape().values())[-1]
+    channels, stride = _maps(backbone)[-1]
     return DETR(
-        backbone=MaskedBackbone(backbone, stride=shape.stride, padding_mask=keys.PADDING_MASK),
+        backbone=MaskedBackbone(backbone, stride=stride, padding_mask=keys.PADDING_MASK),
         position_encoding=_POSITIONS[keys.POSITION_EMBEDDING](keys.HIDDEN_DIM),
         transformer=Transformer(
             embed_dim=keys.HIDDEN_DIM,
@@ -233,7 +245,7 @@ def _build_detector(cfg: CfgNode, backbone: Backbone) -> DETR:
             pre_norm=keys.PRE_NORM,
             checkpointed=keys.ACTIVATION_CHECKPOINT,
         ),
-        in_channels=shape.channels,
+        in_channels=channels,
         num_classes=keys.NUM_CLASSES,
         num_queries=keys.NUM_OBJECT_QUERIES,
         aux_loss=keys.DEEP_SUPERVISION,

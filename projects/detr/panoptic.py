@@ -84,6 +84,8 @@ def paste_masks(
     Returns:
         (Q, H, W) bool: where the probability at the network's resolution is above one half.
     """
+    if not len(masks):
+        return torch.zeros(0, *output_size, dtype=torch.bool, device=masks.device)
     pasted = [
         F.interpolate(
             (_upsampled(part, padded_size, image_size) > 0)[None].to(torch.uint8), size=output_size, mode="nearest"

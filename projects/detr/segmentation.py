@@ -84,7 +84,8 @@ class MaskHead(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_uniform_(module.weight, a=1)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward(self, source: Tensor, maps: Tensor, features: Sequence[Tensor]) -> Tensor:
         """Predicts masks.
