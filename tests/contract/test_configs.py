@@ -32,6 +32,7 @@ SHRINK = {
     "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 16,
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,
     "MODEL.ROI_MASK_HEAD.CONV_DIM": 16,
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32,  # group norm has 32 groups
     "TEST.DETECTIONS_PER_IMAGE": 5,
     "MODEL.TEMPLATE.HIDDEN_DIM": 16,
     "MODEL.MASK_SCORING.CONV_DIM": 8,
@@ -90,7 +91,10 @@ def ground_truth(cfg: CfgNode) -> Instances:
 def sample(cfg: CfgNode) -> dict:
     image = torch.randint(0, 256, (3, *SIZE), dtype=torch.uint8)
     instances = ground_truth(cfg)
-    record = {"image": image, "height": SIZE[0] * 2, "width": SIZE[1] * 2, "instances": instances}
+    sem_seg = torch.zeros(SIZE, dtype=torch.int64)
+    sem_seg[:, 40:80], sem_seg[:, 80:] = 1, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+    frame = {"height": SIZE[0] * 2, "width": SIZE[1] * 2}
+    record = {"image": image, **frame, "instances": instances, "sem_seg": sem_seg}
     if cfg.MODEL.LOAD_PROPOSALS:
         proposals = Instances(SIZE)
         proposals.proposal_boxes = Boxes(instances.gt_boxes.tensor + 3)
@@ -123,9 +127,10 @@ def test_config_trains_and_evaluates_a_step(path):
         outputs = model(batch)
     assert len(outputs) == 2
     for output in outputs:
-        for value in output.values():
-            size = value.image_size if isinstance(value, Instances) else None
-            assert size is None or tuple(size) == (SIZE[0] * 2, SIZE[1] * 2)
+        sizes = [value.image_size for value in output.values() if isinstance(value, Instances)]
+        sizes += [output["sem_seg"].shape[1:]] if "sem_seg" in output else []
+        sizes += [output["panoptic_seg"][0].shape] if "panoptic_seg" in output else []
+        assert sizes and all(tuple(size) == (SIZE[0] * 2, SIZE[1] * 2) for size in sizes)
 
 
 def test_every_config_opens_with_its_command():
