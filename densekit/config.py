@@ -19,6 +19,14 @@ def add_densekit_config(cfg: CfgNode) -> None:
     # LR_SCHEDULER_NAME "WarmupPolyLR" (arXiv 1606.00915): (1 - iteration / MAX_ITER) ** POWER, after a warm-up.
     cfg.SOLVER.POLY_LR_POWER = 0.9  # 1.0 is a straight line
     cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0  # the factor never falls below this
+    # BACKBONE.NAME build_fpn_backbone: a pyramid on any backbone.
+    cfg.MODEL.FPN.BOTTOM_UP = "build_resnet_backbone"  # name of the backbone below it
+    cfg.MODEL.FPN.UPSAMPLER = "nearest"  # of the top-down path, a name of densekit.layers.UPSAMPLERS
+    # What is above the backbone's last map: "maxpool" of the last output (Detectron2), or "conv", a convolution of stride
+    # 2 on the backbone's map, where the top-down path starts (mmdetection's CARAFE pyramid).
+    cfg.MODEL.FPN.TOP_LEVEL = "maxpool"
+    # ROI_MASK_HEAD.NAME UpsamplerMaskHead: its upsampling layer, "deconv" being the host's own.
+    cfg.MODEL.ROI_MASK_HEAD.UPSAMPLER = "deconv"
 
 
 def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
@@ -36,6 +44,7 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
         ValueError: A file is not YAML, a key does not exist or a value has the wrong type; the message names file,
             line, key and the nearest keys.
     """
+    import densekit.modeling  # noqa: F401 - registers parts that any config may name
     from densekit.projects import add_all_configs  # registers every system; what only needs the keys above does not
 
     cfg = get_cfg()

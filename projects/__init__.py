@@ -6,6 +6,7 @@ from densekit.d2.config import CfgNode
 
 PROJECTS: tuple[str, ...] = (
     "_template",
+    "carafe",
     "detr",
     "mask_scoring",
 )

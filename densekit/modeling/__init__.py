@@ -1,1 +1,4 @@
-"""Parts of models that several systems share, written on the seam for both hosts."""
+"""Parts of models that several systems share, written on the seam for both hosts. The import registers them."""
+
+from densekit.modeling import fpn as fpn  # build_fpn_backbone
+from densekit.modeling import mask_head as mask_head  # UpsamplerMaskHead
