@@ -22,8 +22,8 @@ def add_densekit_config(cfg: CfgNode) -> None:
     # BACKBONE.NAME build_fpn_backbone: a pyramid on any backbone.
     cfg.MODEL.FPN.BOTTOM_UP = "build_resnet_backbone"  # name of the backbone below it
     cfg.MODEL.FPN.UPSAMPLER = "nearest"  # of the top-down path, a name of densekit.layers.UPSAMPLERS
-    # What is above the backbone's last map: "maxpool" of the last output (Detectron2), or "conv", a convolution of stride
-    # 2 on the backbone's map, where the top-down path starts (mmdetection's CARAFE pyramid).
+    # What is above the backbone's last map: "maxpool" of the last output (Detectron2), or "conv", a convolution of
+    # stride 2 on the backbone's map, where the top-down path starts (mmdetection's CARAFE pyramid).
     cfg.MODEL.FPN.TOP_LEVEL = "maxpool"
     # ROI_MASK_HEAD.NAME UpsamplerMaskHead: its upsampling layer, "deconv" being the host's own.
     cfg.MODEL.ROI_MASK_HEAD.UPSAMPLER = "deconv"

@@ -1,11 +1,10 @@
 """Upsampling layers that a name chooses: the operators that the CARAFE paper compares (arXiv 1905.02188, section 5).
 
-Each one enlarges (N, C, H, W) to (N, C, sH, sW), with s its ``scale_factor``. GUM, which the paper lists as well, is left
-out: it needs the convolution's own sampling grid, which no other part of a pyramid has.
+Each one enlarges (N, C, H, W) to (N, C, sH, sW), with s its ``scale_factor``. The paper's tables have GUM (arXiv
+1812.01658) as well, which learns where to sample; it is left out.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -66,7 +65,7 @@ class InterpolationConv(Upsampler):
         super().__init__(channels, scale_factor=scale_factor)
         self.interpolation = Interpolation(channels, scale_factor=scale_factor, mode=mode)
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-        _xavier(self.conv)
+        xavier_fill(self.conv)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(self.interpolation(x))
@@ -83,7 +82,7 @@ class Deconvolution(Upsampler):
         super().__init__(channels, scale_factor=scale_factor)
         s = scale_factor
         self.deconv = nn.ConvTranspose2d(channels, channels, 2 * s - 1, stride=s, padding=s - 1, output_padding=s - 1)
-        _xavier(self.deconv)
+        xavier_fill(self.deconv)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.deconv(x)
@@ -98,7 +97,7 @@ class PixelShuffle(Upsampler):
     def __init__(self, channels: int, *, scale_factor: int = 2) -> None:
         super().__init__(channels, scale_factor=scale_factor)
         self.conv = nn.Conv2d(channels, channels * scale_factor**2, 3, padding=1)
-        _xavier(self.conv)
+        xavier_fill(self.conv)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.pixel_shuffle(self.conv(x), self.scale_factor)
@@ -114,7 +113,7 @@ class SpatialAttention(Upsampler):
         super().__init__(channels, scale_factor=scale_factor)
         self.interpolation = Interpolation(channels, scale_factor=scale_factor, mode="bilinear")
         self.attention = nn.Conv2d(channels, 1, 3, padding=1)
-        _xavier(self.attention)
+        xavier_fill(self.attention)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.interpolation(x)
@@ -125,7 +124,7 @@ class SpatialAttention(Upsampler):
         return attention + self.interpolation.flops_per_pixel()
 
 
-def _xavier(conv: nn.Conv2d | nn.ConvTranspose2d) -> None:
-    nn.init.xavier_uniform_(conv.weight)
-    if conv.bias is not None:
-        nn.init.zeros_(conv.bias)
+def xavier_fill(conv: nn.Module) -> None:
+    """Starts a convolution with Glorot's uniform weights and a bias of zero."""
+    nn.init.xavier_uniform_(conv.get_parameter("weight"))
+    nn.init.zeros_(conv.get_parameter("bias"))

@@ -1,12 +1,12 @@
 """CARAFE as a layer: "CARAFE: Content-Aware ReAssembly of FEatures" (arXiv 1905.02188), section 3.
 
-N: images, C: channels, Cm: compressed channels, G: groups, H, W: input size, s: scale, k: side of the reassembly window.
+N: images, C: channels, Cm: compressed channels, G: groups, H, W: input size, s: scale, k: side of the window.
 """
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from densekit.layers.upsample import Upsampler
+from densekit.layers.upsample import Upsampler, xavier_fill
 from densekit.ops.carafe import carafe
 
 NORMALIZERS = ("softmax", "sigmoid", "sigmoid_normalized")
@@ -23,8 +23,8 @@ class CARAFE(Upsampler):
         encoder_kernel: k_encoder, the side of the encoder's convolution, odd. The paper's rule is k_up - 2.
         encoder_dilation: of the same convolution.
         compressed_channels: Cm, after the 1x1 compressor; 0 leaves the compressor out ("N/A" of the paper's Table 6).
-        normalizer: of the k * k weights of a kernel: ``"softmax"``, ``"sigmoid"``, or ``"sigmoid_normalized"`` (divided by
-            their sum).
+        normalizer: of the k * k weights of a kernel: ``"softmax"``, ``"sigmoid"``, or ``"sigmoid_normalized"``
+            (divided by their sum).
 
     Raises:
         ValueError: A number is out of range or the normaliser is unknown.
@@ -46,9 +46,13 @@ class CARAFE(Upsampler):
         if normalizer not in NORMALIZERS:
             raise ValueError(f"normalizer={normalizer!r} must be one of {NORMALIZERS}.")
         if encoder_kernel % 2 == 0:
-            raise ValueError(f"encoder_kernel={encoder_kernel} must be odd, or the kernels would be off by half a pixel.")
+            raise ValueError(
+                f"encoder_kernel={encoder_kernel} must be odd, or the kernels would be off by half a pixel."
+            )
         if up_kernel < 1 or up_group < 1 or channels % up_group:
-            raise ValueError(f"up_kernel={up_kernel} must be positive and up_group={up_group} divide {channels} channels.")
+            raise ValueError(
+                f"up_kernel={up_kernel} must be positive and up_group={up_group} divide {channels} channels."
+            )
         self.up_kernel, self.up_group = up_kernel, up_group
         self.compressed_channels = compressed_channels
         self.normalizer = normalizer
@@ -65,11 +69,10 @@ class CARAFE(Upsampler):
 
     def reset_parameters(self) -> None:
         """Kernels start almost uniform: the encoder's weights are tiny, which makes the first output a box blur."""
-        if isinstance(self.channel_compressor, nn.Conv2d):
-            nn.init.xavier_uniform_(self.channel_compressor.weight)
-            nn.init.zeros_(self.channel_compressor.bias)
+        if self.compressed_channels:
+            xavier_fill(self.channel_compressor)
+        xavier_fill(self.content_encoder)
         nn.init.normal_(self.content_encoder.weight, std=0.001)
-        nn.init.zeros_(self.content_encoder.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return carafe(x, self.kernels(x), self.up_kernel, self.up_group, self.scale_factor)

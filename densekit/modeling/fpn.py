@@ -5,6 +5,7 @@ ReAssembly of FEatures" (arXiv 1905.02188), section 4.1.
 """
 
 from collections.abc import Callable
+from typing import cast
 
 from fvcore.nn import weight_init
 from torch import Tensor, nn
@@ -51,10 +52,10 @@ class UpsamplerFPN(FPN):
         super().__init__(bottom_up, in_features, out_channels, norm=norm, fuse_type=fuse_type)
         self._average = fuse_type == "avg"
         self._levels = [int(name.removeprefix("p")) for name in self._out_features]  # finest first
-        shapes = bottom_up.output_shape()
         if top_level == "conv":
+            channels = cast(int, bottom_up.output_shape()[in_features[-1]].channels)
             self._levels.append(self._levels[-1] + 1)
-            self._add_lateral_conv(self._levels[-1], shapes[in_features[-1]].channels, out_channels, norm)
+            self._add_lateral_conv(self._levels[-1], channels, out_channels, norm)
             self._size_divisibility = 2 ** self._levels[-1]
         elif top_level == "maxpool":
             self.top_block = pool_behind(self._levels[-1])
@@ -118,7 +119,9 @@ def build_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     options = {"norm": node.NORM, "fuse_type": node.FUSE_TYPE}
     if (node.UPSAMPLER, node.TOP_LEVEL) == ("nearest", "maxpool"):
         coarsest = bottom_up.output_shape()[node.IN_FEATURES[-1]].stride
-        return FPN(bottom_up, node.IN_FEATURES, node.OUT_CHANNELS, top_block=pool_behind(coarsest.bit_length() - 1), **options)
+        return FPN(
+            bottom_up, node.IN_FEATURES, node.OUT_CHANNELS, top_block=pool_behind(coarsest.bit_length() - 1), **options
+        )
     if node.TOP_LEVEL not in TOP_LEVELS:
         raise ValueError(f"MODEL.FPN.TOP_LEVEL is {node.TOP_LEVEL!r}; it must be one of {', '.join(TOP_LEVELS)}.")
     upsampler = upsampler_from_config(cfg, "MODEL.FPN.UPSAMPLER")

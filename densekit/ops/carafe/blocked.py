@@ -12,8 +12,8 @@ forward pass keeps nothing.
 
 The zeros beside the band meet pixels up to T - 1 columns outside of a window: infinities and NaN spread that far.
 
-N: images, C: channels, G: groups, D: channels of a group, H, W: low-resolution size, k: window side, s: scale, T: pixels
-in a block, B: blocks in a row, n: images in a chunk, R: rows of each of them, b = n * R * B.
+N: images, C: channels, G: groups, D: channels of a group, H, W: low-resolution size, k: window side, s: scale, T:
+pixels in a block, B: blocks in a row, n: images in a chunk, R: rows of each of them, b = n * R * B.
 """
 
 import torch

@@ -143,7 +143,7 @@ class Blocks:
         return full.as_strided((*full.shape[:7], self.k, self.k), strides, full.storage_offset())
 
     def _pairs(self, image: Tensor, block: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """(G, n, R, s, W, s, ...) beside (G, n, R, B, s, T, s, ...): the whole blocks, then the one that the edge cuts."""
+        """(G, n, R, s, W, s, ...) beside (G, n, R, B, s, T, s, ...): whole blocks, then the one that the edge cuts."""
         whole, rest = divmod(self.width, self.block)
         spans = [(0, whole, self.block), (whole, 1, rest)]
         for start, count, width in spans:

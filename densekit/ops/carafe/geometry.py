@@ -46,9 +46,7 @@ def new_output(features: Tensor, scale: int) -> Tensor:
     """Memory for the result: dtype, device and memory format of the features."""
     n, c, h, w = features.shape
     layout = torch.channels_last if is_channels_last(features) else torch.contiguous_format
-    return torch.empty(
-        (n, c, scale * h, scale * w), dtype=features.dtype, device=features.device, memory_format=layout
-    )
+    return torch.empty((n, c, scale * h, scale * w), dtype=features.dtype, device=features.device, memory_format=layout)
 
 
 def compute_dtype(features: Tensor, kernels: Tensor) -> torch.dtype:

@@ -3,6 +3,8 @@
 Registered with ``torch.library``, so that torch.compile keeps the call whole instead of tracing its loops.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -23,8 +25,8 @@ def carafe(
 
     Args:
         features: (N, C, H, W), of any floating type; their C channels are ``groups`` runs of C / groups.
-        kernels: (N, groups * k_up * k_up, scale * H, scale * W); channel (g * k_up + dy) * k_up + dx is group g's weight
-            for the source pixel dy rows below and dx columns right of the window's corner.
+        kernels: (N, groups * k_up * k_up, scale * H, scale * W); channel (g * k_up + dy) * k_up + dx is group g's
+            weight for the source pixel dy rows below and dx columns right of the window's corner.
         k_up: side of the window.
         groups: runs of channels with kernels of their own.
         scale: how many times larger the output is, on each side.
@@ -46,7 +48,9 @@ def carafe(
         with torch.autocast(features.device.type, enabled=False):
             return reference.reassemble(features, kernels, k_up, groups, scale)
     if path == "triton" and not _has_triton(features):
-        raise ValueError(f"path='triton' needs CUDA tensors and the package triton; the features are on {features.device}.")
+        raise ValueError(
+            f"path='triton' needs CUDA tensors and the package triton; the features are on {features.device}."
+        )
     return _carafe(features, kernels, k_up, groups, scale, path)
 
 
@@ -78,16 +82,18 @@ def _carafe_backward(
 
 
 @_carafe_backward.register_fake
-def _(grad, features, kernels, k_up, groups, scale, path):
+def _(
+    grad: Tensor, features: Tensor, kernels: Tensor, k_up: int, groups: int, scale: int, path: str
+) -> tuple[Tensor, Tensor]:
     return torch.empty_like(features), torch.empty_like(kernels)
 
 
-def _keep_inputs(ctx, inputs, output):
+def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(inputs[0], inputs[1])
     ctx.settings = inputs[2:]
 
 
-def _gradients(ctx, grad):
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return (*_carafe_backward(grad, *ctx.saved_tensors, *ctx.settings), None, None, None, None)
 
 

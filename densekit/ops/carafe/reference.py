@@ -11,7 +11,7 @@ from densekit.ops.carafe.geometry import compute_dtype, window
 
 
 def reassemble(features: Tensor, kernels: Tensor, k_up: int, groups: int, scale: int) -> Tensor:
-    """Output pixel (i, j) is the sum over the window around (i // scale, j // scale), weighted by the kernel at (i, j)."""
+    """Sums, for output pixel (i, j), the window around (i // scale, j // scale) weighted by the kernel at (i, j)."""
     n, c, h, w = features.shape
     before, after = window(k_up)
     dtype = compute_dtype(features, kernels)

@@ -4,10 +4,11 @@ from collections.abc import Collection
 
 from densekit.ops.weights.detr import DETR
 from densekit.ops.weights.maskscoring import MASK_SCORING
+from densekit.ops.weights.mmdetection import MMDETECTION
 from densekit.ops.weights.renaming import Layout
 
 # The first layout that matches is taken.
-LAYOUTS: tuple[Layout, ...] = (MASK_SCORING, DETR)
+LAYOUTS: tuple[Layout, ...] = (MASK_SCORING, DETR, MMDETECTION)
 
 
 def find_layout(names: Collection[str]) -> Layout | None:
