@@ -10,6 +10,7 @@ from importlib import import_module
 
 # name -> what it does, in the order of --help
 COMMANDS = {
+    "check": "look for faults in a data set: files, sizes, boxes, masks, ids, leakage",
     "convert": "rename the weights of another code base, or change the file format",
 }
 

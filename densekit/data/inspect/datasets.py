@@ -1,0 +1,76 @@
+"""Inspects registered data sets of any form, by what their metadata says about their files."""
+
+import difflib
+import os
+
+import densekit.data.builtin  # noqa: F401 - registers the standard names, which are looked up here
+from densekit.d2.data import DatasetCatalog, MetadataCatalog
+from densekit.data.inspect.coco_file import read_entries, read_json
+from densekit.data.inspect.findings import Findings
+from densekit.data.inspect.images import image_files
+from densekit.data.inspect.pictures import read_pictures
+from densekit.data.inspect.run import Inspection, Options, inspect_coco
+
+__all__ = ["content_hashes", "inspect_dataset"]
+
+
+def inspect_dataset(name: str, options: Options) -> Inspection:
+    """Inspects a registered data set.
+
+    Raises:
+        ValueError: There is no such data set.
+        FileNotFoundError: Its annotation file or folder does not exist.
+    """
+    _check_registered(name)
+    metadata = MetadataCatalog.get(name)
+    if metadata.get("json_file") and metadata.get("image_root"):
+        return inspect_coco(metadata.json_file, metadata.image_root, name, options)
+    raise ValueError(f"Data set {name!r} is of a form that cannot be checked yet.")
+
+
+def content_hashes(other: str, images: str | None, workers: int) -> dict[bytes, str]:
+    """Reads the files of another data set.
+
+    Args:
+        other: a registered name, a COCO JSON file, or a folder with images.
+        images: the folder of the images of a COCO JSON.
+        workers: threads that read files.
+
+    Returns:
+        Content hash -> file.
+
+    Raises:
+        ValueError: It is none of these.
+    """
+    facts = read_pictures(_files_of(other, images), decode=False, workers=workers, what=f"files of {other}")
+    return {fact.digest: path for path, fact in facts.items() if fact.digest and fact.size}
+
+
+def _files_of(other: str, images: str | None) -> list[str]:
+    if os.path.isdir(other):
+        return image_files(other)
+    json_file, folder = other, images
+    if not os.path.isfile(other):
+        _check_registered(other)
+        metadata = MetadataCatalog.get(other)
+        json_file, folder = metadata.get("json_file"), metadata.get("image_root")
+        if json_file is None or folder is None:
+            return [record["file_name"] for record in DatasetCatalog.get(other)]
+    if folder is None:
+        raise ValueError(f"--against {other} needs --images, the folder that its file names are relative to.")
+    findings = Findings(other)
+    entries = read_entries(json_file, read_json(json_file, findings), folder, findings)
+    if entries is None:
+        raise ValueError(f"--against {other}: {next(findings.items())[1][0].detail}.")
+    return [entries.path(image) for image in entries.images.values()]
+
+
+def _check_registered(name: str) -> None:
+    if name in DatasetCatalog:
+        return
+    near = difflib.get_close_matches(name, DatasetCatalog.list(), n=3, cutoff=0.5)
+    raise ValueError(
+        f"Data set {name!r} is not registered. "
+        + (f"Did you mean {' or '.join(map(repr, near))}? " if near else "")
+        + "Own data: --datasets FILE names it, or --coco JSON --images DIR need no name."
+    )

@@ -1,0 +1,50 @@
+"""Small JPEGs of images, as data URIs."""
+
+import base64
+import io
+import warnings
+from dataclasses import dataclass
+
+from PIL import Image, ImageOps
+
+__all__ = ["Thumbnail", "thumbnail"]
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A small picture.
+
+    Attributes:
+        uri: ``data:image/jpeg;base64,...``.
+        width: of the image it was made from, upright, in pixels.
+        height: likewise.
+    """
+
+    uri: str
+    width: int
+    height: int
+
+
+def thumbnail(path: str, longest: int, quality: int = 72) -> Thumbnail | None:
+    """Shrinks an image; returns None where it cannot be read.
+
+    Args:
+        path: its file.
+        longest: pixels of the longer side at most.
+        quality: of the JPEG, 1 to 95.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                width, height = image.size
+                turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+                image.draft("RGB", (longest, longest))  # JPEGs are decoded at a fraction of their size
+                upright = ImageOps.exif_transpose(image).convert("RGB")
+                upright.thumbnail((longest, longest))
+    except Exception:  # the readers of damaged files raise what they like, and the page says why they are damaged
+        return None
+    buffer = io.BytesIO()
+    upright.save(buffer, "JPEG", quality=quality, optimize=True)
+    uri = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return Thumbnail(uri, *((height, width) if turned else (width, height)))
