@@ -12,6 +12,7 @@ from importlib import import_module
 COMMANDS = {
     "check": "look for faults in a data set: files, sizes, boxes, masks, ids, leakage",
     "convert": "rename the weights of another code base, or change the file format",
+    "submit": "make the zip file that the Cityscapes benchmark takes",
 }
 
 

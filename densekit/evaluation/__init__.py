@@ -1,7 +1,11 @@
 """Evaluators: what a model's outputs are worth on a registered data set, on either host."""
 
 from densekit.evaluation.build import build_evaluator
-from densekit.evaluation.cityscapes import CityscapesInstanceEvaluator, CityscapesSemSegEvaluator
+from densekit.evaluation.cityscapes import (
+    CityscapesInstanceEvaluator,
+    CityscapesPanopticEvaluator,
+    CityscapesSemSegEvaluator,
+)
 from densekit.evaluation.coco import COCOEvaluator
 from densekit.evaluation.panoptic import COCOPanopticEvaluator
 from densekit.evaluation.sem_seg import SemSegEvaluator
@@ -10,6 +14,7 @@ __all__ = [
     "COCOEvaluator",
     "COCOPanopticEvaluator",
     "CityscapesInstanceEvaluator",
+    "CityscapesPanopticEvaluator",
     "CityscapesSemSegEvaluator",
     "SemSegEvaluator",
     "build_evaluator",

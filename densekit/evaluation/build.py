@@ -6,7 +6,11 @@ from collections.abc import Callable
 from densekit.d2.config import CfgNode
 from densekit.d2.data import MetadataCatalog
 from densekit.d2.evaluation import DatasetEvaluator, DatasetEvaluators
-from densekit.evaluation.cityscapes import CityscapesInstanceEvaluator, CityscapesSemSegEvaluator
+from densekit.evaluation.cityscapes import (
+    CityscapesInstanceEvaluator,
+    CityscapesPanopticEvaluator,
+    CityscapesSemSegEvaluator,
+)
 from densekit.evaluation.coco import COCOEvaluator
 from densekit.evaluation.panoptic import COCOPanopticEvaluator
 from densekit.evaluation.sem_seg import SemSegEvaluator
@@ -37,11 +41,24 @@ def _coco_panoptic(cfg: CfgNode, dataset_name: str, output_folder: str) -> Datas
     return DatasetEvaluators(evaluators)
 
 
+def _cityscapes_panoptic(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
+    """Judges the classes and the instances too, where the model has those outputs."""
+    evaluators: list[DatasetEvaluator] = [
+        CityscapesPanopticEvaluator(dataset_name, output_folder),
+        CityscapesInstanceEvaluator(dataset_name, output_folder, required=False),
+    ]
+    # Where one class stands for all things, as for Panoptic FPN, there is no semantic segmentation to judge.
+    if "things" not in MetadataCatalog.get(dataset_name).get("stuff_classes", ()):
+        evaluators.append(CityscapesSemSegEvaluator(dataset_name, output_folder, required=False))
+    return DatasetEvaluators(evaluators)
+
+
 BUILDERS: dict[str, Callable[[CfgNode, str, str], DatasetEvaluator]] = {
     "coco": _coco,
     "coco_panoptic_seg": _coco_panoptic,
     "sem_seg": _sem_seg,
     "cityscapes_instance": lambda cfg, name, folder: CityscapesInstanceEvaluator(name, folder),
+    "cityscapes_panoptic_seg": _cityscapes_panoptic,
     "cityscapes_sem_seg": lambda cfg, name, folder: CityscapesSemSegEvaluator(name, folder),
 }
 

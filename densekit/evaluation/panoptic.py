@@ -98,23 +98,38 @@ class COCOPanopticEvaluator(DatasetEvaluator):
         truth = self._truth
         places = {key: place for place, key in enumerate(truth.images)}
         predictions = each_image_once(chain.from_iterable(gathered), places, truth.source)
-        if not predictions:
-            logger.warning(f"No output with 'panoptic_seg' was received for '{self._dataset_name}'.")
+        if not self._are_complete(predictions):
             return {}
-        check_all_there(predictions, places, truth.source)
         if self._output_dir is not None:
-            _write_predictions(self._output_dir / "predictions.json", truth, predictions)
+            _write_predictions(self._document(self._output_dir), self._pngs(self._output_dir), truth, predictions)
         qualities = panoptic_quality((prediction["matching"] for prediction in predictions), list(truth.categories))
         return {"panoptic_seg": _report(qualities, truth.categories)}
+
+    def _document(self, output_dir: Path) -> Path:
+        return output_dir / "predictions.json"
+
+    def _pngs(self, output_dir: Path) -> Path:
+        return output_dir / _FOLDER
+
+    def _png_name(self, image_id: Any) -> str:
+        return str(Path(self._truth.images[image_id].file_name).with_suffix(".png"))
+
+    def _are_complete(self, predictions: list[dict[str, Any]]) -> bool:
+        """Whether there is something to judge; a part of the data set is an error."""
+        if not predictions:
+            logger.warning(f"No output with 'panoptic_seg' was received for '{self._dataset_name}'.")
+            return False
+        check_all_there(predictions, self._truth.images, self._truth.source)
+        return True
 
     def _compare(self, image_id: Any, ids: np.ndarray, segments: list[Segment]) -> dict[str, Any]:
         """Returns what is to be gathered of one image; writes its PNG."""
         annotation = self._truth.images[image_id]
         categories = {segment["id"]: segment["category_id"] for segment in segments}
         matching = match_segments(self._truth.ids(image_id), annotation.segments, ids, categories)
-        name = str(Path(annotation.file_name).with_suffix(".png"))
+        name = self._png_name(image_id)
         if self._output_dir is not None:
-            path = self._output_dir / _FOLDER / name
+            path = self._pngs(self._output_dir) / name
             path.parent.mkdir(parents=True, exist_ok=True)
             write_panoptic_png(path, ids)
         return {"image_id": image_id, "file_name": name, "segments_info": segments, "matching": matching}
@@ -156,13 +171,13 @@ def _category_id(segment: Segment, metadata: Metadata) -> int:
     )
 
 
-def _write_predictions(path: Path, truth: PanopticTruth, predictions: list[dict[str, Any]]) -> None:
+def _write_predictions(path: Path, pngs: Path, truth: PanopticTruth, predictions: list[dict[str, Any]]) -> None:
     kept = ("image_id", "file_name", "segments_info")
     annotations = [{key: prediction[key] for key in kept} for prediction in predictions]
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
         file.write(json.dumps({**truth.rest, "annotations": annotations}, allow_nan=False))
-    logger.info(f"Predictions are in {path}, their PNGs in {path.parent / _FOLDER}")
+    logger.info(f"Predictions are in {path}, their PNGs in {pngs}")
 
 
 def _report(qualities: Mapping[int, Quality], categories: Mapping[int, Mapping[str, Any]]) -> dict[str, float]:

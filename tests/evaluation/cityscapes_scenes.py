@@ -1,6 +1,8 @@
 """A small Cityscapes tree, predictions made by spoiling its ground truth, and cityscapesscripts' own command line."""
 
+import contextlib
 import importlib.util
+import io
 import json
 import os
 import re
@@ -11,10 +13,16 @@ import sys
 import cv2
 import numpy as np
 import torch
+from cityscapesscripts.preparation.createPanopticImgs import convert2panoptic
 
 from densekit.d2.data import MetadataCatalog
 from densekit.d2.structures import Instances
 from densekit.data.streets import write_streets
+from densekit.evaluation.cityscapes import (
+    CityscapesInstanceEvaluator,
+    CityscapesPanopticEvaluator,
+    CityscapesSemSegEvaluator,
+)
 
 THINGS = ["person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"]
 THING_IDS = [24, 25, 26, 27, 28, 31, 32, 33]
@@ -37,13 +45,38 @@ def make_tree(folder, frames=8):
         cv2.imwrite(str(path), instances)
         labels = np.where(instances >= 1000, instances // 1000, instances).astype(np.uint8)
         cv2.imwrite(str(path).replace("instanceIds", "labelIds"), labels)
+    with contextlib.redirect_stdout(io.StringIO()):
+        convert2panoptic(str(root / "gtFine"), setNames=["val"])
     return root
 
 
-def register(name, root):
-    metadata = MetadataCatalog.get(name)
-    metadata.set(gt_dir=str(root / "gtFine/val"), image_dir=str(root / "leftImg8bit/val"))
-    return metadata
+def register(name, root, **metadata):
+    """Enters metadata as a registration does."""
+    files = {"gt_dir": str(root / "gtFine/val"), "image_dir": str(root / "leftImg8bit/val")}
+    MetadataCatalog.get(name).set(**files, **metadata)
+
+
+def semantic_evaluator(root, folder):
+    register("city_sem", root, stuff_classes=CLASSES)
+    return CityscapesSemSegEvaluator("city_sem", str(folder))
+
+
+def instance_evaluator(root, folder):
+    register("city_inst", root, thing_classes=THINGS)
+    return CityscapesInstanceEvaluator("city_inst", str(folder))
+
+
+def panoptic_evaluator(root, folder):
+    register(
+        "city_pan",
+        root,
+        panoptic_json=str(root / "gtFine/cityscapes_panoptic_val.json"),
+        panoptic_root=str(root / "gtFine/cityscapes_panoptic_val"),
+        thing_dataset_id_to_contiguous_id={key: k for k, key in enumerate(CLASS_IDS) if key in THING_IDS},
+        stuff_dataset_id_to_contiguous_id={key: k for k, key in enumerate(CLASS_IDS) if key in STUFF_IDS},
+        label_divisor=1000,
+    )
+    return CityscapesPanopticEvaluator("city_pan", str(folder))
 
 
 def images(root):
@@ -117,6 +150,36 @@ def instances(item, perfect=False):
     return found
 
 
+def panoptic(item, perfect=False):
+    """A segment map with its segments: objects are shifted, dropped, merged and relabelled, stuff is relabelled."""
+    rng, truth = rng_of(item), item["truth"]
+    ids, segments = np.zeros(truth.shape, np.int32), []
+
+    def add(mask, label):
+        ids[mask] = len(segments) + 1
+        is_thing = label in THING_IDS
+        segments.append({"id": len(segments) + 1, "category_id": CLASS_IDS.index(label), "isthing": is_thing})
+
+    values = [v for v in np.unique(truth).tolist() if (v // 1000 if v >= 1000 else v) in CLASS_IDS]
+    for value in values:
+        mask, label = truth == value, value // 1000 if value >= 1000 else value
+        what = 6 if perfect else rng.integers(0, 9)
+        if what == 0:
+            continue
+        if what == 1:
+            mask = mask | (truth == rng.choice(values))
+        if what == 2:
+            label = rng.choice(CLASS_IDS)
+        add(np.roll(mask, rng.integers(-3, 4, 2), axis=(0, 1)) if what in (3, 4) else mask, label)
+    if not perfect:
+        for label in rng.choice(CLASS_IDS, 2):
+            y, x = rng.integers(0, 100), rng.integers(0, 200)
+            mask = np.zeros(truth.shape, bool)
+            mask[y : y + 20, x : x + 30] = True
+            add(mask, label)
+    return torch.from_numpy(ids), segments
+
+
 def run_script(name, folder, root, results, *arguments):
     """Runs an evaluation script of cityscapesscripts in a process of its own and returns what it printed.
 
@@ -138,6 +201,14 @@ def run_script(name, folder, root, results, *arguments):
     done = subprocess.run([sys.executable, "-c", start], cwd=folder, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
+
+
+OUTPUTS = {"semantic": "sem_seg", "instances": "instances", "panoptic": "panoptic_seg"}
+EVALUATORS = {
+    "semantic": (semantic_evaluator, semantic_scores),
+    "instances": (instance_evaluator, instances),
+    "panoptic": (panoptic_evaluator, panoptic),
+}
 
 
 def exported(root, name):

@@ -1,6 +1,7 @@
-"""The Cityscapes benchmark: pixels and instances, with the figures of cityscapesscripts."""
+"""The Cityscapes benchmark: pixels, instances and panoptic segments, with the figures of cityscapesscripts."""
 
 from densekit.evaluation.cityscapes.instance import CityscapesInstanceEvaluator
+from densekit.evaluation.cityscapes.panoptic import CityscapesPanopticEvaluator
 from densekit.evaluation.cityscapes.semantic import CityscapesSemSegEvaluator
 
-__all__ = ["CityscapesInstanceEvaluator", "CityscapesSemSegEvaluator"]
+__all__ = ["CityscapesInstanceEvaluator", "CityscapesPanopticEvaluator", "CityscapesSemSegEvaluator"]

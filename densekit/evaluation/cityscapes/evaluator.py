@@ -13,9 +13,7 @@ from densekit.d2.data import MetadataCatalog
 from densekit.d2.evaluation import DatasetEvaluator
 from densekit.d2.utils import comm
 from densekit.d2.utils.logger import create_small_table
-from densekit.evaluation.cityscapes.frames import frame_of
-
-_NAMED_AT_MOST = 3
+from densekit.evaluation.cityscapes.frames import frame_of, refuse_missing
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +87,7 @@ class CityscapesEvaluator(DatasetEvaluator):
                 f"'{self._dataset_name}' has no ground truth to score the predictions with; they are in {self.folder}."
             )
             return {}
-        self._check_complete(frames, written)
+        refuse_missing(self.output, {frame: self._file(frame) for frame in frames}, written)
         logger.info(f"Scoring {len(frames)} frames of '{self._dataset_name}' in {self.folder} ...")
         metrics = self._score(frames, written)
         averages = {name: value for name, value in metrics.items() if "-" not in name}
@@ -107,18 +105,6 @@ class CityscapesEvaluator(DatasetEvaluator):
                 f"Set it with MetadataCatalog.get('{self._dataset_name}').set({name}=...)."
             )
         return value
-
-    def _check_complete(self, frames: Mapping[str, Any], written: Mapping[str, Any]) -> None:
-        missing = [frame for frame in frames if frame not in written or not self._file(frame).is_file()]
-        if not missing:
-            return
-        named = ", ".join(f"'{frame}' (expected: {self._file(frame)})" for frame in missing[:_NAMED_AT_MOST])
-        more = f" and {len(missing) - _NAMED_AT_MOST} more" if len(missing) > _NAMED_AT_MOST else ""
-        raise ValueError(
-            f"{len(missing)} of {len(frames)} frames of '{self._dataset_name}' have no '{self.output}' prediction from "
-            f"this evaluation: {named}{more}. The data set has to list all frames of {self._metadata('gt_dir')}, and "
-            "all machines have to write to one folder."
-        )
 
     @abstractmethod
     def _write(self, frame: str, prediction: Any) -> Any:

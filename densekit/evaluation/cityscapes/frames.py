@@ -5,7 +5,7 @@ A frame is known by ``<city>_<sequence>_<frame>``, what the names of its image, 
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ from densekit.ops.files import atomic_write
 
 _TRUTH = re.compile(r"(?P<frame>.+)_gt(?:Fine|Coarse)_[A-Za-z]+\.png")
 _MOST_THREADS = 16
+_NAMED_AT_MOST = 3
 
 _Out = TypeVar("_Out")
 
@@ -87,6 +88,28 @@ def check_same_size(prediction: np.ndarray, truth: np.ndarray, prediction_file: 
         )
 
 
+def refuse_missing(output: str, expected: Mapping[str, Path], seen: Container[str]) -> None:
+    """Refuses to score a split of which frames have not been predicted.
+
+    Args:
+        output: What was to be predicted.
+        expected: The file that each frame must have.
+        seen: The frames that this evaluation has written, for a file may also be left of an earlier one.
+
+    Raises:
+        ValueError: Frames are missing; some are named, with the files that were expected.
+    """
+    missing = [frame for frame, file in expected.items() if frame not in seen or not file.is_file()]
+    if missing:
+        named = ", ".join(f"'{frame}' (expected: {expected[frame]})" for frame in missing[:_NAMED_AT_MOST])
+        more = f" and {len(missing) - _NAMED_AT_MOST} more" if len(missing) > _NAMED_AT_MOST else ""
+        raise ValueError(
+            f"{len(missing)} of {len(expected)} frames have no '{output}' prediction of this evaluation: {named}{more}."
+            " The data set has to list every frame that has a ground truth, the model has to answer for each, and "
+            "several machines have to write to one folder."
+        )
+
+
 def label_ids(class_names: Sequence[str], dataset_name: str) -> list[int]:
     """The label id of each class, by its name in Cityscapes' table.
 
@@ -102,7 +125,7 @@ def label_ids(class_names: Sequence[str], dataset_name: str) -> list[int]:
     return [name2label[name].id for name in class_names]
 
 
-def for_each(function: Callable[..., _Out], *arguments: Iterable[Any]) -> list[_Out]:
+def threaded(function: Callable[..., _Out], *arguments: Iterable[Any]) -> Iterator[_Out]:
     """``map`` in threads, in order; PNGs and large arrays are worked on outside the interpreter's lock."""
     with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
-        return list(pool.map(function, *arguments))
+        yield from pool.map(function, *arguments)

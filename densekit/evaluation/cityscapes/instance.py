@@ -12,7 +12,7 @@ from torch import Tensor
 
 from densekit.d2.structures import Instances
 from densekit.evaluation.cityscapes.evaluator import CityscapesEvaluator
-from densekit.evaluation.cityscapes.frames import for_each, ground_truth, label_ids, write_png
+from densekit.evaluation.cityscapes.frames import ground_truth, label_ids, threaded, write_png
 from densekit.evaluation.cityscapes.instance_scores import score_instances
 from densekit.ops.files import atomic_write, strict
 
@@ -43,7 +43,7 @@ class CityscapesInstanceEvaluator(CityscapesEvaluator):
         if len(prediction):
             folder.mkdir()
             files = [f"{frame}/{index:03d}.png" for index in range(len(prediction))]
-            for_each(self._write_mask, files, _masks(prediction))
+            list(threaded(self._write_mask, files, _masks(prediction)))  # which raises what a thread has raised
             classes, scores = prediction.pred_classes.tolist(), prediction.scores.tolist()
             lines = [f"{name} {self._label_id(k)} {score}\n" for name, k, score in zip(files, classes, scores)]
         with atomic_write(listing, durable=False) as file:

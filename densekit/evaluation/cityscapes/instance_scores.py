@@ -1,13 +1,18 @@
-"""Average precision of masks as ``evalInstanceLevelSemanticLabeling`` of cityscapesscripts computes it.
+"""Average precision of masks as ``evalInstanceLevelSemanticLabeling`` of cityscapesscripts defines it.
 
-The precision-recall part is that script's own. Which mask overlaps which object by how much is counted here: the
-script uses ``numpy.in1d``, which numpy 2.4 no longer has, ends the process where a file is missing, takes the ground
-truth from a cache that may be stale, and compares each mask with each object at full size.
+A mask counts as found if its IoU with an object of its class exceeds the threshold, as do further masks on the same
+object as false. Masks without an object are false too, unless more than the threshold's share of them lies on void, on
+groups of their class or on objects that are too small to count; what matches a group or such an object is ignored.
 
-K: values in an instance map.
+Only settings and averages are taken from the script. It uses ``numpy.in1d``, which numpy 2.4 no longer has, ends the
+process where a file is missing, fails on a class all of whose masks are to be ignored, takes the ground truth from a
+cache that may be stale, and compares each mask with each object at full size.
+
+K: values in an instance map. M: masks of a frame. G: objects and groups of a class in it. T: thresholds.
 """
 
 import copy
+import functools
 import math
 import warnings
 from collections.abc import Sequence
@@ -19,12 +24,13 @@ import numpy as np
 from cityscapesscripts.evaluation import evalInstanceLevelSemanticLabeling as script  # noqa: N813
 from cityscapesscripts.helpers.labels import labels
 
-from densekit.evaluation.cityscapes.frames import check_same_size, for_each, read_label_map
+from densekit.evaluation.cityscapes.frames import check_same_size, read_label_map, threaded
 
 OBJECT_LABELS = {label.id: label.name for label in labels if label.hasInstances and not label.ignoreInEval}
-_VOID = [label.id for label in labels if label.ignoreInEval and label.id >= 0]
+_VOID = [label.id for label in labels if label.ignoreInEval]
+_FIRST_OBJECT = 1000  # lower values of an instance map are labels; of a class with objects, they are groups
 
-Match = dict[str, Any]  # as the script has it: by class, the objects or the masks with what they overlap
+TRUE, FALSE, IGNORED = 1, 0, -1
 
 
 class ListedMask(NamedTuple):
@@ -33,6 +39,14 @@ class ListedMask(NamedTuple):
     file: Path
     label_id: int
     score: float
+
+
+class Outcome(NamedTuple):
+    """What has become of the masks of a class: ``scores`` (M,), ``states`` (T, M), and how many ``objects`` count."""
+
+    scores: np.ndarray
+    states: np.ndarray
+    objects: int
 
 
 def score_instances(files: Sequence[tuple[Path, Path]]) -> dict[str, Any]:
@@ -50,8 +64,11 @@ def score_instances(files: Sequence[tuple[Path, Path]]) -> dict[str, Any]:
     """
     args = copy.copy(script.args)  # the script keeps its state there
     script.setInstanceLabels(args)
-    matches = dict(enumerate(for_each(match_frame, *zip(*files))))
-    precisions = script.evaluateMatches(matches, args)
+    match = functools.partial(match_frame, thresholds=args.overlaps, smallest=int(args.minRegionSizes[0]))
+    frames = list(threaded(match, *zip(*files)))
+    precisions = np.full((1, len(OBJECT_LABELS), len(args.overlaps)), np.nan)  # of one distance, that is any
+    for k, label_id in enumerate(OBJECT_LABELS):
+        precisions[0, k] = _precisions([frame[label_id] for frame in frames])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # the mean of no class at all is NaN, as it should be
         averages = script.computeAverages(precisions, args)
@@ -66,7 +83,7 @@ def read_listing(path: Path) -> list[ListedMask]:
             objects.
     """
     listed = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             name, label_id, score = line.split(" ")
             mask = ListedMask(path.parent / name, int(label_id), float(score))
@@ -83,36 +100,65 @@ def read_listing(path: Path) -> list[ListedMask]:
     return listed
 
 
-def match_frame(listing_file: Path, truth_file: Path) -> Match:
-    """Counts how the masks of a frame overlap its objects, in the form that the script's ``evaluateMatches`` takes."""
+def match_frame(listing_file: Path, truth_file: Path, thresholds: np.ndarray, smallest: int) -> dict[int, Outcome]:
+    """Judges the masks of a frame.
+
+    Args:
+        listing_file: The ``_pred.txt``.
+        truth_file: The ``_instanceIds.png``.
+        thresholds: (T,) of IoU, at least .5, so that no mask matches two objects.
+        smallest: Pixels that an object needs to count.
+
+    Returns:
+        The outcome of each class by label id.
+    """
     truth = read_label_map(truth_file)
     values, index, sizes = np.unique(truth, return_inverse=True, return_counts=True)
     index = index.reshape(truth.shape)
-    void = np.isin(values, _VOID)
-    objects: dict[str, list[Match]] = {name: [] for name in OBJECT_LABELS.values()}
-    place: dict[str, list[int]] = {name: [] for name in OBJECT_LABELS.values()}
-    for k, (value, size) in enumerate(zip(values.tolist(), sizes.tolist())):
-        name = OBJECT_LABELS.get(value if value < 1000 else value // 1000)
-        if name is not None:
-            # A value below 1000 is a group. There are no depths, which the script says in this way.
-            objects[name].append(
-                {"instID": value, "pixelCount": size, "medDist": -1, "distConf": 0.0, "matchedPred": []}
-            )
-            place[name].append(k)
-    masks: dict[str, list[Match]] = {name: [] for name in OBJECT_LABELS.values()}
-    for listed in read_listing(listing_file):
-        name = OBJECT_LABELS[listed.label_id]
-        overlaps = _overlaps(listed.file, index, truth_file, len(values))
-        area = int(overlaps.sum())
-        if area == 0:
-            continue
-        mask = {"confidence": listed.score, "pixelCount": area, "voidIntersection": int(overlaps[void].sum())}
-        hits = [(found, int(overlaps[k])) for found, k in zip(objects[name], place[name]) if overlaps[k]]
-        for found, pixels in hits:
-            found["matchedPred"].append(mask | {"intersection": pixels})
-        matched = [{**found, "matchedPred": [], "intersection": pixels} for found, pixels in hits]
-        masks[name].append(mask | {"matchedGt": matched})
-    return {"groundTruth": objects, "prediction": masks}
+    labels_of = np.where(values < _FIRST_OBJECT, values, values // _FIRST_OBJECT)
+    listing = sorted(read_listing(listing_file), key=lambda mask: -mask.score)
+    outcomes = {}
+    for label_id in OBJECT_LABELS:
+        masks = [mask for mask in listing if mask.label_id == label_id]
+        rows = [_overlaps(mask.file, index, truth_file, len(values)) for mask in masks]
+        overlaps = np.array(rows, dtype=np.int64).reshape(len(rows), len(values))
+        used = overlaps.any(axis=1)  # an empty mask is no prediction
+        scores = np.array([mask.score for mask in masks], dtype=float)[used]
+        states, objects = _judge(overlaps[used], values, sizes, labels_of == label_id, thresholds, smallest)
+        outcomes[label_id] = Outcome(scores, states, objects)
+    return outcomes
+
+
+def _judge(
+    overlaps: np.ndarray, values: np.ndarray, sizes: np.ndarray, here: np.ndarray, thresholds: np.ndarray, smallest: int
+) -> tuple[np.ndarray, int]:
+    """Judges the masks of a class in a frame.
+
+    Args:
+        overlaps: (M, K) pixels of the masks, best score first, on each value of the instance map.
+        values: (K,) those values.
+        sizes: (K,) their pixels.
+        here: (K,) whether a value is of this class.
+        thresholds: (T,).
+        smallest: Pixels that an object needs to count.
+
+    Returns:
+        (T, M): TRUE, FALSE or IGNORED; and the number of objects that count.
+    """
+    is_group, is_small = here & (values < _FIRST_OBJECT), here & (sizes < smallest)
+    counts = (here & ~is_group & ~is_small)[here]
+    areas = overlaps.sum(axis=1)
+    # A group that is also small counts twice, as it does in the script.
+    ignorable = sum(overlaps[:, part].sum(axis=1) for part in (np.isin(values, _VOID), is_group, is_small)) / areas
+    shared = overlaps[:, here]  # (M, G)
+    ious = shared / (sizes[here] + areas[:, None] - shared)
+    matches = ious > thresholds[:, None, None]  # (T, M, G)
+    found = matches & counts
+    is_best = found & (found.cumsum(axis=1) == 1)
+    wrong = ~matches.any(axis=2) & (ignorable <= thresholds[:, None])
+    states = np.where(wrong | found.any(axis=2), FALSE, IGNORED)
+    states[is_best.any(axis=2)] = TRUE
+    return states, int(counts.sum())
 
 
 def _overlaps(mask_file: Path, index: np.ndarray, truth_file: Path, count: int) -> np.ndarray:
@@ -122,3 +168,23 @@ def _overlaps(mask_file: Path, index: np.ndarray, truth_file: Path, count: int) 
     x, y, width, height = cv2.boundingRect(mask)
     window = np.s_[y : y + height, x : x + width]
     return np.bincount(index[window][mask[window] != 0], minlength=count)
+
+
+def _precisions(frames: Sequence[Outcome]) -> np.ndarray | float:
+    """(T,): average precision of a class; NaN without objects."""
+    objects = sum(frame.objects for frame in frames)
+    if not objects:
+        return math.nan
+    scores = np.concatenate([frame.scores for frame in frames])
+    states = np.concatenate([frame.states for frame in frames], axis=1)
+    return np.array([_average_precision(scores[row >= 0], row[row >= 0] == TRUE, objects) for row in states])
+
+
+def _average_precision(scores: np.ndarray, is_true: np.ndarray, objects: int) -> float:
+    """The area under the line through the points of all distinct scores, from precision 1 at recall 0."""
+    order = np.argsort(-scores, kind="stable")
+    last = np.flatnonzero(np.diff(scores[order], append=-np.inf))  # of the masks of each score
+    found = np.cumsum(is_true[order])[last]
+    precision = np.concatenate([[1.0], found / (last + 1)])
+    recall = np.concatenate([[0.0], found / objects])
+    return float((np.diff(recall) * (precision[1:] + precision[:-1])).sum() / 2)

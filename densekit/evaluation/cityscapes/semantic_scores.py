@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from cityscapesscripts.helpers.labels import category2labels, id2label, labels
 
-from densekit.evaluation.cityscapes.frames import check_same_size, for_each, read_label_map
+from densekit.evaluation.cityscapes.frames import check_same_size, read_label_map, threaded
 
 LABELS = 1 + max(label.id for label in labels)
 
@@ -51,7 +51,7 @@ def score_semantic(files: Sequence[tuple[Path, Path]]) -> dict[str, Any]:
     args = copy.copy(script.args)  # the script keeps its state there
     confusion = script.generateMatrix(args)
     stats = script.generateInstanceStats(args)
-    for counts in for_each(count_frame, *zip(*files)):
+    for counts in threaded(count_frame, *zip(*files)):
         confusion += counts.confusion.astype(confusion.dtype)
         _add_instances(stats, counts, args.avgClassSize)
     names = {label: id2label[label].name for label in args.evalLabels}

@@ -1,0 +1,51 @@
+"""Panoptic labelling: PQ, SQ and RQ of all classes, of things and of stuff."""
+
+from pathlib import Path
+from typing import Any
+
+from densekit.d2.data import MetadataCatalog
+from densekit.evaluation.cityscapes.frames import refuse_missing
+from densekit.evaluation.panoptic import COCOPanopticEvaluator
+
+
+class CityscapesPanopticEvaluator(COCOPanopticEvaluator):
+    """``PQ``, ``SQ``, ``RQ`` and those of things (``_th``) and stuff (``_st``), from a model's ``"panoptic_seg"``.
+
+    The figures are those of ``evalPanopticSemanticLabeling`` of cityscapesscripts, which defines them as COCO does; a
+    class that is neither annotated nor predicted has NaN here and 0 there, and counts in no mean.
+
+    Into ``output_dir/panoptic`` go the files that the script and the benchmark take, named as those of the ground
+    truth: ``cityscapes_panoptic_<split>.json``, and a folder of that name with the PNGs.
+    """
+
+    def __init__(self, dataset_name: str, output_dir: str) -> None:
+        """Reads the ground truth.
+
+        Args:
+            dataset_name: A registered data set with ``panoptic_json``, ``panoptic_root``.
+            output_dir: Where the predictions go, in a folder of their own; several machines have to share it.
+
+        Raises:
+            FileNotFoundError: The panoptic ground truth has not been made.
+            ValueError: The data set names no panoptic annotation, or it is not COCO's.
+        """
+        truth = MetadataCatalog.get(dataset_name).get("panoptic_json")
+        if truth and not Path(truth).is_file():
+            raise FileNotFoundError(
+                f"{truth} does not exist, with which '{dataset_name}' is evaluated. Make it from the instance labels "
+                f"with `python datasets/prepare_cityscapes.py --root {Path(truth).absolute().parents[1]}`."
+            )
+        super().__init__(dataset_name, output_dir)
+
+    def _document(self, output_dir: Path) -> Path:
+        return output_dir / "panoptic" / Path(self._truth.source).name
+
+    def _pngs(self, output_dir: Path) -> Path:
+        return self._document(output_dir).with_suffix("")
+
+    def _are_complete(self, predictions: list[dict[str, Any]]) -> bool:
+        assert self._output_dir is not None  # the constructor asks for one
+        folder = self._pngs(self._output_dir)
+        expected = {image_id: folder / self._png_name(image_id) for image_id in self._truth.images}
+        refuse_missing("panoptic_seg", expected, {prediction["image_id"] for prediction in predictions})
+        return True
