@@ -1,0 +1,96 @@
+"""The evaluators of label maps and of panoptic maps across three real processes on gloo."""
+
+import json
+import socket
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from PIL import Image
+
+from densekit.d2.data import DatasetCatalog, MetadataCatalog
+from densekit.d2.utils import comm
+from densekit.evaluation import COCOPanopticEvaluator, SemSegEvaluator
+from densekit.ops.panoptic_png import write_panoptic_png
+
+IMAGES, SIZE = 7, (12, 16)
+
+
+def true_map(k):
+    """Two segments of class k % 3, parted at a place that depends on the image."""
+    ids = np.full(SIZE, 2)
+    ids[:, : 3 + k] = 1
+    return ids
+
+
+def write_truth(folder):
+    annotations = []
+    for k in range(IMAGES):
+        write_panoptic_png(folder / f"{k}.png", true_map(k))
+        Image.fromarray(true_map(k).astype(np.uint8)).save(folder / f"labels{k}.png")
+        segments = [{"id": key, "category_id": 1 + (k + key) % 2, "iscrowd": 0} for key in (1, 2)]
+        annotations.append({"image_id": k, "file_name": f"{k}.png", "segments_info": segments})
+    images = [{"id": k, "file_name": f"{k}.jpg", "height": SIZE[0], "width": SIZE[1]} for k in range(IMAGES)]
+    categories = [{"id": 1, "name": "car", "isthing": 1}, {"id": 2, "name": "sky", "isthing": 0}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "truth.json").write_text(json.dumps(content))
+
+
+def evaluate(folder, image_ids, output):
+    records = [
+        {"file_name": f"{k}.jpg", "sem_seg_file_name": str(folder / f"labels{k}.png"), "height": 12, "width": 16}
+        for k in range(IMAGES)
+    ]
+    DatasetCatalog.register("shared", lambda: records)
+    MetadataCatalog.get("shared").set(
+        panoptic_json=str(folder / "truth.json"), panoptic_root=str(folder), stuff_classes=["a", "b", "c"]
+    )
+    evaluators = [kind("shared", str(folder / output)) for kind in (COCOPanopticEvaluator, SemSegEvaluator)]
+    for k in image_ids:
+        ids = np.roll(true_map(k), k % 3, axis=1)
+        segments = [{"id": key, "category_id": 1 + (k + key) % 2} for key in (1, 2)]
+        scores = torch.nn.functional.one_hot(torch.from_numpy(ids), 3).permute(2, 0, 1)
+        for evaluator in evaluators:
+            evaluator.process(
+                [{"image_id": k, "file_name": f"{k}.jpg"}],
+                [{"panoptic_seg": (torch.from_numpy(ids), segments), "sem_seg": scores}],
+            )
+    try:
+        return [evaluator.evaluate() for evaluator in evaluators]
+    finally:
+        DatasetCatalog.remove("shared")
+        MetadataCatalog.remove("shared")
+
+
+def worker(rank, port, folder):
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=3)
+    comm.create_local_process_group(3)
+    # The last image goes to two, as from a sampler that pads.
+    results = evaluate(folder, [[0, 3, 6], [1, 4, 6], [2, 5]][rank], "three")
+    (folder / f"rank{rank}.json").write_text(json.dumps(results))
+    comm.synchronize()  # or the fastest process takes the connections down under the others
+    dist.destroy_process_group()
+
+
+def files(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.slow
+def test_three_processes_say_and_write_what_one_does(tmp_path):
+    write_truth(tmp_path)
+    alone = evaluate(tmp_path, range(IMAGES), "one")
+    assert 0 < alone[0]["panoptic_seg"]["PQ"] < 100 and 0 < alone[1]["sem_seg"]["mIoU"] < 100
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    mp.spawn(worker, args=(port, tmp_path), nprocs=3)
+    together, *others = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(3))
+    assert others == [[{}, {}], [{}, {}]]
+    for found, expected in zip(together, alone):
+        for task, numbers in expected.items():
+            assert found[task] == pytest.approx(numbers, abs=0, rel=0, nan_ok=True)
+    assert files(tmp_path / "three") == files(tmp_path / "one")
+    assert len(files(tmp_path / "one")) == 2 * IMAGES + 2
