@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 
 from densekit.d2.config import CfgNode
-from densekit.d2.data import MetadataCatalog
+from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.d2.evaluation import DatasetEvaluator, DatasetEvaluators
 from densekit.evaluation.cityscapes import (
     CityscapesInstanceEvaluator,
@@ -30,12 +30,10 @@ def _sem_seg(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEval
 
 
 def _coco_panoptic(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
-    """Judges the classes and the instances too, as far as the data set has them."""
-    metadata = MetadataCatalog.get(dataset_name)
-    evaluators: list[DatasetEvaluator] = []
-    if metadata.get("stuff_classes"):
-        evaluators.append(_sem_seg(cfg, dataset_name, output_folder))
-    if metadata.get("json_file"):
+    """Judges the classes and, where the data set has objects, the instances too."""
+    evaluators = [_sem_seg(cfg, dataset_name, output_folder)]
+    has_file = MetadataCatalog.get(dataset_name).get("json_file")
+    if has_file or any("annotations" in record for record in DatasetCatalog.get(dataset_name)):
         evaluators.append(_coco(cfg, dataset_name, output_folder))
     evaluators.append(COCOPanopticEvaluator(dataset_name, output_folder))
     return DatasetEvaluators(evaluators)
