@@ -30,16 +30,15 @@ def restore_process_state():
 
 @pytest.fixture
 def restore_catalogs():
-    """Takes out what a test registers in the data set catalogues."""
+    """Puts back what a test changes in the data set catalogues."""
     import densekit.data.builtin  # noqa: F401 - what it registers stays
     from densekit.d2.data import DatasetCatalog, MetadataCatalog
 
-    before = set(DatasetCatalog.list()), set(MetadataCatalog.list())
+    before = [(catalog, dict(catalog)) for catalog in (DatasetCatalog, MetadataCatalog)]
     yield
-    for name in set(DatasetCatalog.list()) - before[0]:
-        DatasetCatalog.remove(name)
-    for name in set(MetadataCatalog.list()) - before[1]:
-        MetadataCatalog.remove(name)
+    for catalog, entries in before:
+        catalog.clear()
+        catalog.update(entries)
 
 
 def _shared(part: str) -> Path:

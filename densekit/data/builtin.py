@@ -4,10 +4,19 @@ Importing this module registers them; files are read when a data set is used.
 """
 
 import os
+from collections.abc import Iterator
 
-from densekit.d2.data import DatasetCatalog
-from densekit.data.coco import is_ours, register_coco_instances
-from densekit.data.coco_meta import coco_metadata, coco_person_metadata
+from densekit.data.cityscapes import cityscapes_entries
+from densekit.data.cityscapes_panoptic import cityscapes_panoptic_entries
+from densekit.data.coco import register_coco_instances
+from densekit.data.coco_meta import (
+    coco_metadata,
+    coco_panoptic_metadata,
+    coco_person_metadata,
+    coco_separated_metadata,
+)
+from densekit.data.panoptic import coco_panoptic_entries
+from densekit.data.registry import Entry, register, take_over
 from densekit.data.streets import register_streets
 
 __all__ = ["datasets_root", "register_builtin"]
@@ -22,6 +31,7 @@ _LABELLED = {
     "2017_val": ("val2017", "val2017"),
     "2017_val_100": ("val2017", "val2017_100"),
 }
+_PANOPTIC = {"2017_train": "train2017", "2017_val": "val2017", "2017_val_100": "val2017_100"}
 _UNLABELLED = {"2017_test": "image_info_test2017", "2017_test-dev": "image_info_test-dev2017"}
 
 
@@ -31,7 +41,7 @@ def datasets_root() -> str:
 
 
 def register_builtin(root: str | None = None) -> None:
-    """Registers COCO (2014 and 2017, instances and person keypoints) and the generated street scenes.
+    """Registers COCO (instances, person keypoints, panoptic), Cityscapes and the generated street scenes.
 
     On the real Detectron2 these names exist; they keep their metadata and get the loader with densekit's checks.
 
@@ -44,12 +54,36 @@ def register_builtin(root: str | None = None) -> None:
         _register_coco(root, f"keypoints_coco_{split}", images, f"person_keypoints_{ending}")
     for split, stem in _UNLABELLED.items():
         _register_coco(root, f"coco_{split}", "test2017", stem)
+    for entry in (*_coco_panoptic(root), *_cityscapes(os.path.join(root, "cityscapes"))):
+        take_over(entry.name)
+        register(entry)
     register_streets(root)
 
 
+def _coco_panoptic(root: str) -> Iterator[Entry]:
+    coco = os.path.join(root, "coco")
+    for split, ending in _PANOPTIC.items():
+        images, stem = _LABELLED[split]
+        yield from coco_panoptic_entries(
+            f"coco_{split}_panoptic",
+            image_root=os.path.join(coco, images),
+            panoptic_root=os.path.join(coco, f"panoptic_{ending}"),
+            panoptic_json=os.path.join(coco, f"annotations/panoptic_{ending}.json"),
+            sem_seg_root=os.path.join(coco, f"panoptic_stuff_{ending}"),
+            instances_json=os.path.join(coco, f"annotations/instances_{stem}.json"),
+            standard=coco_panoptic_metadata(),
+            separated=coco_separated_metadata(),
+        )
+
+
+def _cityscapes(tree: str) -> Iterator[Entry]:
+    yield from cityscapes_entries("cityscapes_fine", tree, "gtFine", ("train", "val", "test"))
+    yield from cityscapes_entries("cityscapes_coarse", tree, "gtCoarse", ("train", "train_extra", "val"))
+    yield from cityscapes_panoptic_entries("cityscapes_fine_panoptic", tree, ("train", "val"))
+
+
 def _register_coco(root: str, name: str, images: str, annotations: str) -> None:
-    if name in DatasetCatalog and not is_ours(DatasetCatalog[name]):
-        DatasetCatalog.remove(name)
+    take_over(name)
     metadata = coco_person_metadata() if name.startswith("keypoints_") else coco_metadata()
     register_coco_instances(
         name, metadata, os.path.join(root, f"coco/annotations/{annotations}.json"), os.path.join(root, f"coco/{images}")

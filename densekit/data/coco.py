@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_util
 
-from densekit.d2.data import DatasetCatalog, Metadata, MetadataCatalog
+from densekit.d2.data import Metadata, MetadataCatalog
 from densekit.d2.structures import BoxMode
 from densekit.d2.utils.colormap import colormap
 from densekit.d2.utils.logger import log_first_n
 from densekit.data.coco_json import CocoFile, drop_unusable, read_coco_file
+from densekit.data.registry import Entry, register
 
 __all__ = ["load_coco_json", "register_coco_instances"]
 
@@ -225,23 +226,10 @@ def register_coco_instances(
     Raises:
         ValueError: The name is taken by other files or another loader.
     """
-    path, root = os.fspath(json_file), os.fspath(image_root)
-    if name in DatasetCatalog and not is_ours(DatasetCatalog[name]):
-        raise ValueError(f"Data set name {name!r} is taken by another loader. Choose another name.")
-    entries = {"json_file": path, "image_root": root, "evaluator_type": "coco", **metadata}
-    known = MetadataCatalog.get(name)
-    for key, value in entries.items():
-        before = known.get(key)
-        if before is not None and before != value:
-            raise ValueError(
-                f"Data set {name!r} is registered with {key} {before!r} and cannot be registered again with {value!r}. "
-                "Choose another name."
-            )
-    if name not in DatasetCatalog:
-        DatasetCatalog.register(name, functools.partial(load_coco_json, path, root, name))
-    known.set(**entries)
+    register(instances_entry(name, metadata, os.fspath(json_file), os.fspath(image_root)))
 
 
-def is_ours(loader: Any) -> bool:
-    """Returns whether a registered loader is the one of :func:`register_coco_instances`."""
-    return isinstance(loader, functools.partial) and loader.func is load_coco_json
+def instances_entry(name: str, metadata: dict[str, Any], json_file: str, image_root: str) -> Entry:
+    """A data set of :func:`register_coco_instances`, not registered yet."""
+    files = {"json_file": json_file, "image_root": image_root, "evaluator_type": "coco"}
+    return Entry(name, functools.partial(load_coco_json, json_file, image_root, name), files | metadata)

@@ -5,6 +5,7 @@ The file is read once and checked in whole columns, so that 860,000 annotations 
 
 import json
 import logging
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 
 from densekit.d2.utils.file_io import PathManager
 
-__all__ = ["CocoFile", "drop_unusable", "read_coco_file"]
+__all__ = ["CocoFile", "check_inside", "drop_unusable", "entries_by_id", "read_coco_file", "read_json"]
 
 logger = logging.getLogger(__name__)
 
@@ -58,12 +59,14 @@ def read_coco_file(path: str) -> CocoFile:
         FileNotFoundError: There is no such file.
         ValueError: It is not JSON or not COCO, or ids, sizes or boxes are wrong.
     """
-    content, has_non_finite = _read_json(path)
+    content, has_non_finite = read_json(path)
     _check_form(path, content)
-    images = _by_id(path, "image", content["images"], ("id", "file_name", "height", "width"))
-    categories = _by_id(path, "category", content["categories"], ("id", "name"))
+    images = entries_by_id(path, "image", content["images"], ("id", "file_name", "height", "width"))
+    categories = entries_by_id(path, "category", content["categories"], ("id", "name"))
     if not images:
         raise ValueError(f"{path} has no images: its 'images' list is empty.")
+    for image_id, image in images.items():
+        check_inside(path, f"image {image_id}", image["file_name"])
     _check_sizes(path, images)
     file = CocoFile(path, categories, images, content.get("annotations", []), np.zeros((0, 4)), has_non_finite)
     _check_ids(file)
@@ -71,8 +74,16 @@ def read_coco_file(path: str) -> CocoFile:
     return file
 
 
-def _read_json(path: str) -> tuple[Any, bool]:
-    """Returns the content, and whether NaN or Infinity occurs (JSON has neither, Python writes both)."""
+def read_json(path: str) -> tuple[Any, bool]:
+    """Reads an annotation file.
+
+    Returns:
+        Its content, and whether NaN or Infinity occurs (JSON has neither, Python writes both).
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not JSON.
+    """
     local = Path(PathManager.get_local_path(path))
     if not local.is_file():
         raise FileNotFoundError(
@@ -122,7 +133,18 @@ def _check_form(path: str, content: Any) -> None:
             raise ValueError(f"{path}: '{key}' must be a list, not {type(content[key]).__name__}.")
 
 
-def _by_id(path: str, kind: str, entries: list[Any], keys: tuple[str, ...]) -> dict[Any, dict[str, Any]]:
+def entries_by_id(path: str, kind: str, entries: list[Any], keys: tuple[str, ...]) -> dict[Any, dict[str, Any]]:
+    """Sorts the entries of a list by their ids.
+
+    Args:
+        path: Of the file, for messages.
+        kind: What an entry is, for messages.
+        entries: The list.
+        keys: Which every entry must have.
+
+    Raises:
+        ValueError: An entry lacks a key, or an id occurs twice.
+    """
     for number, entry in enumerate(entries):
         missing = [key for key in keys if not isinstance(entry, dict) or entry.get(key) is None]
         if missing:
@@ -144,6 +166,21 @@ def _check_unique(path: str, kind: str, ids: list[Any]) -> None:
     seen: set[Any] = set()
     twice = [i for i in ids if i in seen or seen.add(i)]  # type: ignore[func-returns-value] # add returns None
     raise ValueError(f"{path}: {len(twice)} {kind} ids occur twice, first {_first(twice)}. Ids must be unique.")
+
+
+def check_inside(path: str, what: str, name: Any) -> None:
+    """Refuses a file name in an annotation file that leads out of the folder it is relative to.
+
+    Raises:
+        ValueError: The name is no text, or climbs out of the folder.
+    """
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"{path}: {what} has the file name {name!r}, which is no text.")
+    if ".." in name and os.path.normpath(name).startswith(".."):
+        raise ValueError(
+            f"{path}: {what} has the file name {name!r}, which leads out of the folder of images. Name the folder that "
+            "holds all of them, and files relative to it."
+        )
 
 
 def _check_sizes(path: str, images: dict[Any, dict[str, Any]]) -> None:

@@ -5,7 +5,7 @@ The ids are those of the annotation files (cocodataset.org), the colours those o
 
 from typing import Any
 
-__all__ = ["coco_metadata", "coco_person_metadata"]
+__all__ = ["coco_metadata", "coco_panoptic_metadata", "coco_person_metadata", "coco_separated_metadata"]
 
 _THINGS = """
 1 person #dc143c, 2 bicycle #770b20, 3 car #00008e, 4 motorcycle #0000e6, 5 airplane #6a00e4, 6 bus #003c64,
@@ -24,6 +24,22 @@ _THINGS = """
 81 sink #7fa773, 82 refrigerator #3b696a, 84 book #8e6c2d, 85 clock #c4ac00, 86 vase #5f3650, 87 scissors #804cff,
 88 teddy bear #c93901, 89 hair drier #f6007a, 90 toothbrush #bfa2d0
 """
+
+_STUFF = """
+92 banner #ffff80, 93 blanket #93d3cb, 95 bridge #966464, 100 cardboard #a8abac, 107 counter #9270c6,
+109 curtain #d2aa64, 112 door-stuff #5c8859, 118 floor-wood #da58b8, 119 flower #f18100, 122 fruit #d911ff,
+125 gravel #7c4ab5, 128 house #464646, 130 light #ffe4ff, 133 mirror-stuff #9ad000, 138 net #c1005c,
+141 pillow #4c5b71, 144 platform #ffb4c3, 145 playingfield #6a9ab0, 147 railroad #e6968c, 148 river #3c8fff,
+149 road #804080, 151 roof #5c5237, 154 sand #fed47c, 155 sea #494dae, 156 shelf #ffa062, 159 snow #ffffff,
+161 stairs #68546d, 166 tent #a9a483, 168 towel #e1c7ff, 171 wall-brick #89364a, 175 wall-stone #879edf,
+176 wall-tile #07f6e7, 177 wall-wood #6bffc8, 178 water-other #3a2995, 180 window-blind #b7798e,
+181 window-other #ff4961, 184 tree-merged #6b8e23, 185 fence-merged #be9999, 186 ceiling-merged #928b8d,
+187 sky-other-merged #4682b4, 188 cabinet-merged #86c79c, 189 table-merged #d1e28c, 190 floor-other-merged #60246c,
+191 pavement-merged #606060, 192 mountain-merged #40aa40, 193 grass-merged #98fb98, 194 dirt-merged #d0e5e4,
+195 paper-merged #cebaab, 196 food-other-merged #98a140, 197 building-other-merged #747000, 198 rock-merged #00728f,
+199 wall-other-merged #66669c, 200 rug-merged #fa8dff
+"""
+THINGS_COLOUR = [82, 18, 128]  # of the one class that stands for all things where stuff is told apart
 
 # The nose, then pairs of a left and a right point, in the order of the files.
 _PERSON_PAIRS = ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
@@ -54,6 +70,37 @@ def coco_metadata() -> dict[str, Any]:
         "thing_dataset_id_to_contiguous_id": {int(words[0]): index for index, (words, _) in enumerate(things)},
         "thing_classes": [" ".join(words[1:]) for words, _ in things],
         "thing_colors": [list(colour) for _, colour in things],
+    }
+
+
+def coco_panoptic_metadata() -> dict[str, Any]:
+    """Returns metadata of the 133 panoptic classes in one numbering, things first.
+
+    Names and colours are entered under ``thing_`` and ``stuff_`` alike, as both index the same list.
+    """
+    rows = _rows(_THINGS) + _rows(_STUFF)
+    names, colours = [" ".join(words[1:]) for words, _ in rows], [list(colour) for _, colour in rows]
+    ids = [int(words[0]) for words, _ in rows]
+    count = len(_rows(_THINGS))
+    return {
+        "thing_classes": names,
+        "thing_colors": colours,
+        "stuff_classes": names,
+        "stuff_colors": colours,
+        "thing_dataset_id_to_contiguous_id": {ids[i]: i for i in range(count)},
+        "stuff_dataset_id_to_contiguous_id": {ids[i]: i for i in range(count, len(ids))},
+    }
+
+
+def coco_separated_metadata() -> dict[str, Any]:
+    """Returns metadata of things and stuff in a numbering each; stuff class 0 stands for all things."""
+    stuff = _rows(_STUFF)
+    names = [" ".join(words[1:]).replace("-other", "").replace("-merged", "") for words, _ in stuff]
+    return {
+        **coco_metadata(),
+        "stuff_classes": ["things", *names],
+        "stuff_colors": [THINGS_COLOUR, *(list(colour) for _, colour in stuff)],
+        "stuff_dataset_id_to_contiguous_id": {int(words[0]): i for i, (words, _) in enumerate(stuff, start=1)} | {0: 0},
     }
 
 

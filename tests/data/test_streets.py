@@ -271,10 +271,9 @@ def test_registration(root, monkeypatch, restore_catalogs):
     from densekit.data.streets import register_streets
 
     names = [f"{kind}streets_{split}" for kind in ("", "keypoints_") for split in ("train", "val")]
-    for name in names:
-        if name in DatasetCatalog:
-            DatasetCatalog.remove(name)
-            MetadataCatalog.remove(name)
+    for name in [name for name in DatasetCatalog.list() if "streets" in name]:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
     register_streets(root.parent)
     register_streets(root.parent)
     assert set(names) <= set(DatasetCatalog.list())

@@ -2,19 +2,32 @@
 
 import functools
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from densekit.data.streets.labels import KEYPOINT_CONNECTION_RULES, KEYPOINT_FLIP_MAP, KEYPOINT_NAMES, LABELS, THINGS
+from densekit.data.streets.labels import (
+    KEYPOINT_CONNECTION_RULES,
+    KEYPOINT_FLIP_MAP,
+    KEYPOINT_NAMES,
+    LABELS,
+    STUFF,
+    THINGS,
+)
 
-Records = list[dict[str, Any]]
+if TYPE_CHECKING:
+    from densekit.data.registry import Entry
 
 _MAKE = "python datasets/make_streets.py"
+_SPLITS = ("train", "val")
 
 
 def register_streets(root: str | os.PathLike[str] | None = None) -> None:
-    """Registers ``streets_{train,val}`` (instances) and ``keypoints_streets_{train,val}``; files are read at first use.
+    """Registers the scenes under the names of every format they are written in; files are read at first use.
 
+    ``streets_<split>`` (instances), ``keypoints_streets_<split>``, ``streets_panoptic_<split>`` (COCO panoptic,
+    separated), and of the Cityscapes tree ``streets_fine_instance_seg_<split>``, ``streets_fine_sem_seg_<split>``,
+    ``streets_fine_panoptic_<split>`` and ``streets_fine_panoptic_<split>_separated``; splits are train and val.
     Registering the same folder again is harmless.
 
     Args:
@@ -24,41 +37,66 @@ def register_streets(root: str | os.PathLike[str] | None = None) -> None:
         ValueError: a name is taken by files in another folder.
     """
     # Imported here, so that making the pictures needs neither a host nor torch.
-    from densekit.d2.data import DatasetCatalog, MetadataCatalog
+    from densekit.data.registry import register
 
     folder = Path(os.environ.get("DETECTRON2_DATASETS", "datasets") if root is None else root).expanduser() / "streets"
-    instances = {
+    for entry in _entries(folder):
+        load = functools.partial(_load, str(folder), entry.name, entry.load.func, *entry.load.args)
+        register(entry._replace(load=load))
+
+
+def _entries(folder: Path) -> Iterator["Entry"]:
+    from densekit.data.cityscapes import cityscapes_entries
+    from densekit.data.cityscapes_panoptic import cityscapes_panoptic_entries
+    from densekit.data.coco import instances_entry
+    from densekit.data.panoptic import separated_entry
+
+    annotations, instances = folder / "annotations", _instances()
+    for split in _SPLITS:
+        images = str(folder / split)
+        objects, persons = (str(annotations / f"{stem}_{split}.json") for stem in ("instances", "person_keypoints"))
+        panoptic = annotations / f"panoptic_{split}"
+        yield instances_entry(f"streets_{split}", instances, objects, images)
+        yield instances_entry(f"keypoints_streets_{split}", _keypoints(), persons, images)
+        yield separated_entry(
+            f"streets_panoptic_{split}", images, str(panoptic), f"{panoptic}.json", objects, None, instances | _stuff()
+        )
+    yield from cityscapes_entries("streets_fine", str(folder / "cityscapes"), "gtFine", _SPLITS)
+    yield from cityscapes_panoptic_entries("streets_fine_panoptic", str(folder / "cityscapes"), _SPLITS)
+
+
+def _instances() -> dict[str, Any]:
+    return {
         "thing_classes": [label.name for label in THINGS],
         "thing_colors": [list(label.colour) for label in THINGS],
         "thing_dataset_id_to_contiguous_id": {label.id: i for i, label in enumerate(THINGS)},
     }
-    keypoints = {
+
+
+def _keypoints() -> dict[str, Any]:
+    return {
         "thing_classes": ["person"],
         "thing_colors": [list(LABELS["person"].colour)],
         "keypoint_names": KEYPOINT_NAMES,
         "keypoint_flip_map": KEYPOINT_FLIP_MAP,
         "keypoint_connection_rules": KEYPOINT_CONNECTION_RULES,
     }
-    for split in ("train", "val"):
-        for name, stem, metadata in (
-            (f"streets_{split}", f"instances_{split}", instances),
-            (f"keypoints_streets_{split}", f"person_keypoints_{split}", keypoints),
-        ):
-            files = (str(folder / "annotations" / f"{stem}.json"), str(folder / split))
-            if name not in DatasetCatalog:
-                DatasetCatalog.register(name, functools.partial(_load, *files, name))
-            elif (known := getattr(DatasetCatalog[name], "args", None)) != (*files, name):
-                raise ValueError(f"data set {name!r} is registered already, with {known}, not with {files[0]}")
-            MetadataCatalog.get(name).set(json_file=files[0], image_root=files[1], evaluator_type="coco", **metadata)
 
 
-def _load(json_file: str, image_root: str, name: str) -> Records:
-    from densekit.data.coco import load_coco_json
+def _stuff() -> dict[str, Any]:
+    from densekit.data.coco_meta import THINGS_COLOUR
 
-    if not Path(json_file).is_file():
-        folder = Path(json_file).parents[1]
+    return {
+        "stuff_classes": ["things", *(label.name for label in STUFF)],
+        "stuff_colors": [THINGS_COLOUR, *(list(label.colour) for label in STUFF)],
+        "stuff_dataset_id_to_contiguous_id": {label.id: i for i, label in enumerate(STUFF, start=1)} | {0: 0},
+    }
+
+
+def _load(folder: str, name: str, load: Any, *args: Any) -> list[dict[str, Any]]:
+    if not (Path(folder) / "streets.json").is_file():
         raise FileNotFoundError(
-            f"{json_file}: the built-in data set {name!r} has not been made. Make it with `{_MAKE} --root {folder}`, "
+            f"{folder}: the built-in data set {name!r} has not been made. Make it with `{_MAKE} --root {folder}`, "
             "or set DETECTRON2_DATASETS to the folder that holds its folder 'streets'."
         )
-    return load_coco_json(json_file, image_root, name)
+    return load(*args)

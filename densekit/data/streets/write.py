@@ -179,8 +179,13 @@ def _mapper(workers: int) -> Iterator[Callable[[Callable[[_Job], _Result], list[
         return
     # A forked worker starts at once and needs no importable main module; elsewhere fork is not safe or not there.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    with context.Pool(workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        yield lambda function, items: pool.imap(function, items, chunksize=2)
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)  # before the fork: a child that has inherited OpenCV's threads by name only waits for them
+    try:
+        with context.Pool(workers) as pool:
+            yield lambda function, items: pool.imap(function, items, chunksize=2)
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def _make_folders(stage: Path, wanted: Parameters) -> None:
