@@ -139,32 +139,43 @@ def combine_semantic_and_instance_outputs(
         (H, W) int32 segment of each pixel, 0 for none; and a dict per segment: ``id``, ``isthing``, ``category_id``
         (contiguous), for things ``score`` and ``instance_id`` (the index in ``instance_results``), for stuff ``area``.
     """
-    panoptic = torch.zeros_like(semantic_results, dtype=torch.int32)
-    segments: list[dict[str, Any]] = []
-    masks = instance_results.pred_masks.to(dtype=torch.bool, device=panoptic.device)
-    order = torch.argsort(-instance_results.scores).tolist()
-    scores, classes = instance_results.scores.tolist(), instance_results.pred_classes.tolist()
-    areas = masks.flatten(1).sum(dim=1).tolist()
-    for index in order:
-        if scores[index] < instances_score_thresh:
-            break
-        free = masks[index] & (panoptic == 0)
-        # Covered share; an empty mask has no share and no place.
-        covered = areas[index] - int(free.sum())
-        if areas[index] == 0 or covered / areas[index] > overlap_threshold:
-            continue
-        segment = {"id": len(segments) + 1, "isthing": True, "score": scores[index]}
-        segments.append(segment | {"category_id": classes[index], "instance_id": index})
-        panoptic[free] = segment["id"]
+    panoptic, segments = _lay_instances(instance_results, semantic_results, overlap_threshold, instances_score_thresh)
+    free = panoptic == 0
+    areas = torch.bincount(semantic_results[free])
+    table = torch.zeros(int(semantic_results.max()) + 1, dtype=torch.int32)
+    for label, area in enumerate(areas.tolist()):
+        if label != 0 and area > 0 and area >= stuff_area_thresh:
+            segments.append({"id": len(segments) + 1, "isthing": False, "category_id": label, "area": area})
+            table[label] = len(segments)
+    return torch.where(free, table.to(panoptic.device)[semantic_results], panoptic), segments
 
-    for label in (label for label in torch.unique(semantic_results).tolist() if label != 0):
-        free = (semantic_results == label) & (panoptic == 0)
-        area = int(free.sum())
-        if area < stuff_area_thresh:
-            continue
-        segments.append({"id": len(segments) + 1, "isthing": False, "category_id": label, "area": area})
-        panoptic[free] = len(segments)
-    return panoptic, segments
+
+def _lay_instances(
+    instances: Instances, like: Tensor, overlap_threshold: float, score_threshold: float
+) -> tuple[Tensor, list[dict[str, Any]]]:
+    """Lays the instances over each other; the device is asked what became of them only once, at the end."""
+    order = torch.argsort(-instances.scores)
+    order = order[: int((instances.scores >= score_threshold).sum())]
+    masks = instances.pred_masks.to(dtype=torch.bool, device=like.device)[order]
+    panoptic = torch.zeros_like(like, dtype=torch.int32)
+    kept = torch.zeros(len(order) + 1, dtype=torch.bool, device=like.device)
+    taken = torch.zeros_like(like, dtype=torch.bool)
+    for place, mask in enumerate(masks, start=1):
+        free = mask > taken
+        area = mask.count_nonzero().double()
+        # Covered share; an empty mask has none, and no comparison with NaN holds.
+        kept[place] = (area - free.count_nonzero()) / area <= overlap_threshold
+        free &= kept[place]
+        panoptic.add_(free, alpha=place)  # onto zeros; many times faster than to fill a mask
+        taken |= free
+    numbers = (kept.cumsum(0) * kept).int()  # the dropped ones leave no gap
+    scores, classes = instances.scores.tolist(), instances.pred_classes.tolist()
+    segments = [
+        {"id": number, "isthing": True, "score": scores[k], "category_id": classes[k], "instance_id": k}
+        for number, k in zip(numbers.tolist()[1:], order.tolist())
+        if number
+    ]
+    return numbers[panoptic], segments
 
 
 def _scaled(weight: float | dict[str, float], factor: float) -> float | dict[str, float]:
