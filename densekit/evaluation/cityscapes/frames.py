@@ -72,6 +72,18 @@ def read_label_map(path: Path) -> np.ndarray:
     return image
 
 
+def distinct(label_map: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The values of a map of 8 or 16 bits (any shape): values (K,), index of each pixel's value, pixels of each (K,).
+
+    As ``numpy.unique``, without sorting the pixels.
+    """
+    counts = np.bincount(label_map.ravel())
+    values = np.flatnonzero(counts)
+    table = np.zeros(len(counts), dtype=np.intp)
+    table[values] = np.arange(len(values))
+    return values, table[label_map], counts[values]
+
+
 def write_png(path: Path, image: np.ndarray) -> None:
     """Writes an image (H, W) or (H, W, 3; blue, green, red); the file is complete or not there."""
     with atomic_write(path, "wb", durable=False) as file:

@@ -24,7 +24,7 @@ import numpy as np
 from cityscapesscripts.evaluation import evalInstanceLevelSemanticLabeling as script  # noqa: N813
 from cityscapesscripts.helpers.labels import labels
 
-from densekit.evaluation.cityscapes.frames import check_same_size, read_label_map, threaded
+from densekit.evaluation.cityscapes.frames import check_same_size, distinct, read_label_map, threaded
 
 OBJECT_LABELS = {label.id: label.name for label in labels if label.hasInstances and not label.ignoreInEval}
 _VOID = [label.id for label in labels if label.ignoreInEval]
@@ -112,9 +112,7 @@ def match_frame(listing_file: Path, truth_file: Path, thresholds: np.ndarray, sm
     Returns:
         The outcome of each class by label id.
     """
-    truth = read_label_map(truth_file)
-    values, index, sizes = np.unique(truth, return_inverse=True, return_counts=True)
-    index = index.reshape(truth.shape)
+    values, index, sizes = distinct(read_label_map(truth_file))
     labels_of = np.where(values < _FIRST_OBJECT, values, values // _FIRST_OBJECT)
     listing = sorted(read_listing(listing_file), key=lambda mask: -mask.score)
     outcomes = {}

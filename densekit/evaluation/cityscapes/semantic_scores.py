@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from cityscapesscripts.helpers.labels import category2labels, id2label, labels
 
-from densekit.evaluation.cityscapes.frames import check_same_size, read_label_map, threaded
+from densekit.evaluation.cityscapes.frames import check_same_size, distinct, read_label_map, threaded
 
 LABELS = 1 + max(label.id for label in labels)
 
@@ -84,7 +84,7 @@ def count_frame(prediction_file: Path, truth_file: Path) -> FrameCounts:
         if image.max() >= LABELS:
             raise ValueError(f"{path} has the value {image.max()}; label ids go from 0 to {LABELS - 1}.")
     of_objects = instances > 1000
-    ids, index = np.unique(instances[of_objects], return_inverse=True)
+    ids, index, _ = distinct(instances[of_objects])
     return FrameCounts(
         confusion=_count_pairs(truth, prediction, LABELS, LABELS),
         instances=ids,
