@@ -1,7 +1,7 @@
 """A loader that can say what it gave last."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from densekit.engine.errors import DataError
@@ -12,10 +12,12 @@ class RememberedBatches:
 
     Args:
         loader: an iterable of batches; a batch is a list of records with ``file_name``.
+        before_each: called before each batch.
     """
 
-    def __init__(self, loader: Iterable[Any]) -> None:
+    def __init__(self, loader: Iterable[Any], before_each: Callable[[], None] = lambda: None) -> None:
         self.loader = loader
+        self._before_each = before_each
         self.last_files: list[str] = []
 
     def __len__(self) -> int:
@@ -24,6 +26,7 @@ class RememberedBatches:
     def __iter__(self) -> Iterator[Any]:
         batches = iter(self.loader)
         while True:
+            self._before_each()
             try:
                 batch = next(batches)
             except StopIteration:

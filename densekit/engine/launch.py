@@ -1,9 +1,12 @@
 """Starting the processes of a job: none, our own, or those that torchrun or SLURM has started already."""
 
+import multiprocessing
 import os
+import signal
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +17,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 from densekit.d2.engine import launch as spawn
 from densekit.d2.utils import comm
 from densekit.engine.errors import user_errors
+from densekit.engine.preemption import SIGNALS
 
 # SLURM_MAX_NORMAL_STEP_ID of slurm.h; the numbers above are those of batch scripts, interactive shells and the like.
 _LAST_SLURM_STEP = 0xFFFFFFF0
@@ -133,10 +137,28 @@ def _slurm_rendezvous(place: Place) -> None:
     os.environ.setdefault("MASTER_PORT", str(15000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 15000))
 
 
+@contextmanager
+def _signals_passed_on() -> Iterator[None]:
+    """A scheduler may know only this process, but those that train can save what they have."""
+
+    def pass_on(number: int, frame: Any) -> None:
+        for child in multiprocessing.active_children():
+            if child.pid is not None:
+                os.kill(child.pid, number)
+
+    before = {number: signal.signal(number, pass_on) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _spawn(main: Callable[[Namespace], Any], args: Namespace) -> None:
     """Starts the processes; an error in one of them ends the job with that error's own traceback and code."""
     try:
-        spawn(main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
+        with _signals_passed_on() if args.num_gpus > 1 else nullcontext():
+            spawn(main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
     except ProcessExitedException as error:
         sys.exit(error.exit_code)  # the process has said why
     except ProcessRaisedException as error:

@@ -30,7 +30,8 @@ from densekit.data.loader import build_train_loader
 from densekit.data.mapper import MAPPERS
 from densekit.data.order import TrainingOrder
 from densekit.engine.batches import RememberedBatches
-from densekit.engine.hooks import CheckpointHook
+from densekit.engine.hooks import CheckpointHook, EvaluationHook
+from densekit.engine.preemption import STOP
 from densekit.engine.randomness import set_random_state, undisturbed
 from densekit.engine.writers import MetricsWriter, write_results
 from densekit.evaluation import build_evaluator
@@ -66,6 +67,7 @@ class Trainer(DefaultTrainer):
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self._last_eval_results: dict[str, Any] | None = None
+        self._evaluation = EvaluationHook(cfg.TEST.EVAL_PERIOD)
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True) -> None:
@@ -86,6 +88,7 @@ class Trainer(DefaultTrainer):
         logger.info(
             f"Resumed from {self.checkpointer.source}: {self.start_iter} of {self.max_iter} iterations are done."
         )
+        self._evaluation.is_overdue = bool(kept.get("evaluation_due"))
         if self._order is not None and kept.get("data_seed") is not None:
             self._order.seed, self._order.start = kept["data_seed"], self.start_iter
         states = kept.get("random_states") or []
@@ -103,7 +106,8 @@ class Trainer(DefaultTrainer):
         Returns:
             The last evaluation results, on the main process.
         """
-        super().train()
+        with STOP:
+            super().train()
         return self._last_eval_results if comm.is_main_process() else None
 
     def run_step(self) -> None:
@@ -118,15 +122,29 @@ class Trainer(DefaultTrainer):
             ) from error
 
     def build_hooks(self) -> list[HookBase | None]:
-        """The host's hooks with a checkpointer that saves more, and with test-time augmentation if it is asked for."""
-        hooks = [hook for hook in super().build_hooks() if not isinstance(hook, PeriodicCheckpointer)]
-        solver = self.cfg.SOLVER
-        saver = CheckpointHook(self.checkpointer, solver.CHECKPOINT_PERIOD, self._order, solver.CHECKPOINT_KEEP)
-        hooks.insert(next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook)), saver)
-        if self.cfg.TEST.AUG.ENABLED:
-            at = len(hooks) - 1 if comm.is_main_process() else len(hooks)  # the writers come last
-            hooks.insert(at, EvalHook(0, lambda: self.test_with_TTA(self.cfg, self.model)))
+        """The host's hooks with a checkpointer and evaluations that lose nothing when the run is stopped."""
+        cfg = self.cfg
+        ours = CheckpointHook(
+            self.checkpointer,
+            cfg.SOLVER.CHECKPOINT_PERIOD,
+            cfg.TEST.EVAL_PERIOD,
+            self._order,
+            cfg.SOLVER.CHECKPOINT_KEEP,
+        )
+        hooks: list[HookBase | None] = []
+        for hook in super().build_hooks():
+            if isinstance(hook, EvalHook):
+                hooks += [ours, self._evaluation]
+            elif not isinstance(hook, PeriodicCheckpointer):
+                hooks.append(hook)
         return hooks
+
+    def evaluate(self) -> dict[str, Any]:
+        """Returns the results on ``DATASETS.TEST``; those with test-time augmentation only after the last iteration."""
+        self._last_eval_results = self.test(self.cfg, self.model)
+        if self.cfg.TEST.AUG.ENABLED and self.iter >= self.max_iter:
+            self._last_eval_results.update(self.test_with_TTA(self.cfg, self.model))
+        return self._last_eval_results
 
     def build_writers(self) -> list[EventWriter]:
         """A line of progress with the time that remains, ``metrics.json`` and TensorBoard."""
@@ -151,7 +169,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[Any]:
         loader = build_detection_test_loader(cfg, dataset_name, mapper=_mapper(cfg, is_train=False))
-        return RememberedBatches(loader)
+        return RememberedBatches(loader, before_each=STOP.leave_if_received)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:

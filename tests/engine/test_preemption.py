@@ -1,0 +1,97 @@
+"""A signal ends a run with everything saved, between steps as in an evaluation, in one process as in two."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from densekit.d2 import HOST
+from densekit.engine import Trainer, setup
+from densekit.engine.preemption import REQUEUE, STOP
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def train(arguments, folder: Path, *opts: object, resume: bool = False) -> Trainer:
+    trainer = Trainer(setup(arguments(*opts, "OUTPUT_DIR", folder, resume=resume)))
+    trainer.resume_or_load(resume=resume)
+    trainer.train()
+    return trainer
+
+
+def weights(folder: Path) -> dict:
+    return torch.load(folder / "model_final.pth", weights_only=True)["model"]
+
+
+def assert_equal(one: dict, other: dict) -> None:
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_a_signal_between_checkpoints_loses_no_step(arguments, tmp_path, monkeypatch, name):
+    opts = ("SOLVER.MAX_ITER", 6, "SOLVER.CHECKPOINT_PERIOD", 100, "DATASETS.TEST", "()")
+    train(arguments, tmp_path / "whole", *opts)
+    ordinary = Trainer.run_step
+
+    def interrupted(self):
+        ordinary(self)
+        if self.iter == 2:
+            os.kill(os.getpid(), getattr(signal, name))
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit) as end:
+        patched.setattr(Trainer, "run_step", interrupted)
+        train(arguments, tmp_path / "cut", *opts)
+    assert end.value.code == REQUEUE
+    assert (tmp_path / "cut" / "last_checkpoint").read_text() == "model_0000002.pth"
+    assert "3 of 6 iterations are saved" in (tmp_path / "cut" / "log.txt").read_text()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert train(arguments, tmp_path / "cut", *opts, resume=True).start_iter == 3
+    assert_equal(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+
+
+def test_an_interrupted_evaluation_is_made_up_for(arguments, tmp_path, monkeypatch):
+    opts = ("SOLVER.MAX_ITER", 4, "SOLVER.CHECKPOINT_PERIOD", 100, "TEST.EVAL_PERIOD", 2)
+    train(arguments, tmp_path / "whole", *opts)
+    ordinary = STOP.leave_if_received
+
+    def interrupted():
+        os.kill(os.getpid(), signal.SIGTERM)
+        ordinary()
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit) as end:
+        patched.setattr(STOP, "leave_if_received", interrupted)
+        train(arguments, tmp_path / "cut", *opts)
+    assert end.value.code == REQUEUE
+    train(arguments, tmp_path / "cut", *opts, resume=True)
+    assert_equal(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+    for folder in ("whole", "cut"):
+        lines = [json.loads(line) for line in (tmp_path / folder / "metrics.json").read_text().splitlines()]
+        assert [line["iteration"] for line in lines if "bbox/AP" in line] == [1, 4]
+
+
+@pytest.mark.slow
+def test_one_of_two_processes_is_asked(tiny_root, tmp_path):
+    (tiny_root / "own.yaml").write_text(
+        "tiny_train: {form: coco, json: coco/annotations/instances_train2017.json, images: coco/train2017}\n"
+    )
+    command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(tiny_root / "tiny.yaml"), "--resume"]
+    command += ["--num-gpus", "2", "--datasets", str(tiny_root / "own.yaml"), "DATASETS.TEST", "()"]
+    command += ["SOLVER.MAX_ITER", "100000", "SOLVER.CHECKPOINT_PERIOD", "100000", "OUTPUT_DIR", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DENSEKIT_HOST": HOST}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 120
+    log = tmp_path / "log.txt"
+    while time.monotonic() < deadline and not (log.is_file() and "Starting training" in log.read_text()):
+        time.sleep(0.1)
+    time.sleep(1)
+    process.terminate()  # the parent, which passes it on
+    shown, _ = process.communicate(timeout=60)
+    assert process.returncode == REQUEUE, shown
+    saved = torch.load(tmp_path / (tmp_path / "last_checkpoint").read_text(), weights_only=True)
+    assert len(saved["random_states"]) == 2 and f"{saved['iteration'] + 1} of 100000 iterations are saved" in shown
