@@ -26,6 +26,8 @@ def add_config(cfg: CfgNode) -> None:
     # Which cells are padding: "ceil" spares every cell that an image touches, as the wrapper does; "nearest" asks the
     # pixel at the cell's corner, as the original code does.
     cfg.MODEL.DETR.PADDING_MASK = "ceil"  # or "nearest"
+    # Sets of queries that learn side by side from each image (Group DETR, arXiv 2207.13085); the first is the model.
+    cfg.MODEL.DETR.QUERY_GROUPS = 1  # not with MASK_ON
     cfg.MODEL.DETR.ACTIVATION_CHECKPOINT = False  # compute the transformer's layers anew in the backward pass
     # With MASK_ON: classes below are things, the others stuff. 0: there is no stuff and no panoptic output.
     cfg.MODEL.DETR.NUM_THINGS = 0  # 80 for COCO panoptic

@@ -66,6 +66,8 @@ class DETR(nn.Module):
         in_channels: channels of the backbone's last map.
         num_classes: C, without "no object".
         num_queries: Q.
+        query_groups: in training so many sets of Q queries, which do not see each other, learn from the same image side
+            by side (Group DETR, arXiv 2207.13085); the first of them is the model.
         aux_loss: also predict from the decoder layers before the last, in training.
     """
 
@@ -78,14 +80,16 @@ class DETR(nn.Module):
         in_channels: int,
         num_classes: int,
         num_queries: int,
+        query_groups: int = 1,
         aux_loss: bool,
     ) -> None:
         super().__init__()
+        self.num_queries, self.query_groups = num_queries, query_groups
         dim = transformer.embed_dim
         self.transformer = transformer
         self.class_embed = nn.Linear(dim, num_classes + 1)
         self.bbox_embed = BoxMLP(dim, 4)
-        self.query_embed = nn.Embedding(num_queries, dim)
+        self.query_embed = nn.Embedding(num_queries * query_groups, dim)
         self.input_proj = nn.Conv2d(in_channels, dim, kernel_size=1)
         self.backbone = nn.Sequential(backbone, position_encoding)  # children 0 and 1, as checkpoints have them
         self.aux_loss = aux_loss
@@ -100,7 +104,7 @@ class DETR(nn.Module):
         Returns:
             ``pred_logits`` (B, Q, C + 1), the last class being "no object"; ``pred_boxes`` (B, Q, 4), cxcywh relative
             to each image without its padding; in training with ``aux_loss`` also ``aux_outputs``, the same of each
-            earlier layer.
+            earlier layer. Query groups, in training, make B that many times the number of images, group by group.
         """
         return self.predict(self.encode(images, sizes).states)
 
@@ -108,14 +112,23 @@ class DETR(nn.Module):
         """Everything before the heads; arguments as of :meth:`forward`."""
         features, mask = self.backbone[0](images, sizes)
         source = self.input_proj(features[-1])
+        groups = self.query_groups if self.training else 1
         states, memory = self.transformer(
             source,
             mask,
-            self.query_embed.weight,
+            self.query_embed.weight[: groups * self.num_queries],
             self.positions(source, mask),
             every_layer=self.training and self.aux_loss,
+            query_mask=self._same_group(groups) if groups > 1 else None,
         )
+        # (K, B, GQ, D) to (K, GB, Q, D): a group of queries is to the losses another image.
+        states = torch.cat(states.split(self.num_queries, dim=2), dim=1)
         return Encoded(features, source, mask, states, memory)
+
+    def _same_group(self, groups: int) -> Tensor:
+        """(GQ, GQ) bool, True where two queries are of one group."""
+        group = torch.arange(groups, device=self.query_embed.weight.device).repeat_interleave(self.num_queries)
+        return group[:, None] == group
 
     def positions(self, source: Tensor, mask: Tensor | None) -> Tensor:
         """(B or 1, D, H, W): without padding all images share theirs."""

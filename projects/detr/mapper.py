@@ -62,7 +62,7 @@ class DetrDatasetMapper(DatasetMapper):
         self.augmentations(inputs)
         record["image"] = torch.as_tensor(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
         classes = torch.tensor([segment["category_id"] for segment in segments], dtype=torch.int64)
-        instances = _segment_instances(torch.as_tensor(np.ascontiguousarray(inputs.sem_seg)), classes)
+        instances = _segment_instances(torch.tensor(inputs.sem_seg), classes)
         if not self.use_instance_mask:
             instances.remove("gt_masks")
         record["instances"] = instances

@@ -134,7 +134,9 @@ class Detr(nn.Module):
             ValueError: an input has no ``instances``, or a class that the model does not have.
         """
         targets = [self._target(item, images) for item in batched_inputs]
-        losses = self.criterion(self.detr(images.tensor, images.image_sizes), targets)
+        outputs = self.detr(images.tensor, images.image_sizes)
+        groups = len(outputs["pred_logits"]) // len(targets)
+        losses = self.criterion(outputs, targets * groups)
         storage = get_event_storage()
         for name in ("class_error", "cardinality_error"):
             storage.put_scalar(f"detr/{name}", losses[name].item())
@@ -208,6 +210,10 @@ class Detr(nn.Module):
 
 def _with_masks(cfg: CfgNode, detector: DETR, backbone: Backbone) -> SegmentingDETR:
     frozen = cfg.MODEL.DETR.FROZEN_WEIGHTS
+    if cfg.MODEL.DETR.QUERY_GROUPS != 1:
+        raise ValueError(
+            "MODEL.DETR.QUERY_GROUPS must be 1 with MODEL.MASK_ON: masks are learnt for one set of queries."
+        )
     if frozen:
         load_detector(detector, frozen)
     return SegmentingDETR(detector, channels=[channels for channels, _ in _maps(backbone)], frozen=bool(frozen))
@@ -248,6 +254,7 @@ def _build_detector(cfg: CfgNode, backbone: Backbone) -> DETR:
         in_channels=channels,
         num_classes=keys.NUM_CLASSES,
         num_queries=keys.NUM_OBJECT_QUERIES,
+        query_groups=keys.QUERY_GROUPS,
         aux_loss=keys.DEEP_SUPERVISION,
     )
 
