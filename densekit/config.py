@@ -11,6 +11,7 @@ from densekit.d2.config import CfgNode, get_cfg
 def add_densekit_config(cfg: CfgNode) -> None:
     """Adds the keys that densekit's trainer reads beside the host's."""
     cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0  # of CropAfterResizeMapper: a crop holds less of any class than that
+    cfg.INPUT.COLOR_AUG_SSD = False  # of CropAfterResizeMapper: the colour distortions of SSD (arXiv 1512.02325)
     cfg.INPUT.MAPPER = ""  # name of the mapper that turns an annotation into training tensors; "": by the task
     cfg.SOLVER.OPTIMIZER = "SGD"  # or "AdamW" (arXiv 1711.05101)
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0  # on the learning rate of the parameters below a module named `backbone`
@@ -45,7 +46,9 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
             line, key and the nearest keys.
     """
     import densekit.modeling  # noqa: F401 - registers parts that any config may name
-    from densekit.projects import add_all_configs  # registers every system; what only needs the keys above does not
+
+    # Registers every system; what only needs the keys above does not.
+    from densekit.projects import adapt_all_configs, add_all_configs
 
     cfg = get_cfg()
     add_densekit_config(cfg)
@@ -60,4 +63,5 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
             ) from error
     check_options(cfg, opts)
     cfg.merge_from_list(list(opts))
+    adapt_all_configs(cfg)
     return cfg

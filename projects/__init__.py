@@ -9,6 +9,7 @@ PROJECTS: tuple[str, ...] = (
     "carafe",
     "detr",
     "mask_scoring",
+    "pointrend",
 )
 
 
@@ -16,3 +17,11 @@ def add_all_configs(cfg: CfgNode) -> None:
     """Adds every project's configuration node to ``cfg`` and, by importing it, registers its parts."""
     for name in PROJECTS:
         import_module(f"{__name__}.{name}").add_config(cfg)
+
+
+def adapt_all_configs(cfg: CfgNode) -> None:
+    """Lets every project that has ``adapt_config`` translate what a merged config says in the names of another code."""
+    for name in PROJECTS:
+        adapt = getattr(import_module(f"{__name__}.{name}"), "adapt_config", None)
+        if adapt is not None:
+            adapt(cfg)

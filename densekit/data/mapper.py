@@ -13,6 +13,7 @@ from densekit.d2.data import DatasetMapper as HostMapper
 from densekit.d2.data import detection_utils as utils
 from densekit.d2.data import transforms as T
 from densekit.d2.utils.file_io import PathManager
+from densekit.data.colour import SSDColours
 from densekit.data.labels import load_sem_seg, without_label_map
 from densekit.data.pictures import TURNED, exif_orientation
 
@@ -105,14 +106,19 @@ class CropAfterResizeMapper(DatasetMapper):
 
     The host's mapper crops first, so that after the resizing each image has another size. ``INPUT.CROP`` says what is
     cropped; with ``SINGLE_CATEGORY_MAX_AREA`` below 1 a crop that one class fills to more than that is drawn again, up
-    to ten times (DeepLab's rule in Detectron2), which needs label maps.
+    to ten times (DeepLab's rule in Detectron2), which needs label maps. ``INPUT.COLOR_AUG_SSD`` distorts the colours.
     """
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
         options = super().from_config(cfg, is_train)
-        if not is_train or not cfg.INPUT.CROP.ENABLED:
+        if not is_train:
             return options
+        resize, *others = utils.build_augmentation(cfg, is_train)
+        if cfg.INPUT.COLOR_AUG_SSD:
+            others = [SSDColours(cfg.INPUT.FORMAT), *others]
+        if not cfg.INPUT.CROP.ENABLED:
+            return options | {"augmentations": [resize, *others]}
         crop: T.Augmentation = T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE)
         if cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA < 1:
             crop = T.RandomCrop_CategoryAreaConstraint(
@@ -121,7 +127,6 @@ class CropAfterResizeMapper(DatasetMapper):
                 cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA,
                 cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
             )
-        resize, *others = utils.build_augmentation(cfg, is_train)
         return options | {"augmentations": [resize, crop, *others]}
 
 

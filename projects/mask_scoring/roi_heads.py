@@ -17,7 +17,7 @@ from densekit.d2.modeling import ROI_HEADS_REGISTRY
 from densekit.d2.modeling.poolers import ROIPooler
 from densekit.d2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads, select_foreground_proposals
 from densekit.d2.structures import Instances
-from densekit.modeling.mask_heads import check_gives_logits, concat_classes, forward_with_logits, select_classes
+from densekit.modeling.mask_logits import check_gives_logits, concat_classes, forward_with_logits, select_classes
 
 from .maskiou_head import MaskIoUHead, TargetClasses, mask_iou_loss
 from .targets import maskiou_targets

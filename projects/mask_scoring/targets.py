@@ -6,7 +6,7 @@ Shapes: R regions of one image, G objects in it, P pairs of both, C mask channel
 import torch
 
 from densekit.d2.structures import BitMasks, Boxes, Instances, PolygonMasks, pairwise_iou
-from densekit.modeling.mask_heads import select_classes
+from densekit.modeling.mask_logits import select_classes
 
 from .maskiou_head import mask_iou
 from .visible_area import visible_fraction

@@ -14,7 +14,7 @@ from densekit.d2.modeling import build_model, build_roi_heads
 from densekit.d2.modeling.poolers import ROIPooler
 from densekit.d2.structures import Boxes, Instances, PolygonMasks
 from densekit.d2.utils.events import EventStorage
-from densekit.modeling.mask_heads import select_classes
+from densekit.modeling.mask_logits import select_classes
 from densekit.ops.weights.layouts import find_layout
 from densekit.projects.mask_scoring.maskiou_head import MaskIoUHead, mask_iou_loss
 from densekit.projects.mask_scoring.targets import maskiou_targets

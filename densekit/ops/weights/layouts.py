@@ -5,10 +5,11 @@ from collections.abc import Collection
 from densekit.ops.weights.detr import DETR
 from densekit.ops.weights.maskscoring import MASK_SCORING
 from densekit.ops.weights.mmdetection import MMDETECTION
+from densekit.ops.weights.pointrend import OLD_POINTREND
 from densekit.ops.weights.renaming import Layout
 
 # The first layout that matches is taken.
-LAYOUTS: tuple[Layout, ...] = (MASK_SCORING, DETR, MMDETECTION)
+LAYOUTS: tuple[Layout, ...] = (MASK_SCORING, DETR, MMDETECTION, OLD_POINTREND)
 
 
 def find_layout(names: Collection[str]) -> Layout | None:
