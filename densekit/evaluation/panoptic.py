@@ -14,6 +14,7 @@ from torch import Tensor
 from densekit.d2.data import Metadata, MetadataCatalog
 from densekit.d2.evaluation import DatasetEvaluator
 from densekit.d2.utils import comm
+from densekit.data.panoptic_json import PanopticFile
 from densekit.evaluation.gathering import check_all_there, each_image_once
 from densekit.evaluation.panoptic_truth import PanopticTruth
 from densekit.metrics.panoptic_quality import Quality, match_segments, mean_quality, panoptic_quality
@@ -34,8 +35,8 @@ class COCOPanopticEvaluator(DatasetEvaluator):
     Takes a model's ``"panoptic_seg"``. Each process compares its images as they come, and writes their PNGs; only the
     outcome is gathered. The main process refuses to judge when images are missing.
 
-    Into ``output_dir`` go ``predictions.json``, the ground truth's file with the predicted segments in it, and the PNGs
-    that it names, in ``panoptic/``.
+    Into ``output_dir`` go ``predictions.json``, the ground truth's images and categories with the predicted segments,
+    and the PNGs that it names, in ``panoptic/``.
     """
 
     def __init__(self, dataset_name: str, output_dir: str | None = None, *, distributed: bool = True) -> None:
@@ -74,8 +75,8 @@ class COCOPanopticEvaluator(DatasetEvaluator):
             if "panoptic_seg" not in output:
                 continue
             image_id = item["image_id"]
-            if image_id not in self._truth.images:
-                raise ValueError(f"{self._truth.source} has no annotation of image {image_id!r}.")
+            if image_id not in self._truth.file.annotations:
+                raise ValueError(f"{self._truth.file.path} has no annotation of image {image_id!r}.")
             try:
                 ids, segments = _as_listed(output["panoptic_seg"], metadata)
                 self._predictions.append(self._compare(image_id, ids, segments))
@@ -95,9 +96,9 @@ class COCOPanopticEvaluator(DatasetEvaluator):
         gathered = comm.gather(self._predictions, dst=0) if self._distributed else [self._predictions]
         if self._distributed and not comm.is_main_process():
             return {}
-        truth = self._truth
-        places = {key: place for place, key in enumerate(truth.images)}
-        predictions = each_image_once(chain.from_iterable(gathered), places, truth.source)
+        truth = self._truth.file
+        places = {key: place for place, key in enumerate(truth.annotations)}
+        predictions = each_image_once(chain.from_iterable(gathered), places, truth.path)
         if not self._are_complete(predictions):
             return {}
         if self._output_dir is not None:
@@ -112,21 +113,20 @@ class COCOPanopticEvaluator(DatasetEvaluator):
         return output_dir / _FOLDER
 
     def _png_name(self, image_id: Any) -> str:
-        return str(Path(self._truth.images[image_id].file_name).with_suffix(".png"))
+        return str(Path(self._truth.png_name(image_id)).with_suffix(".png"))
 
     def _are_complete(self, predictions: list[dict[str, Any]]) -> bool:
         """Whether there is something to judge; a part of the data set is an error."""
         if not predictions:
             logger.warning(f"No output with 'panoptic_seg' was received for '{self._dataset_name}'.")
             return False
-        check_all_there(predictions, self._truth.images, self._truth.source)
+        check_all_there(predictions, self._truth.file.annotations, self._truth.file.path)
         return True
 
     def _compare(self, image_id: Any, ids: np.ndarray, segments: list[Segment]) -> dict[str, Any]:
         """Returns what is to be gathered of one image; writes its PNG."""
-        annotation = self._truth.images[image_id]
         categories = {segment["id"]: segment["category_id"] for segment in segments}
-        matching = match_segments(self._truth.ids(image_id), annotation.segments, ids, categories)
+        matching = match_segments(self._truth.ids(image_id), self._truth.segments(image_id), ids, categories)
         name = self._png_name(image_id)
         if self._output_dir is not None:
             path = self._pngs(self._output_dir) / name
@@ -171,12 +171,16 @@ def _category_id(segment: Segment, metadata: Metadata) -> int:
     )
 
 
-def _write_predictions(path: Path, pngs: Path, truth: PanopticTruth, predictions: list[dict[str, Any]]) -> None:
+def _write_predictions(path: Path, pngs: Path, truth: PanopticFile, predictions: list[dict[str, Any]]) -> None:
     kept = ("image_id", "file_name", "segments_info")
-    annotations = [{key: prediction[key] for key in kept} for prediction in predictions]
+    content = {
+        "images": list(truth.images.values()),
+        "annotations": [{key: prediction[key] for key in kept} for prediction in predictions],
+        "categories": list(truth.categories.values()),
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
-        file.write(json.dumps({**truth.rest, "annotations": annotations}, allow_nan=False))
+        file.write(json.dumps(content, allow_nan=False))
     logger.info(f"Predictions are in {path}, their PNGs in {pngs}")
 
 

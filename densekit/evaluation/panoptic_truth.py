@@ -1,7 +1,5 @@
 """The ground truth of panoptic segmentation: COCO's JSON of segments beside a folder of PNGs."""
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,17 +7,9 @@ from typing import Any
 import numpy as np
 
 from densekit.d2.data import MetadataCatalog
-from densekit.d2.utils.file_io import PathManager
-from densekit.metrics.panoptic_quality import VOID, TrueSegment
+from densekit.data.panoptic_json import PanopticFile, read_panoptic_file
+from densekit.metrics.panoptic_quality import TrueSegment
 from densekit.ops.panoptic_png import read_panoptic_png
-
-
-@dataclass(frozen=True)
-class PanopticImage:
-    """The annotation of one image: its PNG's name, and the segments in it by id."""
-
-    file_name: str
-    segments: dict[int, TrueSegment]
 
 
 @dataclass(frozen=True)
@@ -27,18 +17,12 @@ class PanopticTruth:
     """What a panoptic test set says is in its images.
 
     Attributes:
-        source: The JSON file.
+        file: The JSON file.
         folder: Where the PNGs are.
-        categories: The entries of the JSON file by id: ``name``, ``isthing`` and whatever else they have.
-        images: The annotations by image id, in the file's order.
-        rest: The JSON file without its annotations.
     """
 
-    source: str
+    file: PanopticFile
     folder: Path
-    categories: dict[int, dict[str, Any]]
-    images: dict[Any, PanopticImage]
-    rest: dict[str, Any]
 
     @classmethod
     def of(cls, dataset_name: str) -> "PanopticTruth":
@@ -54,48 +38,19 @@ class PanopticTruth:
                 f"Data set '{dataset_name}' names no panoptic annotation. Set it with "
                 f"MetadataCatalog.get('{dataset_name}').set(panoptic_json=FILE, panoptic_root=FOLDER)."
             )
-        content = _read(source)
-        categories = {category["id"]: category for category in content["categories"]}
-        without = [key for key, category in categories.items() if not {"name", "isthing"} <= category.keys()]
-        if without:
-            raise ValueError(f"{source}: category {without[0]} has no name or does not say whether it 'isthing'.")
-        images: dict[Any, PanopticImage] = {}
-        for annotation in content.pop("annotations"):
-            image_id = annotation["image_id"]
-            if image_id in images:
-                raise ValueError(f"{source}: two annotations are of image {image_id!r}. Remove one of them.")
-            images[image_id] = _parse(annotation, categories, source)
-        return cls(source, Path(folder), categories, images, content)
+        return cls(read_panoptic_file(source), Path(folder))
+
+    def png_name(self, image_id: Any) -> str:
+        """Returns the name of an image's PNG within the folder."""
+        return self.file.annotations[image_id]["file_name"]
 
     def ids(self, image_id: Any) -> np.ndarray:
         """Returns the annotated segment of each pixel of an image (H, W) int32; 0 is void."""
-        return read_panoptic_png(self.folder / self.images[image_id].file_name)
+        return read_panoptic_png(self.folder / self.png_name(image_id))
 
-
-def _read(source: str) -> dict[str, Any]:
-    with PathManager.open(source, "r") as file:
-        try:
-            content = json.load(file)
-        except ValueError as error:
-            raise ValueError(f"{source} is not JSON: {error}") from error
-    missing = {"images", "annotations", "categories"} - (content.keys() if isinstance(content, dict) else set())
-    if missing:
-        raise ValueError(f"{source} is not a COCO panoptic file: at its top level is no {', '.join(sorted(missing))}.")
-    return content
-
-
-def _parse(annotation: Mapping[str, Any], categories: Mapping[int, Any], source: str) -> PanopticImage:
-    name, image_id = annotation["file_name"], annotation["image_id"]
-    # The name is also that of the predicted PNG, which has to stay in the folder of the results.
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise ValueError(f"{source}: the PNG {name!r} of image {image_id!r} lies outside the folder of the PNGs.")
-    segments = {}
-    for segment in annotation["segments_info"]:
-        where = f"{source}: segment {segment['id']} of image {image_id!r}"
-        if segment["category_id"] not in categories:
-            raise ValueError(f"{where} has the category {segment['category_id']}, which the file does not have.")
-        if segment["id"] == VOID or segment["id"] in segments:
-            reason = "is void" if segment["id"] == VOID else "is there twice"
-            raise ValueError(f"{where} {reason}. The ids in an image have to differ from 0 and from each other.")
-        segments[segment["id"]] = TrueSegment(segment["category_id"], bool(segment.get("iscrowd", 0)))
-    return PanopticImage(name, segments)
+    def segments(self, image_id: Any) -> dict[int, TrueSegment]:
+        """Returns the annotated segments of an image by id."""
+        return {
+            segment["id"]: TrueSegment(segment["category_id"], bool(segment.get("iscrowd", 0)))
+            for segment in self.file.annotations[image_id]["segments_info"]
+        }

@@ -38,7 +38,7 @@ class CityscapesPanopticEvaluator(COCOPanopticEvaluator):
         super().__init__(dataset_name, output_dir)
 
     def _document(self, output_dir: Path) -> Path:
-        return output_dir / "panoptic" / Path(self._truth.source).name
+        return output_dir / "panoptic" / Path(self._truth.file.path).name
 
     def _pngs(self, output_dir: Path) -> Path:
         return self._document(output_dir).with_suffix("")
@@ -46,6 +46,6 @@ class CityscapesPanopticEvaluator(COCOPanopticEvaluator):
     def _are_complete(self, predictions: list[dict[str, Any]]) -> bool:
         assert self._output_dir is not None  # the constructor asks for one
         folder = self._pngs(self._output_dir)
-        expected = {image_id: folder / self._png_name(image_id) for image_id in self._truth.images}
+        expected = {image_id: folder / self._png_name(image_id) for image_id in self._truth.file.annotations}
         refuse_missing("panoptic_seg", expected, {prediction["image_id"] for prediction in predictions})
         return True
