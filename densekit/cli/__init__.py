@@ -5,6 +5,7 @@ torch before ``run``, so that ``--help`` answers at once.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -12,6 +13,7 @@ from importlib import import_module
 COMMANDS = {
     "check": "look for faults in a data set: files, sizes, boxes, masks, ids, leakage",
     "convert": "rename the weights of another code base, or change the file format",
+    "predict": "run a trained model on pictures or a video, and write the results for other tools",
     "submit": "make the zip file that the Cityscapes benchmark takes",
 }
 
@@ -40,9 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         modules[name].add_arguments(command)
-    args = parser.parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] not in modules:
+        parser.parse_args(words)  # shows the help, or says what is wrong
+        return 0
+    # Intermixed, because positional words that flags stand between would otherwise be unknown.
+    args = commands.choices[words[0]].parse_intermixed_args(words[1:])
 
     from densekit.engine.errors import user_errors
 
     with user_errors():
-        return int(modules[args.command].run(args))
+        return int(modules[words[0]].run(args))

@@ -13,18 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pycocotools.mask as mask_utils
-import torch
 from PIL import Image
 from tqdm import tqdm
 
 import densekit.data.builtin  # noqa: F401  (registers the standard names)
 from densekit.d2.data import DatasetCatalog, Metadata, MetadataCatalog
 from densekit.d2.data.detection_utils import read_image
-from densekit.d2.structures import Boxes, BoxMode, Instances
+from densekit.d2.structures import Instances
 from densekit.d2.utils.logger import setup_logger
 from densekit.d2.utils.visualizer import Visualizer
 from densekit.data import register_from_yaml
+from densekit.export.drawing import results_to_instances
 from densekit.ops.files import atomic_write
 
 _LONGER_SIDE = 1024  # of a picture at least, so that the names on small images can be read
@@ -85,44 +84,6 @@ def draw_overlays(
         highest = "there are none at all" if best is None else f"the best score of all is {best:.3f}"
         logger.warning(f"No prediction on these images reaches the score {score_threshold}; {highest}.")
     return written
-
-
-def results_to_instances(
-    results: Sequence[Mapping[str, Any]], record: Mapping[str, Any], metadata: Metadata
-) -> Instances:
-    """Returns COCO results of one image as a model's detections.
-
-    Args:
-        results: Results in the data set's category ids.
-        record: The data set's dict of the image, with ``height`` and ``width``.
-        metadata: Of the data set; maps its category ids to classes.
-
-    Returns:
-        Instances with ``pred_boxes`` (xyxy, pixels), ``scores``, ``pred_classes``, and ``pred_masks`` or
-        ``pred_keypoints`` where the results have them.
-    """
-    classes = metadata.get("thing_dataset_id_to_contiguous_id") or {k: k for k in range(len(metadata.thing_classes))}
-    unknown = {r["category_id"] for r in results} - classes.keys()
-    if unknown:
-        raise ValueError(
-            f"The predictions have the category ids {sorted(unknown)}; the data set has {sorted(classes)}."
-        )
-    height, width = record["height"], record["width"]
-    instances = Instances((height, width))
-    boxes = torch.tensor([r["bbox"] for r in results], dtype=torch.float32).reshape(-1, 4)
-    instances.pred_boxes = Boxes(BoxMode.convert(boxes, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS))
-    instances.scores = torch.tensor([r["score"] for r in results], dtype=torch.float32)
-    instances.pred_classes = torch.tensor([classes[r["category_id"]] for r in results], dtype=torch.int64)
-    if results and all("segmentation" in r for r in results):
-        masks = mask_utils.decode([dict(r["segmentation"]) for r in results])  # (H, W, N)
-        if masks.shape[:2] != (height, width):
-            raise ValueError(f"{record['file_name']} is {height} x {width}, its predicted masks are {masks.shape[:2]}.")
-        instances.pred_masks = torch.from_numpy(masks.transpose(2, 0, 1).astype(bool))
-    if results and all("keypoints" in r for r in results):
-        points = torch.tensor([r["keypoints"] for r in results], dtype=torch.float32).reshape(len(results), -1, 3)
-        # From COCO's pixel indices back to continuous coordinates.
-        instances.pred_keypoints = points + points.new_tensor([0.5, 0.5, 0.0])
-    return instances
 
 
 def _read_results(path: Path) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SHARED_LAYERS = ("modeling", "data", "evaluation", "engine", "checkpoint", "export", "report")
+SHARED_LAYERS = ("modeling", "data", "evaluation", "engine", "checkpoint", "export", "inference", "report")
 
 # First matching prefix of a module decides; the value lists what it must not import.
 FORBIDDEN = {

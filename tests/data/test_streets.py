@@ -17,12 +17,12 @@ from pycocotools.coco import COCO
 
 from densekit.data.streets.cli import main
 from densekit.data.streets.labels import KEYPOINT_FLIP_MAP, KEYPOINT_NAMES, LABELS, THINGS
-from densekit.data.streets.outlines import polygons
 from densekit.data.streets.render import MIN_PIXELS, make_picture, render, settle
 from densekit.data.streets.scene import sample_scene
 from densekit.data.streets.sprites.mesh import Mesh
 from densekit.data.streets.world import Camera, Canvas, Light
 from densekit.data.streets.write import write_streets
+from densekit.ops.outlines import polygons
 
 SIZE = {"train": 6, "val": 3, "width": 320, "height": 160, "seed": 3}
 

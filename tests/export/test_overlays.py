@@ -9,7 +9,8 @@ from PIL import Image
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.d2.structures import Boxes, BoxMode, Instances
 from densekit.evaluation.predictions import instances_to_coco_json
-from densekit.export.overlays import draw_overlays, main, results_to_instances
+from densekit.export.drawing import results_to_instances
+from densekit.export.overlays import draw_overlays, main
 
 pytestmark = pytest.mark.usefixtures("restore_catalogs")
 SIZE = (60, 100)

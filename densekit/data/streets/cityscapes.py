@@ -4,9 +4,9 @@ import numpy as np
 
 from densekit.data.streets.coco import Json
 from densekit.data.streets.labels import LABELS, STUFF
-from densekit.data.streets.outlines import polygons
 from densekit.data.streets.panoptic import label_ids
 from densekit.data.streets.render import Picture
+from densekit.ops.outlines import polygons
 
 # Invented towns; none of Cityscapes' own, so that files of both can never be mistaken for each other.
 _CITIES = (("arlenau", "brunnfeld", "kaltweiler", "moosbach"), ("seelingen", "weidenthal"))

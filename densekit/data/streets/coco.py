@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from densekit.data.streets.labels import KEYPOINT_NAMES, LABELS, SKELETON, THINGS
-from densekit.data.streets.outlines import bounds, polygons
 from densekit.data.streets.render import Picture
+from densekit.ops.outlines import bounds, polygons
 
 Json = dict[str, Any]
 

@@ -4,8 +4,8 @@ import numpy as np
 
 from densekit.data.streets.coco import Json
 from densekit.data.streets.labels import LABELS, STUFF, THINGS
-from densekit.data.streets.outlines import bounds
 from densekit.data.streets.render import FIRST_THING, Picture
+from densekit.ops.outlines import bounds
 
 CATEGORIES = [
     {

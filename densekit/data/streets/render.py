@@ -7,11 +7,11 @@ import cv2
 import numpy as np
 
 from densekit.data.streets.actors import Actor, Cyclist
-from densekit.data.streets.outlines import bounds
 from densekit.data.streets.scene import Scene, sample_scene
 from densekit.data.streets.sprites import ground
 from densekit.data.streets.sprites.person import Person
 from densekit.data.streets.world import SUPERSAMPLING, Canvas
+from densekit.ops.outlines import bounds
 
 FIRST_THING = 40  # canvas labels from here on are instances; below, they are Cityscapes label ids of stuff
 MIN_PIXELS = 40  # an instance with fewer visible pixels is not placed,

@@ -1,0 +1,96 @@
+"""Runs a trained model on pictures, and writes what it finds in the formats of your tools.
+
+No annotations are needed. Results are kept picture by picture: after an interruption the same command goes on where it
+stopped, and later it adds further formats without running the model again.
+"""
+
+import argparse
+
+_EXAMPLES = """\
+examples:
+  a training run's folder has it all: configuration, last weights, names of the classes
+    densekit predict output/demo --input photos/ --output found --format coco overlay
+
+  any configuration and weights; single pictures, patterns in quotes, a video
+    densekit predict --config-file configs/COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml \\
+        --weights model_final_f10217.pkl --input a.jpg 'more/**/*.png' clip.mp4 --output found
+
+  labels for annotation tools: LabelMe files, YOLO text files, one COCO file for CVAT and FiftyOne
+    densekit predict output/demo --input photos/ --output found --format labelme yolo coco_full --score-threshold 0.6
+
+  large aerial pictures or scans, in tiles of 1024 pixels that overlap by a fifth
+    densekit predict output/demo --input scans/ --output found --tile 1024 --overlap 0.2
+
+  a registered data set, under its own image ids; every score, for an evaluation elsewhere
+    densekit predict output/demo --datasets my.yaml --dataset my_test --output found --score-threshold 0
+
+  4 GPUs; two processes on the CPU; other keys of the configuration
+    densekit predict output/demo --input photos/ --output found --num-gpus 4 --batch-size 8
+    densekit predict output/demo --input photos/ --output found --num-gpus 2 MODEL.DEVICE cpu INPUT.MIN_SIZE_TEST 600
+
+formats (default: coco, panoptic, semantic, as far as the model gives them):
+  coco        coco_instances_results.json, the list of results that evaluations take
+  coco_full   coco_full.json, a whole COCO file with images, categories and annotations
+  panoptic    panoptic.json and panoptic/*.png, COCO's panoptic format
+  semantic    semantic/*.png with the data set's label ids, and semantic.json with their names
+  labelme     labelme/*.json, polygons or boxes
+  yolo        yolo/labels/*.txt, outlines or boxes, with data.yaml and classes.txt
+  overlay     overlay/*.jpg, drawn pictures; an .mp4 for each video
+
+what is always there: predictions.jsonl, a line for each picture, and settings.json.
+exit code: 0, or 1 if some pictures could not be read (they are listed), or 2 for a mistake in the command.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of ``densekit predict``."""
+    parser.epilog = _EXAMPLES
+    parser.usage = (
+        "densekit predict [RUN_DIR | --config-file FILE --weights FILE] --input PATH ... [options] [KEY VALUE ...]"
+    )
+    parser.add_argument("words", nargs="*", metavar="RUN_DIR", help="a training run's OUTPUT_DIR; then KEY VALUE pairs")
+    parser.add_argument("--config-file", default="", metavar="FILE", help="the model's configuration, see configs/")
+    parser.add_argument("--weights", default="", metavar="FILE", help="the model's weights (default: RUN_DIR's last)")
+    parser.add_argument("--input", nargs="+", metavar="PATH", help="pictures, folders, patterns, videos")
+    parser.add_argument("--dataset", default="", metavar="NAME", help="a registered data set in place of --input")
+    parser.add_argument("--datasets", default="", metavar="FILE", help="YAML file of own data sets, as of train_net.py")
+    parser.add_argument("--output", default="", metavar="DIR", help="folder for the results (RUN_DIR/predictions)")
+    parser.add_argument("--format", nargs="+", metavar="NAME", help="what to write, see below")
+    parser.add_argument(
+        "--score-threshold", type=float, default=0.5, metavar="S", help="leave out detections below it (0.5)"
+    )
+    parser.add_argument(
+        "--tile", type=_positive, metavar="PIXELS", help="cut larger pictures into tiles with sides of so many pixels"
+    )
+    parser.add_argument("--overlap", type=float, default=0.2, metavar="SHARE", help="of neighbouring tiles (0.2)")
+    parser.add_argument(
+        "--batch-size", type=_positive, default=1, metavar="N", help="pictures or tiles at once, in each process (1)"
+    )
+    parser.add_argument(
+        "--num-workers", type=int, metavar="N", help="processes that read pictures (DATALOADER.NUM_WORKERS)"
+    )
+    parser.add_argument("--num-gpus", type=_positive, default=1, metavar="N", help="processes, one GPU each (1)")
+    parser.add_argument("--strict", action="store_true", help="stop at a picture that cannot be read")
+    parser.add_argument("--overwrite", action="store_true", help="replace other predictions in the output folder")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Predicts.
+
+    Raises:
+        ValueError, FileNotFoundError: The command line contradicts itself or names what does not exist.
+    """
+    from densekit.engine import launch
+    from densekit.inference.command import complete
+    from densekit.inference.run import read_predict_config
+    from densekit.inference.run import run as predict
+
+    job = complete(args)
+    launch(predict, job, read_predict_config(job).MODEL.DEVICE)
+    return 0
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)

@@ -1,0 +1,85 @@
+"""The classes of a model in the words of the data it was trained on: the data set's ids, names and colours."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from densekit.d2.data import Metadata
+from densekit.evaluation.cityscapes.frames import label_ids
+
+_LOOKS = ("thing_colors", "stuff_colors", "keypoint_names", "keypoint_connection_rules", "label_divisor")
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Categories by the model's class number.
+
+    Attributes:
+        things: (id, name) of each class of objects.
+        labels: (id, name) of each class of a semantic map; those of stuff where a model gives panoptic maps.
+        looks: colours and skeleton for drawing, under the names of the data set's metadata.
+    """
+
+    things: Sequence[tuple[int, str]] = ()
+    labels: Sequence[tuple[int, str]] = ()
+    looks: Mapping[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def of(metadata: Metadata) -> "Classes":
+        """Takes what a registered data set says about itself; parts that it does not name are empty."""
+        looks = {key: metadata.get(key) for key in _LOOKS if metadata.get(key)}
+        return Classes(
+            things=_cityscapes(metadata, "thing") or _pairs(metadata, "thing"),
+            labels=_cityscapes(metadata, "stuff") or _pairs(metadata, "stuff"),
+            looks=looks,
+        )
+
+    def or_numbers(self, things: int, labels: int) -> "Classes":
+        """The same, with numbers from 0 in place of what is missing."""
+        return Classes(
+            self.things or [(k, f"class {k}") for k in range(things)],
+            self.labels or [(k, f"class {k}") for k in range(labels)],
+            self.looks,
+        )
+
+    def thing_id(self, number: int) -> int:
+        """The data set's id of a class of objects."""
+        return _category(self.things, number, "objects")[0]
+
+    def label_id(self, number: int) -> int:
+        """The data set's id of a semantic class."""
+        return _category(self.labels, number, "pixels")[0]
+
+    def metadata(self) -> Metadata:
+        """The same for the host's Visualizer."""
+        things, labels = [name for _, name in self.things], [name for _, name in self.labels]
+        numbers = {key: number for number, (key, _) in enumerate(self.things)}
+        return Metadata().set(
+            thing_classes=things, stuff_classes=labels, thing_dataset_id_to_contiguous_id=numbers, **self.looks
+        )
+
+
+def _category(table: Sequence[tuple[int, str]], number: int, what: str) -> tuple[int, str]:
+    if not 0 <= number < len(table):
+        raise ValueError(
+            f"The model predicts class {number} for {what}, and its data set has the classes 0 .. {len(table) - 1}. "
+            "Were the weights trained on other data than the configuration names?"
+        )
+    return table[number]
+
+
+def _pairs(metadata: Metadata, kind: str) -> list[tuple[int, str]]:
+    """(id, name) for each class number; a map may lead several ids to a number, and the first stands for it."""
+    names = metadata.get(f"{kind}_classes") or ()
+    ids: dict[int, int] = {}
+    for key, number in (metadata.get(f"{kind}_dataset_id_to_contiguous_id") or {}).items():
+        ids.setdefault(number, key)
+    return [(int(ids.get(number, number)), str(name)) for number, name in enumerate(names)]
+
+
+def _cityscapes(metadata: Metadata, kind: str) -> list[tuple[int, str]]:
+    """Cityscapes' label ids, which its metadata does not have: its models predict numbers of their own."""
+    if metadata.get("evaluator_type") != f"cityscapes_{'instance' if kind == 'thing' else 'sem_seg'}":
+        return []
+    names = metadata.get(f"{kind}_classes") or ()
+    return list(zip(label_ids(names, metadata.name), names))

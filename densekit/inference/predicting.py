@@ -1,0 +1,95 @@
+"""The loop: batches that are not finished go through the model, and their results to the recorder."""
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from densekit.d2.utils import comm
+from densekit.engine.errors import DataError
+from densekit.inference.outputs import Kept, keep
+from densekit.inference.reading import Loaded, Views
+from densekit.inference.recorder import Recorder
+
+logger = logging.getLogger(__name__)
+
+
+def open_batches(count: int, size: int, done: set[int]) -> list[list[int]]:
+    """Cuts the numbers 0 .. count - 1 into batches and returns those that are not finished in full.
+
+    A batch is predicted whole even if only one of its pictures is missing, because its pictures are padded to one size.
+    """
+    batches = [list(range(start, min(start + size, count))) for start in range(0, count, size)]
+    return [batch for batch in batches if not done.issuperset(batch)]
+
+
+def predict_batches(
+    model: Any,
+    views: Views,
+    batches: Sequence[list[int]],
+    recorder: Recorder,
+    *,
+    products: Sequence[str],
+    batch_size: int,
+    num_workers: int,
+    strict: bool,
+) -> None:
+    """Predicts batches of pictures.
+
+    Args:
+        model: in eval mode.
+        views: all pictures.
+        batches: numbers of the pictures of each.
+        recorder: takes the results.
+        products: which parts of the outputs to keep.
+        batch_size: views that the model gets at once.
+        num_workers: processes that read pictures.
+        strict: stop at a picture that cannot be read.
+
+    Raises:
+        DataError: With ``strict``, such a picture; or the model does not fit its data set.
+    """
+    loader = DataLoader(views, batch_sampler=batches, num_workers=num_workers, collate_fn=list)
+    items = iter(loader)  # starts the processes, which should not inherit the recorder's thread
+    count, started = sum(map(len, batches)), time.perf_counter()
+    with (
+        torch.no_grad(),
+        recorder,
+        tqdm(total=count, desc=_title(), unit="image", disable=None, smoothing=0.05) as bar,
+    ):
+        for batch in items:
+            readable = [loaded for loaded in batch if not loaded.problem]
+            for loaded in batch:
+                if loaded.problem:
+                    _unreadable(loaded, recorder, strict)
+            for loaded, kept in zip(readable, _outputs(model, readable, batch_size, products)):
+                recorder.put(loaded, kept)
+            bar.update(len(batch))
+    seconds = time.perf_counter() - started
+    logger.info(f"{count} pictures in {seconds:.1f} s, {count / max(seconds, 1e-9):.2f} a second in this process")
+
+
+def _unreadable(loaded: Loaded, recorder: Recorder, strict: bool) -> None:
+    if strict:
+        raise DataError(f"{loaded.problem}. Without --strict such pictures are skipped.")
+    logger.warning(loaded.problem)
+    recorder.put(loaded, [])
+
+
+def _outputs(model: Any, batch: Sequence[Loaded], batch_size: int, products: Sequence[str]) -> list[list[Kept]]:
+    """What is kept of each picture, for each of its views; the views of all pictures share the model's batches."""
+    views = [view for loaded in batch for view in loaded.views]
+    kept: list[Kept] = []
+    for start in range(0, len(views), batch_size):
+        kept += [keep(output, products) for output in model(views[start : start + batch_size])]
+    remaining = iter(kept)
+    return [[next(remaining) for _ in loaded.views] for loaded in batch]
+
+
+def _title() -> str:
+    world = comm.get_world_size()
+    return "predict" if world == 1 else f"predict (1 of {world} processes)"

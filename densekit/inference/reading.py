@@ -1,0 +1,131 @@
+"""From files to model inputs in the loader's processes: decoded, upright, 8 bits, cut into tiles, resized for the test.
+
+A picture that cannot be read becomes a loaded item with a reason, so that one bad file does not end a run of thousands.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch.utils.data import Dataset
+
+from densekit.d2.data import detection_utils as utils
+from densekit.d2.data import transforms as T
+from densekit.inference.inputs import Picture
+from densekit.inference.tiles import Tile, Tiling
+from densekit.inference.video import VideoReader
+
+_FROM_16_BITS = 257  # 65535 becomes 255
+
+
+@dataclass
+class Loaded:
+    """A picture as the model takes it.
+
+    Attributes:
+        picture: which one.
+        size: height and width in pixels.
+        tiles: the parts; one that is the whole picture where it is not cut.
+        views: for each part the model's input: ``image``, a (C, H', W') uint8 tensor, ``height`` and ``width``.
+        problem: why it could not be read; "" if it could.
+    """
+
+    picture: Picture
+    size: tuple[int, int] = (0, 0)
+    tiles: Sequence[Tile] = ()
+    views: Sequence[dict[str, Any]] = ()
+    problem: str = ""
+
+
+class PictureReader:
+    """Reads pictures as arrays.
+
+    Args:
+        image_format: the channels' order that the model wants, ``INPUT.FORMAT``.
+    """
+
+    def __init__(self, image_format: str) -> None:
+        self._format = image_format
+        self._videos = VideoReader()
+
+    def read(self, picture: Picture) -> np.ndarray:
+        """Returns a picture as (H, W, C) in 0..255, upright as its EXIF orientation says.
+
+        Grey pictures get three equal channels, an alpha channel is dropped as in training, the first of several
+        pictures in a file counts, and 16 bits become the upper 8 of them.
+
+        Raises:
+            ValueError, OSError: It cannot be read.
+        """
+        if picture.frame is not None:
+            return self._ordered(self._videos.read(picture.path, picture.frame)[:, :, ::-1])
+        with Image.open(picture.path) as image:
+            if image.mode == "F":
+                raise ValueError("its pixels are floating-point numbers of unknown range; save it with 8 or 16 bits")
+            if image.mode.startswith("I"):
+                deep = np.asarray(ImageOps.exif_transpose(image), dtype=np.int64)
+                grey = (deep.clip(0, 65535) // _FROM_16_BITS).astype(np.uint8)
+                return self._ordered(np.repeat(grey[:, :, None], 3, axis=2))
+        return utils.read_image(picture.path, format=self._format)
+
+    def _ordered(self, rgb: np.ndarray) -> np.ndarray:
+        if self._format not in ("RGB", "BGR"):
+            raise ValueError(f"INPUT.FORMAT {self._format} is for image files of 8 bits only")
+        return rgb if self._format == "RGB" else rgb[:, :, ::-1]
+
+
+class Views(Dataset):
+    """The pictures as a map-style data set of :class:`Loaded`.
+
+    Args:
+        pictures: all of them.
+        image_format: ``INPUT.FORMAT``.
+        augmentations: the resizing of the test.
+        tiling: how pictures are cut; None for not at all.
+    """
+
+    def __init__(
+        self,
+        pictures: Sequence[Picture],
+        image_format: str,
+        augmentations: T.AugmentationList,
+        tiling: Tiling | None,
+    ) -> None:
+        self._pictures, self._reader = pictures, PictureReader(image_format)
+        self._augmentations, self._tiling = augmentations, tiling
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, index: int) -> Loaded:
+        picture = self._pictures[index]
+        if self._tiling is not None:
+            Image.MAX_IMAGE_PIXELS = None  # Pillow takes pictures of this size for an attack
+        try:
+            array = self._reader.read(picture)
+        except Exception as error:  # decoders raise anything, SyntaxError and struct.error among it
+            return Loaded(picture, problem=f"{picture.path} cannot be read: {_reason(error)}")
+        height, width = array.shape[:2]
+        tiles = (self._tiling or Tiling(max(height, width), 0)).tiles(height, width)
+        return Loaded(picture, (height, width), tiles, [self._view(array, tile) for tile in tiles])
+
+    def _view(self, array: np.ndarray, tile: Tile) -> dict[str, Any]:
+        x0, y0, x1, y1 = tile.box
+        inputs = T.AugInput(np.ascontiguousarray(array[y0:y1, x0:x1]))
+        self._augmentations(inputs)
+        image = torch.as_tensor(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))  # (C, H', W')
+        return {"image": image, "height": y1 - y0, "width": x1 - x0}
+
+
+def _reason(error: Exception) -> str:
+    return f"{error}".rstrip(".") or type(error).__name__
+
+
+def stamp(path: str) -> str:
+    """What tells a file from a later one of the same name: its size and the time of its last change."""
+    status = os.stat(path)
+    return f"{status.st_size}-{status.st_mtime_ns}"

@@ -1,0 +1,175 @@
+"""One run of ``densekit predict``, in each of its processes.
+
+The pictures are cut into batches once and for all, in the order of the input. A process takes every n-th batch that is
+not finished, so what a picture is batched and padded with does not depend on how many processes there are or on where
+an earlier run ended, and neither do the predictions.
+"""
+
+import logging
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+
+import densekit.data.builtin  # noqa: F401 - registers the standard names
+from densekit.checkpoint import Checkpointer
+from densekit.d2.config import CfgNode
+from densekit.d2.data import transforms as T
+from densekit.d2.modeling import build_model
+from densekit.d2.utils import comm
+from densekit.d2.utils.logger import setup_logger
+from densekit.data import MAPPERS, register_from_yaml
+from densekit.engine.errors import DataError, user_errors
+from densekit.engine.setup import read_config
+from densekit.export.formats import choose_formats, needed_products
+from densekit.inference.finish import Output
+from densekit.inference.inputs import Picture, pictures_of_dataset, pictures_of_words
+from densekit.inference.journal import Journal, Part
+from densekit.inference.names import find_classes
+from densekit.inference.outputs import LineMaker, products_of
+from densekit.inference.predicting import open_batches, predict_batches
+from densekit.inference.reading import Views, stamp
+from densekit.inference.recorder import Recorder
+from densekit.inference.settings import claim, describe
+from densekit.inference.tiles import Tiling
+
+logger = logging.getLogger(__name__)
+
+SOME_UNREADABLE = 1  # the exit code
+
+
+def run(args: Namespace) -> None:
+    """Predicts what is not predicted yet, then writes the formats.
+
+    Args:
+        args: as of :func:`densekit.inference.command.complete`.
+
+    Exits with 1 where pictures could not be read.
+    """
+    cv2.setNumThreads(1)  # the loader's processes are forked, and OpenCV's threads do not survive that
+    with user_errors():
+        setup_logger(name="densekit", distributed_rank=comm.get_rank())
+        if args.datasets:
+            register_from_yaml(args.datasets)
+        folder, cfg = Path(args.output), read_predict_config(args)
+        tiling = Tiling(args.tile, args.overlap) if args.tile else None
+        pictures = pictures_of_dataset(args.dataset) if args.dataset else pictures_of_words(args.input, folder)
+        classes = find_classes(cfg, args.dataset)
+        model = _load(cfg)
+        with torch.no_grad():
+            given = products_of(model)
+        output = Output(folder, pictures, classes, choose_formats(args.format, given))
+        products = needed_products(output.formats, given)
+        _refuse_tiled_panoptic(tiling, products)
+        if comm.is_main_process():
+            claim(folder, _settings(args, cfg, pictures, products), overwrite=args.overwrite)
+        comm.synchronize()
+        done = _journal(output).done
+        comm.synchronize()  # nobody reads the journal while it grows
+    if done and comm.is_main_process():
+        logger.info(f"{len(done)} of {len(pictures)} pictures are finished already in {folder}")
+    workers = cfg.DATALOADER.NUM_WORKERS if args.num_workers is None else args.num_workers
+    batches = open_batches(len(pictures), args.batch_size, done)[comm.get_rank() :: comm.get_world_size()]
+    if batches:
+        with user_errors((DataError,)):
+            predict_batches(
+                model,
+                Views(pictures, cfg.INPUT.FORMAT, _resizing(cfg), tiling),
+                batches,
+                Recorder(Part(folder), LineMaker(folder, classes, args.score_threshold), done),
+                products=products,
+                batch_size=args.batch_size,
+                num_workers=workers,
+                strict=args.strict,
+            )
+    comm.synchronize()
+    _finish(output, workers)
+
+
+def read_predict_config(args: Namespace) -> CfgNode:
+    """The configuration of the command line, on a device that exists.
+
+    Raises:
+        ValueError: It names no weights, or a model that needs more than pictures.
+    """
+    cfg, notes = read_config(args)
+    if comm.is_main_process():
+        for note in notes:
+            logger.warning(note)
+    if not cfg.MODEL.WEIGHTS:
+        raise ValueError("A model without weights predicts noise: add --weights FILE.")
+    if cfg.MODEL.LOAD_PROPOSALS:
+        raise ValueError(
+            "MODEL.LOAD_PROPOSALS True: this model needs a file of proposals for its pictures, not pictures."
+        )
+    cfg.freeze()
+    return cfg
+
+
+def _load(cfg: CfgNode) -> Any:
+    model = build_model(cfg)
+    Checkpointer(model).load(cfg.MODEL.WEIGHTS)
+    return model.eval()
+
+
+def _resizing(cfg: CfgNode) -> T.AugmentationList:
+    """The test's resizing, from the mapper that the configuration names."""
+    name = cfg.INPUT.MAPPER or "DatasetMapper"
+    if name not in MAPPERS:
+        raise ValueError(f"INPUT.MAPPER {name!r} is not one of {', '.join(sorted(MAPPERS))}.")
+    return MAPPERS[name](cfg, False).augmentations  # type: ignore[attr-defined]
+
+
+def _refuse_tiled_panoptic(tiling: Tiling | None, products: Sequence[str]) -> None:
+    if tiling is not None and "panoptic" in products:
+        raise ValueError(
+            "--tile cannot make panoptic maps: which of two segments lies in front is known within a tile only. Leave "
+            "out --tile, or ask for other formats, such as --format coco semantic."
+        )
+
+
+def _settings(args: Namespace, cfg: CfgNode, pictures: Sequence[Picture], products: Sequence[str]) -> dict[str, Any]:
+    return describe(
+        cfg,
+        pictures,
+        products=products,
+        score_threshold=args.score_threshold,
+        batch_size=args.batch_size,
+        tile=args.tile,
+        overlap=args.overlap if args.tile else None,
+    )
+
+
+def _journal(output: Output) -> Journal:
+    """What is finished; a picture whose file has changed since is not."""
+    stamps: dict[str, str] = {}
+
+    def holds(line: dict[str, Any]) -> bool:
+        path = output.pictures[line["index"]].path
+        if path not in stamps:
+            stamps[path] = stamp(path)
+        return line["stamp"] == stamps[path]
+
+    return Journal(output.folder, holds)
+
+
+def _finish(output: Output, num_workers: int) -> None:
+    """Writes the formats and says what is where and what is missing."""
+    with user_errors((OSError, ValueError)):
+        journal = _journal(output)
+        comm.synchronize()
+        output.write(journal, num_workers)
+    missing = [picture for picture in output.pictures if picture.index not in journal.done]
+    if not comm.is_main_process():
+        return
+    logger.info(
+        f"{len(journal.done)} of {len(output.pictures)} pictures are in {output.folder}: {', '.join(output.formats)}"
+    )
+    if missing:
+        reasons = [journal.problems.get(picture.index, picture.path) for picture in missing]
+        logger.error(f"{len(missing)} pictures could not be read:\n  " + "\n  ".join(reasons))
+        sys.exit(SOME_UNREADABLE)

@@ -1,0 +1,125 @@
+"""What the predictions of a folder were made with, so that a rerun goes on with the same or says what is different."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from densekit.d2.config import CfgNode
+from densekit.d2.utils.file_io import PathManager
+from densekit.export.formats import FORMATS
+from densekit.inference.inputs import Picture
+from densekit.inference.journal import JOINED, PARTS
+from densekit.ops.files import atomic_write
+
+SETTINGS = "settings.json"
+_OF_THE_MODEL = ("MODEL", "INPUT", "TEST")  # the parts of a configuration that predictions depend on
+_SHOWN = 5
+
+
+def describe(
+    cfg: CfgNode,
+    pictures: Sequence[Picture],
+    *,
+    products: Sequence[str],
+    score_threshold: float,
+    batch_size: int,
+    tile: int | None,
+    overlap: float | None,
+) -> dict[str, Any]:
+    """Returns the settings of a run; equal settings give equal predictions.
+
+    The size of a batch is one of them, because it decides how pictures are padded.
+    """
+    config = {key: json.loads(json.dumps(cfg[key])) for key in _OF_THE_MODEL}
+    config["MODEL"].pop("WEIGHTS")
+    return {
+        "weights": _digest(cfg.MODEL.WEIGHTS),
+        "products": list(products),
+        "score_threshold": score_threshold,
+        "batch_size": batch_size,
+        "tile": tile,
+        "overlap": overlap,
+        "config": config,
+        "input": [[p.path, p.image_id] if p.frame is None else [p.path, p.image_id, p.frame] for p in pictures],
+    }
+
+
+def claim(folder: Path, settings: Mapping[str, Any], *, overwrite: bool) -> None:
+    """Makes an output folder, or makes sure that what it holds was made with the same settings.
+
+    Raises:
+        ValueError: It holds other predictions, or other files.
+    """
+    path = folder / SETTINGS
+    if overwrite and path.exists():
+        _clear(folder)
+    if path.exists():
+        try:
+            earlier = json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(f"{path} is not JSON: {error}. Add --overwrite to make it anew.") from error
+        if differences := list(_differences(earlier, settings)):
+            raise ValueError(
+                f"{folder} holds predictions that were made otherwise:\n  "
+                + "\n  ".join(differences[:_SHOWN])
+                + (f"\n  and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else "")
+                + "\nChoose another --output, or add --overwrite to replace what is there."
+            )
+        return
+    if folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
+        raise ValueError(f"--output {folder} is not empty and holds no predictions; give a new or an empty folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as file:
+        json.dump(settings, file)
+
+
+def _clear(folder: Path) -> None:
+    """Removes what predictions consist of, the settings last, and nothing else that may lie there."""
+    for name in (JOINED, PARTS, *FORMATS, *(name for entry in FORMATS.values() for name in entry.files), SETTINGS):
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _digest(weights: str) -> str:
+    with open(PathManager.get_local_path(weights), "rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    before, after = dict(_flat(earlier)), dict(_flat(now))
+    for key in sorted(before.keys() | after.keys()):
+        old, new = before.get(key), after.get(key)
+        if old == new:
+            continue
+        if key == "input":
+            yield _input_difference(old or [], new or [])
+        elif key == "weights":
+            yield "weights: another file's content"
+        else:
+            yield f"{key.removeprefix('config.')}: {old} there, {new} now"
+
+
+def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _flat(item, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, value
+
+
+def _input_difference(old: list[Any], new: list[Any]) -> str:
+    before, after = {tuple(entry) for entry in old}, {tuple(entry) for entry in new}
+    added, gone = [entry for entry in new if tuple(entry) not in before], [e for e in old if tuple(e) not in after]
+    if not added and not gone:
+        return "input: the same pictures in another order"
+    example = (added or gone)[0][0]
+    return f"input: {len(added)} pictures are new and {len(gone)} are gone, {example} among them"
