@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from densekit.d2.structures import BoxMode
-from densekit.data.streets.outlines import polygons
+from densekit.ops.outlines import polygons
 
 __all__ = ["in_threads", "outline_regions"]
 
