@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from densekit.data.checks import check_datasets
     from densekit.data.coco import load_coco_json, register_coco_instances
     from densekit.data.mapper import MAPPERS, DatasetMapper
-    from densekit.data.own import register_from_yaml
+    from densekit.data.own import register_dataset, register_from_yaml
 
 __all__ = [
     "MAPPERS",
@@ -19,6 +19,7 @@ __all__ = [
     "check_datasets",
     "load_coco_json",
     "register_coco_instances",
+    "register_dataset",
     "register_from_yaml",
 ]
 
@@ -28,6 +29,7 @@ _HOMES = {
     "check_datasets": "checks",
     "load_coco_json": "coco",
     "register_coco_instances": "coco",
+    "register_dataset": "own",
     "register_from_yaml": "own",
 }
 

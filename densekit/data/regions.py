@@ -52,5 +52,8 @@ def outline_regions(ids: np.ndarray, wanted: Iterable[int]) -> dict[int, dict[st
 
 def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
     """Applies a function to many files; decoding pictures leaves the interpreter free for the other threads."""
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
+    try:
         return list(pool.map(function, items))
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error the rest would be for nothing

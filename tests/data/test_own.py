@@ -50,9 +50,14 @@ def test_registering_twice_is_harmless_and_a_conflict_is_not(cells):
     [
         ("- a\n", ValueError, "form: coco"),
         ("a: [1\n", ValueError, "is not YAML"),
-        ("a: {form: voc, json: train.json, images: images}\n", ValueError, "form is 'voc'"),
+        ("a: {form: vocs, json: train.json, images: images}\n", ValueError, "form is 'vocs'.*Did you mean voc"),
         ("a: {json: train.json}\n", ValueError, "images missing"),
         ("a: {json: train.json, images: images, masks: x}\n", ValueError, "unknown key masks"),
+        ("a: {form: voc, images: images}\n", ValueError, r"annotations missing; form 'voc' takes .*\[split\]"),
+        ("a: {json: [1], images: images}\n", ValueError, r"\[1\] is no path"),
+        ("a: {json: train.json, images: train.json}\n", FileNotFoundError, "is a file and must be a folder"),
+        ("a: {json: images, images: images}\n", FileNotFoundError, "is a folder and must be a file"),
+        ("a: {json: train.json, images: images}\na: {}\n", ValueError, "'a' occurs twice"),
         ("a: {json: nowhere.json, images: images}\n", FileNotFoundError, "nowhere.json"),
     ],
 )

@@ -1,0 +1,124 @@
+"""A user's own data sets, from a small YAML file or by one call, without code of their own.
+
+The file maps each name to its form and its files; paths are relative to the YAML file::
+
+    cells_train:
+      form: coco                  # COCO JSON of instances or keypoints
+      json: annotations/train.json
+      images: images
+"""
+
+import difflib
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from densekit.data.own.cityscapes import CITYSCAPES
+from densekit.data.own.coco import COCO, COCO_PANOPTIC
+from densekit.data.own.images import IMAGES
+from densekit.data.own.labelme import LABELME
+from densekit.data.own.options import Form, Place
+from densekit.data.own.semantic import SEMANTIC
+from densekit.data.own.voc import VOC
+from densekit.data.own.yolo import YOLO
+from densekit.data.registry import register
+
+__all__ = ["FORMS", "register_dataset", "register_from_yaml"]
+
+FORMS: dict[str, Form] = {
+    "coco": COCO,
+    "coco_panoptic": COCO_PANOPTIC,
+    "cityscapes": CITYSCAPES,
+    "semantic": SEMANTIC,
+    "voc": VOC,
+    "yolo": YOLO,
+    "labelme": LABELME,
+    "images": IMAGES,
+}
+
+
+def register_from_yaml(path: str | os.PathLike[str]) -> list[str]:
+    """Registers every data set of the file; doing so twice is harmless.
+
+    Returns:
+        The registered names.
+
+    Raises:
+        FileNotFoundError: The file, or a file or folder that it names, does not exist.
+        ValueError: The file is not YAML, an entry is not of a known form, or a name is taken by another data set.
+    """
+    path = os.fspath(path)
+    entries = read_catalog(path)
+    folder = os.path.dirname(os.path.abspath(path))
+    for name, entry in entries.items():
+        _register(Place(f"{path}, data set {name!r}", folder), name, entry)
+    return list(entries)
+
+
+def read_catalog(path: str) -> dict[str, Any]:
+    """Reads the entries of a data set file, unchecked.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not YAML, or no mapping of names.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"Data set file {path} (--datasets, DATASETS.CATALOG): there is no such file.")
+    with open(path, encoding="utf-8") as file:
+        try:
+            entries = yaml.load(file, Loader=_UniqueKeys)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"Data set file {path} is not YAML: {error}") from error
+    if not isinstance(entries, dict) or not entries:
+        raise ValueError(f"Data set file {path}: expected 'NAME: {{form: coco, json: FILE, images: FOLDER}}' entries.")
+    return {str(name): entry for name, entry in entries.items()}
+
+
+def register_dataset(name: str, form: str, **options: Any) -> None:
+    """Registers one data set; the same again is harmless.
+
+    Args:
+        name: For DATASETS.TRAIN and DATASETS.TEST.
+        form: A key of :data:`FORMS`.
+        **options: The keys of that form, as in the YAML file; paths are relative to the working directory.
+
+    Raises:
+        FileNotFoundError: A file or folder does not exist.
+        ValueError: The form or an option is not known, one is missing or wrong, or the name is taken.
+    """
+    _register(Place(f"data set {name!r}", os.getcwd()), name, {"form": form, **options})
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML's safe loader with an error where a name occurs twice, of which it would drop one in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = next(
+            (key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and names.count(key.value) > 1), None
+        )
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice.value!r} occurs twice", twice.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _register(place: Place, name: str, entry: Any) -> None:
+    form_name = entry.get("form", "coco") if isinstance(entry, Mapping) else None
+    form = FORMS.get(form_name) if isinstance(form_name, str) else None
+    if form is None:
+        near = difflib.get_close_matches(str(form_name), FORMS, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise ValueError(f"{place.where}: form is {form_name!r}; known forms: {', '.join(FORMS)}.{hint}")
+    given = {key: value for key, value in entry.items() if key != "form" and value is not None}
+    missing = [key for key, option in form.options.items() if option.required and key not in given]
+    unknown = sorted(str(key) for key in given.keys() - form.options.keys())
+    if missing or unknown:
+        problem = f"{', '.join(missing)} missing" if missing else f"unknown key {', '.join(unknown)}"
+        raise ValueError(f"{place.where}: {problem}; form {form_name!r} takes {form.usage()}.")
+    options = {key: form.options[key].read(place, key, value) for key, value in given.items()}
+    try:
+        register(form.entry(name, **options))
+    except ValueError as error:
+        raise ValueError(f"{place.where}: {error}") from error

@@ -1,0 +1,148 @@
+"""Lists of classes as people keep them: names in a row, numbered names, or a file with either."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from densekit.d2.data import MetadataCatalog
+
+__all__ = ["ClassList", "class_list", "enter_things", "named_classes"]
+
+_LABELME_EXTRAS = ("__ignore__", "_background_")
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """Names of classes, in the order of the indices that models learn.
+
+    Attributes:
+        source: The file, or where the list stands.
+        names: One for each class.
+        ids: The number of each class in the data set's files; 0, 1, ... for a plain list.
+        colours: RGB of each class, if the list has them.
+        ignore: Numbers that the list declares to be no class.
+        numbered: Whether the list says the numbers itself.
+    """
+
+    source: str
+    names: tuple[str, ...]
+    ids: tuple[int, ...]
+    colours: tuple[tuple[int, int, int], ...] = ()
+    ignore: tuple[int, ...] = ()
+    numbered: bool = False
+
+
+def class_list(value: Any, where: str = "") -> ClassList:
+    """Reads a list of classes.
+
+    Args:
+        value: Names, a mapping {number: name}, or the path of a file: ``.json`` or ``.yaml`` with either of them, also
+            under ``names`` or ``classes`` (with ``colors`` and ``ignore_label``, if there are such), else text with a
+            name on each line.
+        where: Where ``value`` stands, if it is no path.
+
+    Raises:
+        ValueError: It is none of these, is empty, or has a name or number twice.
+    """
+    source = value if isinstance(value, str) else where
+    content = _read(value) if isinstance(value, str) else value
+    extras: Mapping[str, Any] = {}
+    if isinstance(content, dict) and ("names" in content or "classes" in content):
+        extras, content = content, content.get("names", content.get("classes"))
+    numbered = isinstance(content, dict)
+    pairs = list(content.items()) if isinstance(content, dict) else list(enumerate(content or ()))
+    if isinstance(content, str) or not pairs:
+        raise ValueError(f"{source}: there is no list of classes. Write names, or {{number: name}}.")
+    for number, name in pairs:
+        if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+            raise ValueError(f"{source}: class {name!r} has the number {number!r}; numbers count from 0.")
+        if not isinstance(name, str | int | float) or isinstance(name, bool) or not str(name).strip():
+            raise ValueError(f"{source}: class number {number} has the name {name!r}, which is no text. Quote it.")
+    pairs.sort(key=lambda pair: pair[0])
+    names = tuple(str(name).strip() for _, name in pairs)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{source}: the class {twice[0]!r} occurs twice.")
+    ids = tuple(number for number, _ in pairs)
+    return ClassList(source, names, ids, _colours(source, extras, len(names)), _ignored(extras), numbered)
+
+
+def _read(path: str) -> Any:
+    ending = os.path.splitext(path)[1].lower()
+    with open(path, encoding="utf-8") as stream:
+        try:
+            if ending == ".json":
+                return json.load(stream)
+            if ending in (".yaml", ".yml"):
+                return yaml.safe_load(stream)
+            return [line.strip() for line in stream if line.strip()]
+        except (ValueError, yaml.YAMLError) as error:
+            raise ValueError(f"Class list {path} cannot be read: {error}.") from error
+
+
+def _colours(source: str, extras: Mapping[str, Any], count: int) -> tuple[tuple[int, int, int], ...]:
+    colours = extras.get("colors", extras.get("colours")) or []
+    good = isinstance(colours, list) and all(
+        isinstance(rgb, list) and len(rgb) == 3 and all(isinstance(v, int) and 0 <= v < 256 for v in rgb)
+        for rgb in colours
+    )
+    if not good or len(colours) not in (0, count):
+        raise ValueError(f"{source}: colors must be [red, green, blue] (0 to 255) for each of the {count} classes.")
+    return tuple((red, green, blue) for red, green, blue in colours)
+
+
+def _ignored(extras: Mapping[str, Any]) -> tuple[int, ...]:
+    value = extras.get("ignore_label")
+    return () if value is None else tuple(value) if isinstance(value, list) else (value,)
+
+
+def named_classes(classes: ClassList | None, found: set[str], name: str) -> dict[str, int]:
+    """Returns the index of each class of a form whose files hold names.
+
+    Args:
+        classes: The list of the entry; None takes the names that occur, in alphabetical order.
+        found: The names that occur.
+        name: The data set's.
+
+    Raises:
+        ValueError: A name is not in the list; or the classes contradict those known of the data set.
+    """
+    if classes is None:
+        names = tuple(sorted(found))
+        source = "the annotations"
+    else:
+        names = tuple(n for n in classes.names if n not in _LABELME_EXTRAS)
+        source = classes.source
+        unknown = sorted(found - set(names))
+        if unknown:
+            raise ValueError(
+                f"Data set {name!r}: the annotations name the class {', '.join(map(repr, unknown[:5]))}, which "
+                f"{source} does not list ({', '.join(names)}). Correct the one or the other; names are compared "
+                "letter by letter."
+            )
+    # From 1, as in COCO's files: in many formats that predictions may be written in, 0 is the background.
+    enter_things(name, names, tuple(range(1, len(names) + 1)), source)
+    return {class_name: index for index, class_name in enumerate(names)}
+
+
+def enter_things(name: str, names: tuple[str, ...], ids: tuple[int, ...], source: str) -> None:
+    """Enters the classes of objects in a data set's metadata.
+
+    Raises:
+        ValueError: Other classes are there.
+    """
+    metadata = MetadataCatalog.get(name)
+    known = metadata.get("thing_classes")
+    if known is not None and tuple(known) != names:
+        raise ValueError(
+            f"Data set {name!r} is known with the classes {', '.join(known)}, and {source} has {', '.join(names)}. "
+            "Choose another name, or start anew."
+        )
+    metadata.set(
+        thing_classes=list(names),
+        thing_dataset_id_to_contiguous_id={number: index for index, number in enumerate(ids)},
+    )
