@@ -8,7 +8,7 @@ from densekit.d2.engine import HookBase
 from densekit.d2.evaluation.testing import flatten_results_dict
 from densekit.d2.utils import comm
 from densekit.data.order import TrainingOrder
-from densekit.engine.preemption import STOP, leave
+from densekit.engine.preemption import STOP, AgreedStop, leave
 from densekit.engine.randomness import random_state
 
 
@@ -41,7 +41,7 @@ class CheckpointHook(HookBase):
         elif stop or evaluates or done % self._period == 0:
             self._save(f"model_{self.trainer.iter:07d}", evaluation_due=evaluates)
         if stop:
-            leave(f"{done} of {self.trainer.max_iter} iterations are saved.")
+            leave(f"{done} of {self.trainer.max_iter} iterations are saved.", AgreedStop)
 
     def _save(self, name: str, **more: Any) -> None:
         states = comm.gather(random_state())

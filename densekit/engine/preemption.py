@@ -64,7 +64,11 @@ class StopRequest:
 STOP = StopRequest()
 
 
-def leave(what: str) -> None:
+class AgreedStop(SystemExit):
+    """All processes end after the same step."""
+
+
+def leave(what: str, end: type[SystemExit] = SystemExit) -> None:
     """Ends the process with the code that asks for another try."""
     logging.getLogger(__name__).warning(f"Asked to stop by a signal. {what} Exit code {REQUEUE}; go on with --resume.")
-    raise SystemExit(REQUEUE)
+    raise end(REQUEUE)

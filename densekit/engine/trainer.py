@@ -31,7 +31,7 @@ from densekit.data.mapper import MAPPERS
 from densekit.data.order import TrainingOrder
 from densekit.engine.batches import RememberedBatches
 from densekit.engine.hooks import CheckpointHook, EvaluationHook
-from densekit.engine.preemption import STOP
+from densekit.engine.preemption import STOP, AgreedStop
 from densekit.engine.randomness import set_random_state, undisturbed
 from densekit.engine.writers import MetricsWriter, write_results
 from densekit.evaluation import build_evaluator
@@ -107,7 +107,11 @@ class Trainer(DefaultTrainer):
             The last evaluation results, on the main process.
         """
         with STOP:
-            super().train()
+            try:
+                super().train()
+            except AgreedStop:
+                comm.synchronize()  # whoever starts processes ends them all as soon as the first one ends
+                raise
         return self._last_eval_results if comm.is_main_process() else None
 
     def run_step(self) -> None:
