@@ -17,6 +17,7 @@ from densekit.d2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from densekit.d2.utils import comm
 from densekit.d2.utils.logger import setup_logger
 from densekit.data import check_datasets, register_from_yaml
+from densekit.evaluation import check_evaluation
 from densekit.ops.files import atomic_write
 
 
@@ -67,6 +68,7 @@ def setup(args: Namespace) -> CfgNode:
         logger.warning(note)
     if comm.is_main_process():
         check_datasets(cfg, train=not args.eval_only)
+        check_evaluation(cfg.DATASETS.TEST)
     default_setup(cfg, args)
     if comm.is_main_process():
         with atomic_write(os.path.join(cfg.OUTPUT_DIR, "config.yaml")) as file:

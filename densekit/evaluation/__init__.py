@@ -1,6 +1,6 @@
 """Evaluators: what a model's outputs are worth on a registered data set, on either host."""
 
-from densekit.evaluation.build import build_evaluator
+from densekit.evaluation.build import build_evaluator, check_evaluation
 from densekit.evaluation.cityscapes import (
     CityscapesInstanceEvaluator,
     CityscapesPanopticEvaluator,
@@ -18,4 +18,5 @@ __all__ = [
     "CityscapesSemSegEvaluator",
     "SemSegEvaluator",
     "build_evaluator",
+    "check_evaluation",
 ]

@@ -1,11 +1,12 @@
 """Which evaluator a data set gets: its ``evaluator_type`` decides, by one table."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from densekit.d2.config import CfgNode
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.d2.evaluation import DatasetEvaluator, DatasetEvaluators
+from densekit.d2.utils.file_io import PathManager
 from densekit.evaluation.cityscapes import (
     CityscapesInstanceEvaluator,
     CityscapesPanopticEvaluator,
@@ -73,11 +74,38 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
     Raises:
         ValueError: The data set has no ``evaluator_type``, or one that is not in the table.
     """
+    folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+    return _builder(dataset_name)(cfg, dataset_name, folder)
+
+
+def check_evaluation(dataset_names: Iterable[str]) -> None:
+    """Refuses, before a training, test sets of which its end could not evaluate the predictions.
+
+    Raises:
+        ValueError: A data set has no ``evaluator_type``, or one that is not in the table.
+        FileNotFoundError: Files that only the evaluation reads do not exist.
+    """
+    for name in dataset_names:
+        _builder(name)
+        metadata = MetadataCatalog.get(name)
+        for key in ("panoptic_json", "panoptic_root"):
+            path = metadata.get(key)
+            if not path or PathManager.exists(path):
+                continue
+            remedy = ""
+            if metadata.evaluator_type == "cityscapes_panoptic_seg":
+                tree = os.path.dirname(os.path.dirname(os.path.abspath(path)))
+                remedy = (
+                    f" It is made from the instance labels with `python datasets/prepare_cityscapes.py --root {tree}`."
+                )
+            raise FileNotFoundError(f"{path} does not exist, with which data set '{name}' is evaluated.{remedy}")
+
+
+def _builder(dataset_name: str) -> Callable[[CfgNode, str, str], DatasetEvaluator]:
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if kind not in BUILDERS:
         raise ValueError(
             f"Data set '{dataset_name}' has the evaluator_type {kind!r}; known are {', '.join(sorted(BUILDERS))}. "
             f"Set it with MetadataCatalog.get('{dataset_name}').evaluator_type = 'coco'."
         )
-    folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
-    return BUILDERS[kind](cfg, dataset_name, folder)
+    return BUILDERS[kind]

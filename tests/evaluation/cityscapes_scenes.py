@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -79,13 +80,17 @@ def panoptic_evaluator(root, folder):
     return CityscapesPanopticEvaluator("city_pan", str(folder))
 
 
+def frame(image_file):
+    return Path(image_file).name.removesuffix("_leftImg8bit.png")
+
+
 def images(root):
     """The inputs of the evaluators, one per frame, with the ground truth that a test spoils."""
     found = []
     for path in sorted(root.glob("leftImg8bit/val/*/*_leftImg8bit.png")):
         truth = str(path).replace("/leftImg8bit/", "/gtFine/").replace("_leftImg8bit.png", "_gtFine_instanceIds.png")
         instances = cv2.imread(truth, cv2.IMREAD_UNCHANGED).astype(np.int64)
-        found.append({"file_name": str(path), "truth": instances, "image_id": path.name[: -len("_leftImg8bit.png")]})
+        found.append({"file_name": str(path), "truth": instances, "image_id": frame(path)})
     return found
 
 

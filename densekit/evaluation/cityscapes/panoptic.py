@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from densekit.d2.data import MetadataCatalog
 from densekit.evaluation.cityscapes.frames import refuse_missing
 from densekit.evaluation.panoptic import COCOPanopticEvaluator
 
@@ -26,15 +25,8 @@ class CityscapesPanopticEvaluator(COCOPanopticEvaluator):
             output_dir: Where the predictions go, in a folder of their own; several machines have to share it.
 
         Raises:
-            FileNotFoundError: The panoptic ground truth has not been made.
             ValueError: The data set names no panoptic annotation, or it is not COCO's.
         """
-        truth = MetadataCatalog.get(dataset_name).get("panoptic_json")
-        if truth and not Path(truth).is_file():
-            raise FileNotFoundError(
-                f"{truth} does not exist, with which '{dataset_name}' is evaluated. Make it from the instance labels "
-                f"with `python datasets/prepare_cityscapes.py --root {Path(truth).absolute().parents[1]}`."
-            )
         super().__init__(dataset_name, output_dir)
 
     def _document(self, output_dir: Path) -> Path:
