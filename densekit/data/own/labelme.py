@@ -24,7 +24,7 @@ from densekit.data.own.pairing import list_annotations, pick
 from densekit.data.pictures import image_size, list_pictures
 from densekit.data.regions import in_threads
 from densekit.data.registry import Entry, Records
-from densekit.data.streets.outlines import polygons
+from densekit.ops.outlines import polygons
 
 __all__ = ["LABELME"]
 
