@@ -21,8 +21,12 @@ examples:
   evaluate weights on every data set of DATASETS.TEST
     python train_net.py --config-file FILE --eval-only MODEL.WEIGHTS runs/small/model_final.pth
 
-  train on own data, named in a small YAML file
+  train on own data, named in a small YAML file (docs/own_data.md lists the forms)
     python train_net.py --config-file FILE --datasets my.yaml DATASETS.TRAIN "('my_train',)" DATASETS.TEST "('my_val',)"
+
+  the same without a file: forms coco, coco_panoptic, cityscapes, semantic, voc, yolo, labelme
+    python train_net.py --config-file FILE --train-data "form: voc, images: train/jpg, annotations: train/xml" \\
+      --val-data "form: voc, images: val/jpg, annotations: val/xml"
 
   8 GPUs of one machine; two processes on the CPU; two machines; torchrun
     python train_net.py --config-file FILE --num-gpus 8
@@ -66,6 +70,13 @@ def argument_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="YAML file of own data sets: 'NAME: {form: coco, json: FILE, images: FOLDER}', paths relative to it",
     )
+    for flag, use in (("--train-data", "train"), ("--val-data", "evaluate")):
+        parser.add_argument(
+            flag,
+            default="",
+            metavar="ENTRY",
+            help=f"one data set to {use} on, in the words of such a file: 'form: coco, json: FILE, images: FOLDER'",
+        )
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR, if any")
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS and stop")
     parser.add_argument(
@@ -90,8 +101,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         argv: the words after the program's name; by default those of this process.
 
     Returns:
-        ``config_file, datasets, resume, eval_only, num_gpus, num_machines, machine_rank, dist_url`` and ``opts``,
-        the flat list of keys and values.
+        ``config_file, datasets, train_data, val_data, resume, eval_only, num_gpus, num_machines, machine_rank,
+        dist_url`` and ``opts``, the flat list of keys and values.
     """
     parser = argument_parser()
     # Intermixed, because flags after the first KEY would otherwise count as values of the configuration.

@@ -1,15 +1,20 @@
 """Configuration of a run: densekit's own keys, and a loader that says what is wrong with a file or an override."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import yaml
 
 from densekit.config_check import check_file, check_options
 from densekit.d2.config import CfgNode, get_cfg
+from densekit.d2.utils.file_io import PathManager
 
 
 def add_densekit_config(cfg: CfgNode) -> None:
     """Adds the keys that densekit's trainer reads beside the host's."""
+    # YAML file of own data sets, as --datasets, which goes before it; docs/own_data.md. Relative to where the command
+    # is started, like every other path of a configuration.
+    cfg.DATASETS.CATALOG = ""
     cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0  # of CropAfterResizeMapper: a crop holds less of any class than that
     cfg.INPUT.COLOR_AUG_SSD = False  # of CropAfterResizeMapper: the colour distortions of SSD (arXiv 1512.02325)
     cfg.INPUT.MAPPER = ""  # name of the mapper that turns an annotation into training tensors; "": by the task
@@ -65,3 +70,22 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     cfg.merge_from_list(list(opts))
     adapt_all_configs(cfg)
     return cfg
+
+
+def explicit_keys(config_file: str, opts: Sequence[str] = ()) -> set[str]:
+    """Returns the keys that stand in the overrides or in the file itself, not in one of its bases."""
+    found = set(opts[::2])
+    if not config_file:
+        return found
+    with PathManager.open(config_file, "r") as file:
+        content = yaml.safe_load(file)
+
+    def walk(node: Any, prefix: str) -> None:
+        for key, value in node.items():
+            if isinstance(value, dict):
+                walk(value, f"{prefix}{key}.")
+            else:
+                found.add(f"{prefix}{key}")
+
+    walk(content or {}, "")
+    return found

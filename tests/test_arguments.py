@@ -16,6 +16,8 @@ def test_defaults():
     args = parse_arguments(FILE)
     assert vars(args) == {
         "datasets": "",
+        "train_data": "",
+        "val_data": "",
         "config_file": "x.yaml",
         "resume": False,
         "eval_only": False,

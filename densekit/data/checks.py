@@ -7,14 +7,11 @@ from typing import Any
 import densekit.data.builtin  # noqa: F401 - registers the standard names, which are looked up here
 from densekit.d2.config import CfgNode
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
+from densekit.data.class_counts import CLASS_COUNT_KEYS, STUFF_COUNT_KEYS, count_keys, get_key, shortly
+from densekit.data.labels import load_sem_seg
+from densekit.data.registry import load_and_keep
 
-__all__ = ["CLASS_COUNT_KEYS", "check_datasets"]
-
-# Which key says how many classes of things a system of this architecture tells apart.
-CLASS_COUNT_KEYS = {
-    "GeneralizedRCNN": "MODEL.ROI_HEADS.NUM_CLASSES",
-    "PanopticFPN": "MODEL.ROI_HEADS.NUM_CLASSES",
-}
+__all__ = ["CLASS_COUNT_KEYS", "check_datasets", "check_registered"]
 
 Records = list[dict[str, Any]]
 
@@ -22,36 +19,44 @@ Records = list[dict[str, Any]]
 def check_datasets(cfg: CfgNode, *, train: bool = True) -> None:
     """Loads the data sets of a config and compares them with it.
 
+    What the run loads first, to train or to evaluate, is kept for it, so that no file is parsed twice on the way.
+
     Args:
         cfg: The config of the run.
         train: Whether the run trains; otherwise only DATASETS.TEST is looked at.
 
     Raises:
-        ValueError: An unknown name, no images, a number of classes or keypoints that contradicts the model, masks or
-            keypoints that are missing, or nothing left to train on. The message names the key to set.
+        ValueError: An unknown name, no images, a number of classes or keypoints that contradicts the model, other
+            classes in one data set than in another, masks, keypoints or label maps that are missing, or nothing left to
+            train on. The message names the key to set.
         FileNotFoundError: An annotation file is missing.
     """
     if train and not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN is empty. Set it to the names of registered data sets to train on.")
     chosen = [*(cfg.DATASETS.TRAIN if train else ()), *cfg.DATASETS.TEST]
     for name in dict.fromkeys(chosen):
-        _check_registered(name)
+        check_registered(name)
     for name in dict.fromkeys(chosen):
-        records = DatasetCatalog.get(name)
+        comes_first = name in (cfg.DATASETS.TRAIN if train else cfg.DATASETS.TEST)
+        records = load_and_keep(name) if comes_first else DatasetCatalog.get(name)
         if not isinstance(records, list):  # a torch data set brings its own format
             continue
         if not records:
             raise ValueError(f"Data set {name!r} has no images.")
         trains = train and name in cfg.DATASETS.TRAIN
+        _check_task(cfg, name, records, trains)
         _check_classes(cfg, name, records)
+        _check_label_maps(cfg, name, records, trains)
         _check_masks(cfg, name, records, trains)
         if cfg.MODEL.KEYPOINT_ON:
             _check_keypoints(cfg, name, records, trains)
         if trains:
             _check_something_left(cfg, name, records)
+    _check_agreement(cfg, list(dict.fromkeys(chosen)))
 
 
-def _check_registered(name: str) -> None:
+def check_registered(name: str) -> None:
+    """Raises a ValueError with the nearest names if a data set is not registered."""
     if name in DatasetCatalog:
         return
     near = difflib.get_close_matches(name, DatasetCatalog.list(), n=3, cutoff=0.5)
@@ -59,7 +64,7 @@ def _check_registered(name: str) -> None:
         f"Data set {name!r} (DATASETS.TRAIN or DATASETS.TEST) is not registered. "
         + (f"Did you mean {' or '.join(map(repr, near))}? " if near else "")
         + "Own data: --datasets FILE with a line 'NAME: {form: coco, json: FILE, images: FOLDER}', or in Python "
-        "densekit.data.register_coco_instances(name, {}, json_file, image_root)."
+        "densekit.data.register_coco_instances(name, {}, json_file, image_root) or register_dataset(name, form, ...)."
     )
 
 
@@ -75,25 +80,78 @@ def _where(record: dict[str, Any], annotation: dict[str, Any]) -> str:
     return f"annotation {annotation.get('id', '(no id)')} of {record.get('file_name', '(no file name)')}"
 
 
-def _check_classes(cfg: CfgNode, name: str, records: Records) -> None:
-    key = CLASS_COUNT_KEYS.get(cfg.MODEL.META_ARCHITECTURE)
-    classes = MetadataCatalog.get(name).get("thing_classes")
-    if key is None or classes is None:
-        return
-    count = cfg
-    for part in key.split("."):
-        count = count[part]
-    if count != len(classes):
-        shown = ", ".join(list(classes)[:5]) + (", ..." if len(classes) > 5 else "")
+def _check_task(cfg: CfgNode, name: str, records: Records, trains: bool) -> None:
+    if not trains and MetadataCatalog.get(name).get("evaluator_type") is None and "annotations" not in records[0]:
         raise ValueError(
-            f"{key} is {count}, but data set {name!r} has {len(classes)} classes ({shown}). Set {key} {len(classes)}."
+            f"Data set {name!r} has images and no annotations, so DATASETS.TEST cannot name it: densekit predict makes "
+            "predictions on it."
         )
+    if trains and cfg.MODEL.META_ARCHITECTURE in CLASS_COUNT_KEYS and "annotations" not in records[0]:
+        raise ValueError(
+            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} learns objects, and data set {name!r} has none "
+            "(no 'annotations' in its records). Train on data with boxes, or choose a semantic system."
+        )
+
+
+def _check_classes(cfg: CfgNode, name: str, records: Records) -> None:
+    metadata = MetadataCatalog.get(name)
+    for key, names in count_keys(cfg).items():
+        classes, count = metadata.get(names), get_key(cfg, key)
+        if names != "keypoint_names" and classes is not None and count != len(classes):
+            raise ValueError(
+                f"{key} is {count}, but data set {name!r} has {len(classes)} classes ({shortly(classes)}). Set {key} "
+                f"{len(classes)}."
+            )
+    classes = metadata.get("thing_classes")
+    if cfg.MODEL.META_ARCHITECTURE not in CLASS_COUNT_KEYS or classes is None:
+        return
     for record, annotation in _objects(records):
         if not 0 <= annotation["category_id"] < len(classes):
             raise ValueError(
                 f"Data set {name!r}: {_where(record, annotation)} has category_id {annotation['category_id']}; with "
                 f"{len(classes)} classes it must be 0 to {len(classes) - 1}."
             )
+
+
+def _check_label_maps(cfg: CfgNode, name: str, records: Records, trains: bool) -> None:
+    """Looks at one label map too: a table of values that is wrong is wrong for all."""
+    key = STUFF_COUNT_KEYS.get(cfg.MODEL.META_ARCHITECTURE)
+    if key is None or not trains:
+        return
+    without = next((record for record in records if "sem_seg_file_name" not in record), None)
+    if without is not None:
+        raise ValueError(
+            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} learns label maps, and image "
+            f"{without.get('file_name')} of data set {name!r} has none (no 'sem_seg_file_name' in its record)."
+        )
+    ignore, said = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE, MetadataCatalog.get(name).get("ignore_label")
+    if said is not None and said != ignore:
+        raise ValueError(
+            f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {ignore}, but label maps of data set {name!r} are read with {said} "
+            f"where there is no class. Set MODEL.SEM_SEG_HEAD.IGNORE_VALUE {said}."
+        )
+    labels, count = load_sem_seg(records[0]), get_key(cfg, key)
+    beyond = labels[(labels >= count) & (labels != ignore)]
+    if beyond.size:
+        raise ValueError(
+            f"Label map {records[0]['sem_seg_file_name']} of data set {name!r} has the class {beyond.max()}; with "
+            f"{key} {count} classes are 0 to {count - 1}, and {ignore} is ignored."
+        )
+
+
+def _check_agreement(cfg: CfgNode, chosen: list[str]) -> None:
+    """Class k of one data set must be class k of the others."""
+    for names in dict.fromkeys(count_keys(cfg).values()):
+        lists = {name: MetadataCatalog.get(name).get(names) for name in chosen}
+        known = {name: list(classes) for name, classes in lists.items() if classes is not None}
+        first = next(iter(known), None)
+        for name, classes in known.items():
+            if first is not None and classes != known[first]:
+                raise ValueError(
+                    f"Data sets {first!r} and {name!r} have different {names}: {shortly(known[first])} and "
+                    f"{shortly(classes)}. Give both one list in one order; forms that find classes in the annotations "
+                    "take it under 'classes'."
+                )
 
 
 def _check_masks(cfg: CfgNode, name: str, records: Records, trains: bool) -> None:

@@ -9,14 +9,18 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 import densekit
-from densekit.config import load_config
+from densekit.config import explicit_keys, load_config
 from densekit.d2 import HOST
 from densekit.d2.config import CfgNode
 from densekit.d2.engine import default_setup
 from densekit.d2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from densekit.d2.utils import comm
 from densekit.d2.utils.logger import setup_logger
-from densekit.data import check_datasets, register_from_yaml
+from densekit.data import check_datasets
+from densekit.data.checks import check_registered
+from densekit.data.class_counts import count_keys, set_class_counts
+from densekit.data.identity import check_classes_of_weights, write_classes
+from densekit.engine.own_data import register_own_data
 from densekit.evaluation import check_evaluation
 from densekit.ops.files import atomic_write
 
@@ -57,23 +61,44 @@ def setup(args: Namespace) -> CfgNode:
         ValueError, FileNotFoundError, KeyError: with what is wrong and where; nothing heavy has run by then.
     """
     cfg, notes = read_config(args)
-    if args.datasets:
-        register_from_yaml(args.datasets)
     _check_augmented_test(cfg)
     check_output_dir(cfg.OUTPUT_DIR)
-    cfg.freeze()
+    notes += register_own_data(cfg, args)
     logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="densekit")
     logger.info(versions())
     for note in notes:
         logger.warning(note)
+    for note in _count_classes(cfg, args):
+        logger.info(note)
+    cfg.freeze()
     if comm.is_main_process():
         check_datasets(cfg, train=not args.eval_only)
         check_evaluation(cfg.DATASETS.TEST)
+        _check_identity(cfg, args)
     default_setup(cfg, args)
     if comm.is_main_process():
         with atomic_write(os.path.join(cfg.OUTPUT_DIR, "config.yaml")) as file:
             file.write(f"# {versions()}\n{cfg.dump()}")
+        if not args.eval_only:
+            write_classes(cfg.OUTPUT_DIR, cfg.DATASETS.TRAIN[0])
     return cfg
+
+
+def _count_classes(cfg: CfgNode, args: Namespace) -> list[str]:
+    """Makes the model tell apart as many classes as the data has, in every process; returns lines for the log."""
+    names = cfg.DATASETS.TEST if args.eval_only else cfg.DATASETS.TRAIN
+    if not names:
+        return []
+    check_registered(names[0])
+    return set_class_counts(cfg, names[0], explicit_keys(args.config_file, args.opts))
+
+
+def _check_identity(cfg: CfgNode, args: Namespace) -> None:
+    """Weights that were trained on other classes would be judged by the wrong names."""
+    if args.eval_only or args.resume:
+        folder = cfg.OUTPUT_DIR if args.resume else os.path.dirname(cfg.MODEL.WEIGHTS)
+        lists = tuple(name for name in count_keys(cfg).values() if name != "keypoint_names")
+        check_classes_of_weights(cfg, lists, folder)
 
 
 def _check_augmented_test(cfg: CfgNode) -> None:

@@ -19,7 +19,7 @@ from densekit.data.own.cityscapes import CITYSCAPES
 from densekit.data.own.coco import COCO, COCO_PANOPTIC
 from densekit.data.own.images import IMAGES
 from densekit.data.own.labelme import LABELME
-from densekit.data.own.options import Form, Place
+from densekit.data.own.options import Form, Place, portable
 from densekit.data.own.semantic import SEMANTIC
 from densekit.data.own.voc import VOC
 from densekit.data.own.yolo import YOLO
@@ -49,12 +49,40 @@ def register_from_yaml(path: str | os.PathLike[str]) -> list[str]:
         FileNotFoundError: The file, or a file or folder that it names, does not exist.
         ValueError: The file is not YAML, an entry is not of a known form, or a name is taken by another data set.
     """
-    path = os.fspath(path)
+    return list(register_entries(os.fspath(path)))
+
+
+def register_entries(path: str) -> dict[str, dict[str, Any]]:
+    """As :func:`register_from_yaml`; returns the entries by name, with absolute paths."""
     entries = read_catalog(path)
     folder = os.path.dirname(os.path.abspath(path))
-    for name, entry in entries.items():
-        _register(Place(f"{path}, data set {name!r}", folder), name, entry)
-    return list(entries)
+    return {
+        name: _register(Place(f"{path}, data set {name!r}", folder), name, entry) for name, entry in entries.items()
+    }
+
+
+def register_flag(flag: str, name: str, value: str) -> dict[str, Any]:
+    """Registers the data set that a flag of the command line describes.
+
+    Args:
+        flag: Its name, for messages.
+        name: For the data set.
+        value: An entry of a data set file in one line, braces or not: ``form: voc, images: photos, annotations: xml``.
+
+    Returns:
+        The entry, with absolute paths.
+
+    Raises:
+        FileNotFoundError, ValueError: As :func:`register_dataset`; or the value is no such entry.
+    """
+    words = value.strip()
+    try:
+        entry = yaml.load(words if words.startswith("{") else f"{{{words}}}", Loader=_UniqueKeys)
+    except yaml.YAMLError as error:
+        raise ValueError(
+            f"{flag} {value!r} cannot be read: {error}. Write it as 'form: coco, json: train.json, images: photos'."
+        ) from error
+    return _register(Place(f"{flag} {value!r}", os.getcwd()), name, entry)
 
 
 def read_catalog(path: str) -> dict[str, Any]:
@@ -104,7 +132,8 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _register(place: Place, name: str, entry: Any) -> None:
+def _register(place: Place, name: str, entry: Any) -> dict[str, Any]:
+    """Registers an entry; returns it with absolute paths."""
     form_name = entry.get("form", "coco") if isinstance(entry, Mapping) else None
     form = FORMS.get(form_name) if isinstance(form_name, str) else None
     if form is None:
@@ -122,3 +151,4 @@ def _register(place: Place, name: str, entry: Any) -> None:
         register(form.entry(name, **options))
     except ValueError as error:
         raise ValueError(f"{place.where}: {error}") from error
+    return {"form": form_name} | {key: portable(place, form.options[key], value) for key, value in given.items()}

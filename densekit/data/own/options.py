@@ -8,7 +8,7 @@ from typing import Any
 from densekit.data.own.classes import ClassList, class_list
 from densekit.data.registry import Entry
 
-__all__ = ["Form", "Option", "Place", "choice", "classes", "file", "folder", "labels", "pairs", "text"]
+__all__ = ["Form", "Option", "Place", "choice", "classes", "file", "folder", "labels", "pairs", "portable", "text"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,12 @@ def classes(place: Place, key: str, value: Any) -> ClassList:
     if isinstance(value, str):
         return class_list(file(place, key, value))
     return class_list(value, where=f"{place.where}: {key}")
+
+
+def portable(place: Place, option: Option, value: Any) -> Any:
+    """Returns a value of a data set file as it may stand in a file elsewhere: its path is absolute."""
+    is_path = option.read in (file, folder) or (option.read is classes and isinstance(value, str))
+    return place.path(value) if is_path else value
 
 
 def labels(place: Place, key: str, value: Any) -> tuple[int, ...]:

@@ -1,0 +1,78 @@
+"""Which class a model means by index k: ``classes.json`` in the folder of a run, for exports and for later runs.
+
+    {"dataset": "cells_train", "thing_classes": [{"index": 0, "id": 7, "name": "cell"}, ...], ...}
+
+``index`` is what the model learns, ``id`` the number in the data set's own files.
+"""
+
+import json
+import os
+from typing import Any
+
+from densekit.d2.config import CfgNode
+from densekit.d2.data import MetadataCatalog
+from densekit.data.class_counts import shortly
+from densekit.ops.files import atomic_write
+
+__all__ = ["FILE", "check_classes_of_weights", "describe_classes", "write_classes"]
+
+FILE = "classes.json"
+
+_LISTS = {
+    "thing_classes": "thing_dataset_id_to_contiguous_id",
+    "stuff_classes": "stuff_dataset_id_to_contiguous_id",
+}
+
+
+def describe_classes(dataset_name: str) -> dict[str, Any]:
+    """Returns the content of ``classes.json`` for a data set."""
+    metadata = MetadataCatalog.get(dataset_name)
+    content: dict[str, Any] = {"dataset": dataset_name}
+    for names, ids in _LISTS.items():
+        classes = metadata.get(names)
+        if classes is None:
+            continue
+        number = {index: key for key, index in (metadata.get(ids) or {}).items()}
+        content[names] = [{"index": i, "id": number.get(i, i), "name": name} for i, name in enumerate(classes)]
+    if metadata.get("keypoint_names") is not None:
+        content["keypoint_names"] = list(metadata.keypoint_names)
+    return content
+
+
+def write_classes(folder: str, dataset_name: str) -> None:
+    """Writes ``classes.json`` for the data set that a run trains on."""
+    with atomic_write(os.path.join(folder, FILE)) as file:
+        json.dump(describe_classes(dataset_name), file, indent=1, ensure_ascii=False)
+
+
+def check_classes_of_weights(cfg: CfgNode, names: tuple[str, ...], folder: str) -> None:
+    """Compares data sets with the classes that weights were trained on, where these were written down.
+
+    Args:
+        cfg: The config of the run.
+        names: The lists that count: ``thing_classes``, ``stuff_classes``.
+        folder: Of the weights.
+
+    Raises:
+        ValueError: A data set of DATASETS.TEST has other classes.
+    """
+    path = os.path.join(folder, FILE)
+    if not os.path.isfile(path):
+        return
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+        before = {key: [entry["name"] for entry in content[key]] for key in names if key in content}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}). Remove it to go on without the check of the classes."
+        ) from error
+    for dataset_name in cfg.DATASETS.TEST:
+        for key, classes in before.items():
+            here = MetadataCatalog.get(dataset_name).get(key)
+            if here is not None and list(here) != classes:
+                raise ValueError(
+                    f"The weights in {folder} were trained on data set {content.get('dataset')!r} with {len(classes)} "
+                    f"classes ({shortly(classes)}), and data set {dataset_name!r} has {len(here)} ({shortly(here)}). "
+                    "Evaluate on data with the same classes in the same order."
+                )

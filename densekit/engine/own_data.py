@@ -1,0 +1,53 @@
+"""The user's own data sets in a run: registered in every process, and described in the run's folder."""
+
+import os
+from argparse import Namespace
+from typing import Any
+
+import yaml
+
+from densekit.d2.config import CfgNode
+from densekit.d2.utils import comm
+from densekit.data.own.catalog import register_entries, register_flag
+from densekit.ops.files import atomic_write
+
+FILE = "datasets.yaml"
+
+_FLAGS = (("train_data", "--train-data", "own_train", "TRAIN"), ("val_data", "--val-data", "own_val", "TEST"))
+
+
+def register_own_data(cfg: CfgNode, args: Namespace) -> list[str]:
+    """Registers what ``--datasets`` (or DATASETS.CATALOG), ``--train-data`` and ``--val-data`` describe.
+
+    The run's folder gets a copy of the descriptions with absolute paths, ``datasets.yaml``, and DATASETS.CATALOG names
+    it, so that the run's ``config.yaml`` works from anywhere.
+
+    Args:
+        cfg: The config, not frozen. The flags set DATASETS.TRAIN and DATASETS.TEST.
+        args: The command line.
+
+    Returns:
+        Lines for the log.
+
+    Raises:
+        FileNotFoundError, ValueError: A description is wrong, or contradicts an override.
+    """
+    path = args.datasets or cfg.DATASETS.CATALOG
+    entries: dict[str, Any] = register_entries(path) if path else {}
+    for attribute, flag, name, key in _FLAGS:
+        if value := getattr(args, attribute):
+            if f"DATASETS.{key}" in args.opts[::2]:
+                raise ValueError(f"{flag} and DATASETS.{key} both say what to use; leave one of them out.")
+            entries[name] = register_flag(flag, name, value)
+            cfg.DATASETS[key] = (name,)
+    notes = []
+    if args.train_data and not args.val_data and "DATASETS.TEST" not in args.opts[::2]:
+        cfg.DATASETS.TEST = ()
+        notes.append("There is no --val-data: nothing will be evaluated.")
+    if entries:
+        cfg.DATASETS.CATALOG = os.path.abspath(os.path.join(cfg.OUTPUT_DIR, FILE))
+        if comm.is_main_process():
+            with atomic_write(cfg.DATASETS.CATALOG) as file:
+                file.write("# Own data sets of this run; the paths are absolute.\n")
+                yaml.safe_dump(entries, file, sort_keys=False, allow_unicode=True)
+    return notes
