@@ -21,6 +21,7 @@ from torch import Tensor
 
 from densekit.ops.carafe.blocks import Blocks
 from densekit.ops.carafe.geometry import is_channels_last, new_output
+from densekit.ops.carafe.workspace import Workspace
 
 
 def forward(features: Tensor, kernels: Tensor, k_up: int, groups: int, scale: int) -> Tensor:
@@ -28,15 +29,24 @@ def forward(features: Tensor, kernels: Tensor, k_up: int, groups: int, scale: in
     output = new_output(features, scale)
     if output.numel() == 0:
         return output
-    blocks = Blocks(features, kernels, k_up, groups, scale, pixelwise=is_channels_last(output))
+    blocks = Blocks(features, kernels, k_up, groups, scale)
+    workspace = Workspace(blocks, pixelwise=is_channels_last(output))
     padded = blocks.new_padded()
     blocks.inner(padded).copy_(features)
+    windows, kernel_spans, output_spans = (
+        blocks.windows(padded),
+        blocks.kernel_spans(kernels),
+        blocks.output_spans(output),
+    )
     for chunk in blocks.chunks():
-        sources, bands, pixels = blocks.sources(padded, chunk), blocks.bands(kernels, chunk), blocks.pixels(chunk)
-        for group in range(groups):
-            _product(bands[group], sources[group], out=pixels[group])
-        for image, block in blocks.output_pairs(output, chunk):
-            image.copy_(block)
+        views = workspace.views(chunk)
+        views.windows.copy_(windows[chunk])
+        for image, band in zip(kernel_spans, views.band_spans):
+            band.copy_(image[chunk])
+        for source, band, pixels in zip(views.sources, views.bands, views.pixels):
+            _multiply(band, source, out=pixels)
+        for image, pixels in zip(output_spans, views.pixel_spans):
+            image[chunk] = pixels
     return output
 
 
@@ -44,24 +54,37 @@ def backward(
     grad: Tensor, features: Tensor, kernels: Tensor, k_up: int, groups: int, scale: int
 ) -> tuple[Tensor, Tensor]:
     """Returns the gradients of features and kernels for ``grad`` (N, C, sH, sW)."""
+    grad_features, grad_kernels = torch.empty_like(features), torch.empty_like(kernels)
     if grad.numel() == 0:
-        return torch.zeros_like(features), torch.zeros_like(kernels)
-    blocks = Blocks(features, kernels, k_up, groups, scale, pixelwise=is_channels_last(grad))
+        return grad_features.zero_(), grad_kernels.zero_()
+    blocks = Blocks(features, kernels, k_up, groups, scale)
+    workspace = Workspace(blocks, pixelwise=is_channels_last(grad), gradients=True)
     padded, grad_padded = blocks.new_padded(), blocks.new_padded()
     blocks.inner(padded).copy_(features)
-    grad_features, grad_kernels = torch.empty_like(features), torch.empty_like(kernels)
+    windows, overlaps = blocks.windows(padded), blocks.overlaps(grad_padded)
+    kernel_spans, grad_kernel_spans = blocks.kernel_spans(kernels), blocks.kernel_spans(grad_kernels)
+    output_spans = blocks.output_spans(grad)
     for chunk in blocks.chunks():
-        sources, bands, pixels = blocks.sources(padded, chunk), blocks.bands(kernels, chunk), blocks.pixels(chunk)
-        for image, block in blocks.output_pairs(grad, chunk):
-            block.copy_(image)
-        grad_sources = torch.stack([torch.bmm(bands[g].transpose(1, 2), pixels[g]) for g in range(groups)])
-        blocks.scatter(grad_sources, grad_padded, chunk)
-        grad_bands = torch.stack([torch.bmm(pixels[g], sources[g].transpose(1, 2)) for g in range(groups)])
-        blocks.store(grad_bands, grad_kernels, chunk)
+        views, grads = workspace.views(chunk), workspace.grad_views(chunk)
+        views.windows.copy_(windows[chunk])
+        for image, band in zip(kernel_spans, views.band_spans):
+            band.copy_(image[chunk])
+        for image, pixels in zip(output_spans, views.pixel_spans):
+            pixels.copy_(image[chunk])
+        for band, pixels, grad_source in zip(views.bands, views.pixels, grads.sources):
+            torch.bmm(band.transpose(1, 2), pixels, out=grad_source)
+        images, rows = chunk
+        for lines, parts in zip(overlaps, grads.overlaps):
+            for dy, part in enumerate(parts):
+                lines[images, rows.start + dy : rows.stop + dy] += part
+        for source, pixels, grad_band in zip(views.sources, views.pixels, grads.bands):
+            torch.bmm(pixels, source.transpose(1, 2), out=grad_band)
+        for image, band in zip(grad_kernel_spans, grads.band_spans):
+            image[chunk] = band
     return grad_features.copy_(blocks.inner(grad_padded)), grad_kernels
 
 
-def _product(left: Tensor, right: Tensor, out: Tensor) -> None:
+def _multiply(left: Tensor, right: Tensor, out: Tensor) -> None:
     """Batched ``left @ right``, with no copy where ``out`` is a transposed view."""
     if out.is_contiguous():
         torch.bmm(left, right, out=out)

@@ -3,15 +3,20 @@
 Registered with ``torch.library``, so that torch.compile keeps the call whole instead of tracing its loops.
 """
 
+import importlib
+import importlib.util
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
-from densekit.ops.carafe import blocked, reference
+from densekit.ops.carafe import reference
 from densekit.ops.carafe.geometry import check_inputs, new_output
 
 PATHS = ("auto", "reference", "blocked", "triton")
+_MODULES = {"blocked": "blocked", "triton": "triton_kernels"}
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 def carafe(
@@ -40,48 +45,49 @@ def carafe(
         ValueError: The inputs do not belong together, or there is no such path here.
     """
     check_inputs(features, kernels, k_up, groups, scale)
-    if path not in PATHS:
-        raise ValueError(f"path={path!r} must be one of {PATHS}.")
     if path == "auto":
         path = _best_path(features)
-    if path == "reference":
-        with torch.autocast(features.device.type, enabled=False):
-            return reference.reassemble(features, kernels, k_up, groups, scale)
-    if path == "triton" and not _has_triton(features):
+    if path not in PATHS or (path == "triton" and not (features.is_cuda and _HAS_TRITON)):
         raise ValueError(
-            f"path='triton' needs CUDA tensors and the package triton; the features are on {features.device}."
+            f"path={path!r} must be one of {PATHS}; 'triton' needs CUDA tensors and the package triton, and the "
+            f"features are on {features.device}."
         )
-    return _carafe(features, kernels, k_up, groups, scale, path)
+    if path == "reference":
+        return reference.reassemble(features, kernels, k_up, groups, scale)
+    return _forward(features, kernels, k_up, groups, scale, path)
 
 
 def _best_path(features: Tensor) -> str:
     if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing():
         return "reference"
-    return "triton" if _has_triton(features) else "blocked"
+    return "triton" if features.is_cuda and _HAS_TRITON else "blocked"
 
 
-def _has_triton(features: Tensor) -> bool:
-    return False
+def _module(path: str) -> Any:
+    """What holds ``forward`` and ``backward`` of a path; Triton is imported only where it is used."""
+    return importlib.import_module(f"densekit.ops.carafe.{_MODULES[path]}")
 
 
 @torch.library.custom_op("densekit::carafe", mutates_args=())
-def _carafe(features: Tensor, kernels: Tensor, k_up: int, groups: int, scale: int, path: str) -> Tensor:
-    return blocked.forward(features, kernels, k_up, groups, scale)
+def _forward(features: Tensor, kernels: Tensor, k_up: int, groups: int, scale: int, path: str) -> Tensor:
+    with torch.autocast(features.device.type, enabled=False):
+        return _module(path).forward(features, kernels, k_up, groups, scale)
 
 
-@_carafe.register_fake
+@torch.library.custom_op("densekit::carafe_backward", mutates_args=())
+def _backward(
+    grad: Tensor, features: Tensor, kernels: Tensor, k_up: int, groups: int, scale: int, path: str
+) -> tuple[Tensor, Tensor]:
+    with torch.autocast(features.device.type, enabled=False):
+        return _module(path).backward(grad, features, kernels, k_up, groups, scale)
+
+
+@_forward.register_fake
 def _(features: Tensor, kernels: Tensor, k_up: int, groups: int, scale: int, path: str) -> Tensor:
     return new_output(features, scale)
 
 
-@torch.library.custom_op("densekit::carafe_backward", mutates_args=())
-def _carafe_backward(
-    grad: Tensor, features: Tensor, kernels: Tensor, k_up: int, groups: int, scale: int, path: str
-) -> tuple[Tensor, Tensor]:
-    return blocked.backward(grad, features, kernels, k_up, groups, scale)
-
-
-@_carafe_backward.register_fake
+@_backward.register_fake
 def _(
     grad: Tensor, features: Tensor, kernels: Tensor, k_up: int, groups: int, scale: int, path: str
 ) -> tuple[Tensor, Tensor]:
@@ -94,7 +100,20 @@ def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return (*_carafe_backward(grad, *ctx.saved_tensors, *ctx.settings), None, None, None, None)
+    return (*_backward(grad, *ctx.saved_tensors, *ctx.settings), None, None, None, None)
 
 
-_carafe.register_autograd(_gradients, setup_context=_keep_inputs)
+_forward.register_autograd(_gradients, setup_context=_keep_inputs)
+
+
+@register_flop_formula([torch.ops.densekit.carafe])
+def _flops(features: Any, kernels: Any, k_up: int, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    """Two for each output value and weight of its kernel."""
+    n, c = features[:2]
+    return 2 * n * c * kernels[2] * kernels[3] * k_up**2
+
+
+@register_flop_formula([torch.ops.densekit.carafe_backward])
+def _backward_flops(grad: Any, features: Any, kernels: Any, k_up: int, *args: Any, **kwargs: Any) -> int:
+    """As many for the features' gradient, and as many for the kernels'."""
+    return 2 * _flops(features, kernels, k_up)
