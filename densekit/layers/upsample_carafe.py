@@ -3,10 +3,9 @@
 N: images, C: channels, Cm: compressed channels, G: groups, H, W: input size, s: scale, k: side of the window.
 """
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from densekit.layers.upsample import Upsampler, xavier_fill
+from densekit.layers.upsample import Upsampler, depth_to_space, xavier_fill
 from densekit.ops.carafe import carafe
 
 NORMALIZERS = ("softmax", "sigmoid", "sigmoid_normalized")
@@ -79,7 +78,7 @@ class CARAFE(Upsampler):
 
     def kernels(self, x: Tensor) -> Tensor:
         """The reassembly kernels (N, G * k * k, sH, sW) for features (N, C, H, W), equations 3 and 4."""
-        encoded = F.pixel_shuffle(self.content_encoder(self.channel_compressor(x)), self.scale_factor)
+        encoded = depth_to_space(self.content_encoder(self.channel_compressor(x)), self.scale_factor)
         weights = encoded.unflatten(1, (self.up_group, self.up_kernel**2))
         if self.normalizer == "softmax":
             weights = weights.softmax(dim=2)

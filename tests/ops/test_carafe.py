@@ -34,7 +34,7 @@ CASES = [
 
 
 def inputs(k, groups, scale, shape, dtype=torch.float64, memory_format=torch.contiguous_format):
-    n, c, h, w = shape
+    n, _, h, w = shape
     features = torch.randn(shape, dtype=torch.float64).to(dtype).contiguous(memory_format=memory_format)
     kernels = torch.rand(n, groups * k * k, scale * h, scale * w, dtype=torch.float64).to(dtype)
     return features.requires_grad_(), kernels.requires_grad_()
@@ -85,7 +85,9 @@ def test_records(reference_dir):
                 torch.testing.assert_close(result.detach(), case[key], **close(torch.float64))
 
 
-@pytest.mark.parametrize(("k", "groups", "scale", "shape"), [CASES[2], (5, 1, 2, (1, 2, 3, 6)), (3, 1, 3, (1, 2, 2, 3))])
+@pytest.mark.parametrize(
+    ("k", "groups", "scale", "shape"), [CASES[2], (5, 1, 2, (1, 2, 3, 6)), (3, 1, 3, (1, 2, 2, 3))]
+)
 def test_gradcheck(k, groups, scale, shape):
     x = inputs(k, groups, scale, shape)
     assert torch.autograd.gradcheck(lambda *x: carafe(*x, k, groups, scale, path="blocked"), x, fast_mode=True)
