@@ -1,4 +1,4 @@
-"""CARAFE in pyramid and mask head: the authors' records, the host's own results, mmdetection's weights."""
+"""CARAFE in pyramid and mask head: the authors' records, the host's own results, mmdetection's weights, the drawing."""
 
 import sys
 from pathlib import Path
@@ -6,10 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 from tolerances import PARITY
+from torch import nn
 
+from densekit.checkpoint import Checkpointer
 from densekit.config import load_config
+from densekit.d2._host import HOST
 from densekit.d2.layers import ShapeSpec
-from densekit.d2.modeling import BACKBONE_REGISTRY, Backbone, build_backbone
+from densekit.d2.modeling import BACKBONE_REGISTRY, Backbone, build_backbone, build_mask_head, build_model
+from densekit.layers import UPSAMPLERS, build_upsampler
+from densekit.modeling.fpn import UpsamplerFPN
+from densekit.ops.weights import convert_file, read_checkpoint
 from densekit.ops.weights.layouts import find_layout
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,67 +29,221 @@ def recorded(reference_dir):
 
 
 @pytest.fixture(scope="module")
-def det_tensor(reference_dir):
+def authors_weights(recorded, reference_dir):
+    """mmdetection's Mask R-CNN with CARAFE in full size, under mmdetection's names."""
     sys.path.insert(0, str(reference_dir))
     try:
         from detfill import det_tensor
     finally:
         sys.path.pop(0)
-    return det_tensor
+    return {name: det_tensor(name, shape) for name, shape in recorded["full_manifest"].items()}
 
 
 class GivenMaps(Backbone):
-    """A backbone whose feature maps are its input."""
+    """A backbone that returns ``maps`` whatever the image, from the level ``finest`` on."""
 
     def __init__(self, channels: list[int], finest: int = 2) -> None:
         super().__init__()
-        names = [f"res{finest + k}" for k in range(len(channels))]
+        names = [f"map{k}" for k in range(len(channels))]
         self._out_features = names
         self._out_feature_channels = dict(zip(names, channels))
         self._out_feature_strides = {name: 2 ** (finest + k) for k, name in enumerate(names)}
+        self.maps: list[torch.Tensor] = []
 
-    def forward(self, maps):
-        return dict(zip(self._out_features, maps))
-
-
-@pytest.fixture
-def given_maps():
-    """Makes a registered backbone; the registry is left as it was."""
-    added = []
-
-    def register(channels: list[int], finest: int = 2) -> str:
-        name = f"given_maps_{len(added)}"
-        BACKBONE_REGISTRY.register(type(name, (), {"__new__": lambda cls, cfg, shape: GivenMaps(channels, finest)}))
-        added.append(name)
-        return name
-
-    yield register
-    for name in added:
-        del BACKBONE_REGISTRY._obj_map[name]
+    def forward(self, x):
+        return dict(zip(self._out_features, self.maps))
 
 
-def config(**keys):
-    cfg = load_config(CONFIG, ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""])
-    for key, value in keys.items():
-        cfg.merge_from_list([f"MODEL.{key.replace('__', '.')}", value])
-    return cfg
+def pyramid(channels, width=16, finest=2, **options):
+    bottom_up = GivenMaps(channels, finest)
+    options.setdefault("upsampler", lambda c: build_upsampler("nearest", c))
+    return UpsamplerFPN(bottom_up, list(bottom_up.output_shape()), width, **options)
 
 
-def as_float(weights):
-    return {name: value.float() for name, value in weights.items()}
+def config(*options):
+    return load_config(CONFIG, ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", *options])
 
 
-def test_pyramid_meets_the_record(recorded, given_maps):
-    case = recorded["neck_even"]
-    cfg = config(FPN__BOTTOM_UP=given_maps([8, 16, 24, 32]), FPN__OUT_CHANNELS=16, CARAFE__COMPRESSED_CHANNELS=8)
-    pyramid = build_backbone(cfg, IMAGE)
-    weights = {"backbone.conv1.weight": torch.zeros(1), "rpn_head.rpn_conv.weight": torch.zeros(1)}
-    weights |= {f"neck.{name}": value.float() for name, value in case["state_dict"].items()}
-    converted = find_layout(weights).convert(weights)
-    state = {n.removeprefix("backbone."): v for n, v in converted.items() if n.startswith("backbone.fpn")}
-    pyramid.load_state_dict(state)
-    assert pyramid.size_divisibility == 64
-    outputs = pyramid(case["inputs"])
-    assert list(outputs) == ["p2", "p3", "p4", "p5", "p6"]
-    for output, expected in zip(outputs.values(), case["outputs"]):
-        torch.testing.assert_close(output, expected, **PARITY)
+def under_densekits_names(part: str, weights: dict) -> dict:
+    """A part of a recorded state by the layout, which recognises whole detectors only."""
+    whole = {"backbone.conv1.weight": torch.zeros(1), "rpn_head.rpn_conv.weight": torch.zeros(1)}
+    converted = find_layout(whole).convert({f"{part}.{name}": value.float() for name, value in weights.items()})
+    prefix = "backbone." if part == "neck" else "roi_heads.mask_head."
+    return {name.removeprefix(prefix): value for name, value in converted.items()}
+
+
+class TestPyramid:
+    def test_record(self, recorded):
+        case = recorded["neck_even"]
+        model = pyramid(
+            [8, 16, 24, 32],
+            upsampler=lambda c: build_upsampler("carafe", c, compressed_channels=8),
+            top_level="conv",
+        )
+        model.load_state_dict(under_densekits_names("neck", case["state_dict"]))
+        model.bottom_up.maps = case["inputs"]
+        outputs = model(torch.zeros(1, 3, 128, 192))
+        assert list(outputs) == ["p2", "p3", "p4", "p5", "p6"]
+        for output, expected in zip(outputs.values(), case["outputs"]):
+            torch.testing.assert_close(output, expected, **PARITY)
+
+    @pytest.mark.parametrize("norm", ["", "GN"])
+    @pytest.mark.parametrize("fuse", ["sum", "avg"])
+    def test_nearest_is_the_hosts_own(self, norm, fuse):
+        options = ["MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64, "MODEL.FPN.OUT_CHANNELS", 32]
+        options += ["MODEL.FPN.NORM", norm, "MODEL.FPN.FUSE_TYPE", fuse]
+        options += ["MODEL.FPN.UPSAMPLER", "nearest", "MODEL.FPN.TOP_LEVEL", "maxpool"]
+        own = build_backbone(config(*options), IMAGE)
+        host = build_backbone(config(*options, "MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"), IMAGE)
+        own.load_state_dict(host.state_dict())
+        assert own.output_shape() == host.output_shape()
+        assert (own.size_divisibility, own.padding_constraints) == (host.size_divisibility, host.padding_constraints)
+        image = torch.randn(2, 3, 64, 96)
+        results = own(image), host(image)
+        exact = {"atol": 0, "rtol": 0} if HOST == "builtin" and not norm else PARITY  # else in another memory format
+        torch.testing.assert_close(*results, **exact)
+        for result in results:
+            sum(x.square().sum() for x in result.values()).backward()
+        expected = dict(host.named_parameters())
+        for name, parameter in own.named_parameters():
+            grad, wanted = parameter.grad, expected.pop(name).grad
+            assert (grad is None) == (wanted is None)
+            if grad is not None:
+                torch.testing.assert_close(grad, wanted, atol=1e-4 * wanted.abs().max().item(), rtol=1e-4)
+        assert not expected
+
+    @pytest.mark.parametrize("top_level", ["maxpool", "conv"])
+    @pytest.mark.parametrize("name", UPSAMPLERS)
+    def test_every_upsampler_learns(self, name, top_level):
+        model = pyramid([4, 6, 8], 8, 3, upsampler=lambda c: build_upsampler(name, c), top_level=top_level)
+        model.bottom_up.maps = [torch.randn(2, c, 16 >> k, 24 >> k) for k, c in enumerate((4, 6, 8))]
+        outputs = model(torch.zeros(2, 3, 128, 192))
+        sizes = {"p3": (16, 24), "p4": (8, 12), "p5": (4, 6), "p6": (2, 3)}
+        assert {level: tuple(x.shape[2:]) for level, x in outputs.items()} == sizes
+        assert {level: shape.stride for level, shape in model.output_shape().items()} == {
+            k: 2 ** int(k[1]) for k in sizes
+        }
+        sum(x.square().sum() for x in outputs.values()).backward()
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+    def test_level_rounded_up_is_cropped(self):
+        """A last map of 5 x 7 gives a top level of 3 x 4; its nearest enlargement loses a row and a column."""
+        model = pyramid([4], 4, 5, top_level="conv")
+        model.bottom_up.maps = [torch.randn(1, 4, 5, 7)]
+        top = model.fpn_lateral6(model.bottom_up.maps[0])
+        enlarged = top.repeat_interleave(2, 2).repeat_interleave(2, 3)[:, :, :5, :7]
+        expected = model.fpn_output5(model.fpn_lateral5(model.bottom_up.maps[0]) + enlarged)
+        torch.testing.assert_close(model(torch.zeros(1, 3, 160, 224))["p5"], expected)
+        assert model.size_divisibility == 64
+
+    def test_any_registered_backbone(self):
+        @BACKBONE_REGISTRY.register()
+        def build_given_maps(cfg, input_shape):
+            return GivenMaps([4, 6, 8, 10])
+
+        try:
+            maps = "('map0', 'map1', 'map2', 'map3')"
+            options = ["MODEL.FPN.BOTTOM_UP", "build_given_maps", "MODEL.FPN.IN_FEATURES", maps]
+            model = build_backbone(config(*options), IMAGE)
+        finally:
+            del BACKBONE_REGISTRY._obj_map["build_given_maps"]
+        assert isinstance(model.bottom_up, GivenMaps)
+        assert list(model.output_shape()) == ["p2", "p3", "p4", "p5", "p6"]
+
+    def test_wrong_keys_are_refused(self):
+        with pytest.raises(ValueError, match=r"MODEL\.FPN\.TOP_LEVEL is 'pool'; it must be one of maxpool, conv"):
+            build_backbone(config("MODEL.FPN.TOP_LEVEL", "pool"), IMAGE)
+        with pytest.raises(ValueError, match=r"MODEL\.FPN\.UPSAMPLER is 'cubic'; it must be one of nearest,"):
+            build_backbone(config("MODEL.FPN.UPSAMPLER", "cubic"), IMAGE)
+        with pytest.raises(ValueError, match="top_level='pool'"):
+            pyramid([4], top_level="pool")
+
+
+class TestMaskHead:
+    SHAPE = ShapeSpec(channels=16, width=14, height=14)
+    SMALL = [
+        "MODEL.ROI_MASK_HEAD.CONV_DIM",
+        16,
+        "MODEL.CARAFE.COMPRESSED_CHANNELS",
+        8,
+        "MODEL.ROI_HEADS.NUM_CLASSES",
+        5,
+    ]
+
+    def test_record(self, recorded):
+        case = recorded["mask_head"]
+        head = build_mask_head(config(*self.SMALL), self.SHAPE)
+        head.load_state_dict(under_densekits_names("roi_head.mask_head", case["state_dict"]))
+        torch.testing.assert_close(head.layers(case["roi_feats"]), case["out"], **PARITY)
+
+    def test_deconvolution_is_the_hosts_own(self):
+        own = build_mask_head(config(*self.SMALL, "MODEL.ROI_MASK_HEAD.UPSAMPLER", "deconv"), self.SHAPE)
+        host = build_mask_head(config(*self.SMALL, "MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead"), self.SHAPE)
+        own.load_state_dict(host.state_dict())
+        x = torch.randn(3, 16, 14, 14)
+        torch.testing.assert_close(own.layers(x), host.layers(x), atol=0, rtol=0)
+
+    @pytest.mark.parametrize("name", UPSAMPLERS)
+    def test_every_upsampler_learns(self, name):
+        head = build_mask_head(config(*self.SMALL, "MODEL.ROI_MASK_HEAD.UPSAMPLER", name), self.SHAPE)
+        nn.init.normal_(head.predictor.weight)
+        for regions in (0, 2):
+            head.zero_grad()
+            logits = head.layers(torch.randn(regions, 16, 14, 14))
+            assert logits.shape == (regions, 5, 28, 28)
+            logits.square().sum().backward()
+        assert all(p.grad.abs().sum() > 0 for p in head.parameters())
+
+    def test_channels_that_do_not_fit_are_refused(self):
+        with pytest.raises(ValueError, match="gets 16 channels and should give 8"):
+            build_mask_head(config("MODEL.ROI_MASK_HEAD.NUM_CONV", 0, "MODEL.ROI_MASK_HEAD.CONV_DIM", 8), self.SHAPE)
+
+
+class TestWeights:
+    @pytest.fixture(scope="class")
+    def model(self):
+        return build_model(config())
+
+    def test_full_size_weights_fill_the_model(self, authors_weights, model):
+        weights = find_layout(authors_weights).convert(dict(authors_weights))
+        counters = [name for name in authors_weights if name.endswith("num_batches_tracked")]
+        assert len(weights) == len(authors_weights) - len(counters)
+        missing, unexpected = model.load_state_dict(weights, strict=False)
+        assert not unexpected
+        assert all("anchor_generator" in name or name.startswith("pixel_") for name in missing), missing
+        state = model.state_dict()
+        source = {
+            "neck.upsample_modules.0.content_encoder.weight": "backbone.fpn_upsample3.content_encoder.weight",
+            "neck.lateral_convs.4.conv.weight": "backbone.fpn_lateral6.weight",
+            "neck.fpn_convs.0.conv.weight": "backbone.fpn_output2.weight",
+            "roi_head.bbox_head.fc_cls.weight": "roi_heads.box_predictor.cls_score.weight",
+            "roi_head.mask_head.conv_logits.bias": "roi_heads.mask_head.predictor.bias",
+            "backbone.layer4.2.bn3.running_var": "backbone.bottom_up.res5.2.conv3.norm.running_var",
+            "backbone.layer1.0.downsample.1.weight": "backbone.bottom_up.res2.0.shortcut.norm.weight",
+        }
+        for old, new in source.items():
+            assert torch.equal(state[new], authors_weights[old]), new
+
+    def test_number_of_parameters(self, recorded, model):
+        frozen = sum(x.numel() for name, x in model.state_dict().items() if name.endswith(("norm.weight", "norm.bias")))
+        assert sum(p.numel() for p in model.parameters()) + frozen == recorded["n_params"]
+
+    def test_checkpointer_and_command_read_the_file(self, authors_weights, model, tmp_path):
+        path = tmp_path / "mask_rcnn_r50_carafe.pth"
+        torch.save({"state_dict": authors_weights, "meta": {}}, path)
+        incompatible = []
+        checkpointer = Checkpointer(model, str(tmp_path))
+        checkpointer._log_incompatible_keys = incompatible.append
+        checkpointer.load(str(path))
+        assert checkpointer._report(incompatible[0]).clean
+        layout, count = convert_file(path, tmp_path / "converted.pth")
+        assert layout == "mmdetection"
+        converted = read_checkpoint(tmp_path / "converted.pth")["model"]
+        assert count == len(converted) and converted.keys() <= model.state_dict().keys()
+
+    def test_unknown_names_are_listed(self, authors_weights):
+        weights = dict(
+            authors_weights, **{"neck.gates.0.weight": torch.zeros(1), "roi_head.semantic.bias": torch.zeros(1)}
+        )
+        with pytest.raises(ValueError, match=r"mmdetection's, .*: neck\.gates\.0\.weight, roi_head\.semantic\.bias\."):
+            find_layout(weights).convert(weights)

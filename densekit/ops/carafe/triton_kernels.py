@@ -164,6 +164,7 @@ def _launch(
     groups: int,
     scale: int,
     pixelwise: bool,
+    *,
     taps: int = 0,
 ) -> None:
     """Runs a kernel over all pixels, and over all channels unless it takes ``taps`` instead."""
