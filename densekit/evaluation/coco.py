@@ -124,6 +124,7 @@ class COCOEvaluator(DatasetEvaluator):
         if self._truth is None:
             return {}
         truth = self._truth
+        img_ids = None if img_ids is None else list(img_ids)  # every task goes through them
         predictions = each_image_once(chain.from_iterable(gathered), truth.image_numbers, truth.source)
         instances = [prediction for prediction in predictions if "instances" in prediction]
         proposals = [prediction for prediction in predictions if "proposals" in prediction]
@@ -193,7 +194,7 @@ class COCOEvaluator(DatasetEvaluator):
         if sorted(classes.values()) != list(range(len(ids))):
             raise ValueError(
                 f"thing_dataset_id_to_contiguous_id of '{self._dataset_name}' has to map to 0 .. {len(ids) - 1}, "
-                f" but maps to {sorted(classes.values())}."
+                f"but maps to {sorted(classes.values())}."
             )
         names = metadata.get("thing_classes") or [truth.categories[key] for key in ids]
         return dict(zip(ids, names))

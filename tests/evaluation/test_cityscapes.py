@@ -193,6 +193,27 @@ def test_files_have_the_form_of_the_benchmark(root, tmp_path):
     assert document.keys() == truth.keys() and document["categories"] == truth["categories"]
 
 
+def test_masks_are_ranked_by_their_own_scores_where_there_are_some(root, tmp_path):
+    item = scenes.images(root)[1]
+    found = scenes.instances(item)
+    found.mask_scores = found.scores / 2
+    scenes.instance_evaluator(root, tmp_path).process([item], [{"instances": found}])
+    lines = (tmp_path / "instances" / f"{item['image_id']}_pred.txt").read_text().splitlines()
+    assert [float(line.split(" ")[2]) for line in lines] == (found.scores / 2).tolist()
+
+
+def test_where_nothing_counts_the_numbers_are_undefined_and_the_log_says_why(tmp_path, caplog):
+    root = scenes.make_tree(tmp_path / "secret", frames=2)
+    for path in root.glob("gtFine/val/*/*Ids.png"):
+        cv2.imwrite(str(path), 0 * cv2.imread(str(path), cv2.IMREAD_UNCHANGED))
+    for kind in ("semantic", "instances"):
+        found = evaluate(kind, root, tmp_path / "run")
+        assert all(math.isnan(value) for value in found.values())
+        assert "densekit submit" in caplog.text
+        caplog.clear()
+    assert "NaN" not in (tmp_path / "run/instances/resultInstanceLevelSemanticLabeling.json").read_text()
+
+
 def test_bad_predictions_and_metadata_are_named(root, tmp_path):
     item = scenes.images(root)[0]
     semantic = scenes.semantic_evaluator(root, tmp_path)
@@ -206,6 +227,9 @@ def test_bad_predictions_and_metadata_are_named(root, tmp_path):
     found = scenes.instances(item)
     found.pred_classes[:] = 8
     with pytest.raises(ValueError, match=r"ROI_HEADS.NUM_CLASSES must be 8"):
+        instance.process([item], [{"instances": found}])
+    found.remove("pred_masks")
+    with pytest.raises(ValueError, match=r"MODEL\.MASK_ON True"):
         instance.process([item], [{"instances": found}])
     scenes.register("city_other", root, stuff_classes=["road", "meadow"])
     with pytest.raises(ValueError, match=r"'city_other' are not Cityscapes': \['meadow'\]"):

@@ -1,6 +1,8 @@
 """What the Cityscapes evaluators share: predictions become files as they arrive, and one process scores them all."""
 
+import json
 import logging
+import math
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -13,7 +15,8 @@ from densekit.d2.data import MetadataCatalog
 from densekit.d2.evaluation import DatasetEvaluator
 from densekit.d2.utils import comm
 from densekit.d2.utils.logger import create_small_table
-from densekit.evaluation.cityscapes.frames import frame_of, refuse_missing
+from densekit.evaluation.cityscapes.frames import frame_of, ground_truth, refuse_missing
+from densekit.ops.files import atomic_write, strict
 
 logger = logging.getLogger(__name__)
 
@@ -23,15 +26,25 @@ class CityscapesEvaluator(DatasetEvaluator):
 
     Every process writes the frames it sees into the same folder. Then the main process makes sure that this evaluation
     has written every frame that has a ground truth, and scores the files; they stay where they are.
+
+    Attributes:
+        output: The key in the model's outputs.
+        task: The key of the results.
+        folder_name: Where the predictions go; a folder per format, for cityscapesscripts search whole trees.
+        ending: Of a frame's prediction, after the frame.
+        truth_kind: Of the ground truth's PNGs.
+        tables: The metrics whose values for each class make a table.
     """
 
-    output: ClassVar[str]  # the key in the model's outputs
-    task: ClassVar[str]  # the key of the results
-    folder_name: ClassVar[str]  # of the predictions; a folder per format, for cityscapesscripts search whole trees
-    tables: ClassVar[tuple[tuple[str, ...], ...]]  # the metrics whose values for each class make a table
+    output: ClassVar[str]
+    task: ClassVar[str]
+    folder_name: ClassVar[str]
+    ending: ClassVar[str]
+    truth_kind: ClassVar[str]
+    tables: ClassVar[tuple[tuple[str, ...], ...]]
 
     def __init__(self, dataset_name: str, output_dir: str, *, required: bool = True) -> None:
-        """Makes the folder.
+        """Remembers where to write; the folder is made when there is something to write.
 
         Args:
             dataset_name: A registered data set in Cityscapes' form, with ``gt_dir`` in its metadata.
@@ -49,7 +62,7 @@ class CityscapesEvaluator(DatasetEvaluator):
         return self._output_dir / self.folder_name
 
     def reset(self) -> None:
-        self._written: dict[str, Any] = {}  # frame -> what the main process has to know of it
+        self._written: set[str] = set()
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Writes the predictions of one batch.
@@ -62,7 +75,8 @@ class CityscapesEvaluator(DatasetEvaluator):
         for item, output in zip(inputs, outputs):
             if self.output in output:
                 frame = frame_of(item["file_name"])
-                self._written[frame] = self._write(frame, output[self.output])
+                self._write(frame, output[self.output])
+                self._written.add(frame)
 
     def evaluate(self) -> Mapping[str, Any]:
         """Scores the files of all processes.
@@ -77,20 +91,26 @@ class CityscapesEvaluator(DatasetEvaluator):
         gathered = comm.gather(self._written, dst=0)
         if not comm.is_main_process():
             return {}
-        written = {frame: what for part in gathered for frame, what in part.items()}
+        written = set().union(*gathered)
         if not written and not self._required:
             logger.info(f"The model has no output '{self.output}', so '{self._dataset_name}' gets no {self.task}.")
             return {}
-        frames = self._frames()
-        if not frames:
+        truth = ground_truth(self._metadata("gt_dir"), self.truth_kind)
+        if not truth:
             logger.warning(
                 f"'{self._dataset_name}' has no ground truth to score the predictions with; they are in {self.folder}."
             )
             return {}
-        refuse_missing(self.output, {frame: self._file(frame) for frame in frames}, written)
-        logger.info(f"Scoring {len(frames)} frames of '{self._dataset_name}' in {self.folder} ...")
-        metrics = self._score(frames, written)
+        files = {frame: self._file(frame) for frame in truth}
+        refuse_missing(self.output, files, written)
+        logger.info(f"Scoring {len(files)} frames of '{self._dataset_name}' in {self.folder} ...")
+        metrics = self._score([(files[frame], truth[frame]) for frame in files])
         averages = {name: value for name, value in metrics.items() if "-" not in name}
+        if all(math.isnan(value) for value in averages.values()):
+            logger.warning(
+                f"Nothing in the ground truth of '{self._dataset_name}' counts, as in Cityscapes' own test set; the "
+                "benchmark's server scores the file that `densekit submit` makes."
+            )
         logger.info(f"Evaluation results for {self.task}:\n" + create_small_table(averages))
         for columns in self.tables:
             logger.info(f"{', '.join(columns)} of each class:\n" + _class_table(metrics, columns))
@@ -106,21 +126,22 @@ class CityscapesEvaluator(DatasetEvaluator):
             )
         return value
 
-    @abstractmethod
-    def _write(self, frame: str, prediction: Any) -> Any:
-        """Writes the files of a frame; what it returns reaches ``_score``."""
-
-    @abstractmethod
     def _file(self, frame: str) -> Path:
         """The file whose presence says that a frame has been written."""
+        return self.folder / f"{frame}{self.ending}"
+
+    def _keep(self, name: str, scores: Mapping[str, Any]) -> None:
+        """Writes all scores beside the predictions, in the script's form."""
+        with atomic_write(self.folder / f"{name}.json") as file:
+            file.write(json.dumps(strict(scores), allow_nan=False))
 
     @abstractmethod
-    def _frames(self) -> dict[str, Any]:
-        """The frames with a ground truth."""
+    def _write(self, frame: str, prediction: Any) -> None:
+        """Writes the files of a frame."""
 
     @abstractmethod
-    def _score(self, frames: dict[str, Any], written: dict[str, Any]) -> dict[str, float]:
-        """Scores the files of all frames; a metric of one class is called ``<metric>-<class>``."""
+    def _score(self, files: list[tuple[Path, Path]]) -> dict[str, float]:
+        """Scores pairs of prediction and ground truth; a metric of one class is called ``<metric>-<class>``."""
 
 
 def _class_table(metrics: Mapping[str, float], columns: tuple[str, ...]) -> str:

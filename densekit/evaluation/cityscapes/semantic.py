@@ -1,17 +1,14 @@
 """Pixel-level semantic labelling: IoU, and iIoU, which weighs each object alike whatever its size."""
 
-import json
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from densekit.evaluation.cityscapes.evaluator import CityscapesEvaluator
-from densekit.evaluation.cityscapes.frames import ground_truth, label_ids, write_png
+from densekit.evaluation.cityscapes.frames import label_ids, write_png
 from densekit.evaluation.cityscapes.semantic_scores import score_semantic, scored_names
-from densekit.ops.files import atomic_write, strict
 
 _AVERAGES = {
     "IoU": "averageScoreClasses",
@@ -37,6 +34,8 @@ class CityscapesSemSegEvaluator(CityscapesEvaluator):
     output = "sem_seg"
     task = "sem_seg"
     folder_name = "semantic"
+    ending = "_pred.png"
+    truth_kind = "labelIds"
     tables = (("IoU", "iIoU"), ("IoU_sup", "iIoU_sup"))
 
     @cached_property
@@ -52,17 +51,10 @@ class CityscapesSemSegEvaluator(CityscapesEvaluator):
             )
         write_png(self._file(frame), self._label_ids[prediction.argmax(dim=0).cpu().numpy()])
 
-    def _file(self, frame: str) -> Path:
-        return self.folder / f"{frame}_pred.png"
-
-    def _frames(self) -> dict[str, Path]:
-        return ground_truth(self._metadata("gt_dir"), "labelIds")
-
-    def _score(self, frames: dict[str, Any], written: dict[str, Any]) -> dict[str, float]:
-        scores = score_semantic([(self._file(frame), truth) for frame, truth in frames.items()])
-        with atomic_write(self.folder / "resultPixelLevelSemanticLabeling.json") as file:
-            file.write(json.dumps(strict(scores), allow_nan=False))
+    def _score(self, files: list[tuple[Path, Path]]) -> dict[str, float]:
+        scores = score_semantic(files)
+        self._keep("resultPixelLevelSemanticLabeling", scores)
         metrics = {name: 100 * scores[average] for name, average in _AVERAGES.items()}
         for metric, key in _PER_NAME.items():
             metrics.update({f"{metric}-{name}": 100 * scores[key][name] for name in scored_names(metric)})
-        return metrics
+        return {name: float(value) for name, value in metrics.items()}
