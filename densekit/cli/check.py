@@ -107,14 +107,14 @@ def _fix(inspection: "Inspection", target: Path, quiet: bool) -> None:
     """Writes the corrected copy and says what changed."""
     import json
 
-    from densekit.data.inspect import fix_coco, without_nan
-    from densekit.ops.files import atomic_write
+    from densekit.data.inspect import fix_coco
+    from densekit.ops.files import atomic_write, strict
 
     if inspection.content is None or not inspection.paths:
         raise ValueError(f"{inspection.findings.name} has no entries that could be corrected; {target} is not written.")
     fixed, changes = fix_coco(inspection.content, inspection.paths, inspection.facts, inspection.leaked)
     with atomic_write(target) as file:
-        file.write(json.dumps(without_nan(fixed), allow_nan=False))
+        file.write(json.dumps(strict(fixed), allow_nan=False))
     if quiet:
         return
     print(f"\nCorrected copy: {target} ({len(fixed['images'])} images, {len(fixed['annotations'])} annotations)")

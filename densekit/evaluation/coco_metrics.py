@@ -7,7 +7,7 @@ averages over them are taken here, so that any limit of detections, and a model 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -36,10 +36,13 @@ class CocoScores:
     Attributes:
         metrics: AP, AP50, AP75 and one AP per range of areas (APs, APm, APl; poses have no APs).
         per_category: Category id -> AP.
+        curves: Category id -> (10, 101) precision at the IoU thresholds .5 to .95 and the recalls 0 to 1, of which
+            ``per_category`` is the mean; -1 where there is no ground truth.
     """
 
     metrics: dict[str, float]
     per_category: dict[int, float]
+    curves: dict[int, np.ndarray] = field(default_factory=dict)
 
 
 def evaluate_coco(
@@ -87,7 +90,8 @@ def evaluate_coco(
         "AP75": _mean(precision[5, ..., 0]),
         **{f"AP{area}": _mean(precision[..., k]) for k, area in enumerate(_AREAS[task], start=1)},
     }
-    return CocoScores(metrics, {key: _mean(precision[:, :, k, 0]) for k, key in enumerate(parameters.catIds)})
+    curves = {key: precision[:, :, k, 0] for k, key in enumerate(parameters.catIds)}
+    return CocoScores(metrics, {key: _mean(curve) for key, curve in curves.items()}, curves)
 
 
 def _mean(precision: np.ndarray) -> float:

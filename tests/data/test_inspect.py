@@ -12,8 +12,9 @@ from PIL import Image
 
 from densekit.cli import main
 from densekit.data.coco import load_coco_json
-from densekit.data.inspect import KINDS, Options, content_hashes, fix_coco, inspect_coco, without_nan
+from densekit.data.inspect import KINDS, Options, content_hashes, fix_coco, inspect_coco
 from densekit.data.inspect.masks import _runs
+from densekit.ops.files import strict
 
 OPTIONS = Options(workers=2, progress=False)
 W, H = 64, 48
@@ -357,7 +358,7 @@ def test_hostile_json_does_not_stop_the_inspection(data):
                 inspection = data.inspect()
                 json.dumps(inspection.findings.to_json(), allow_nan=False)
                 fixed, _ = fix_coco(inspection.content, inspection.paths, inspection.facts)
-                json.dumps(without_nan(fixed), allow_nan=False)
+                json.dumps(strict(fixed), allow_nan=False)
                 data.content[group][0][key] = kept
 
 
@@ -381,7 +382,7 @@ def test_the_corrected_copy_is_free_of_what_it_says_it_corrects(data, fault, tmp
     before = json.dumps(inspection.content)
     fixed, changes = fix_coco(inspection.content, inspection.paths, inspection.facts, inspection.leaked)
     assert json.dumps(inspection.content) == before
-    data.content = without_nan(fixed)
+    data.content = strict(fixed)
     found = data.kinds()
     fixable = {kind for kind in FAULTS[fault][1] if KINDS[kind].fix}
     assert not fixable & set(found), found
@@ -412,7 +413,7 @@ def test_a_corrected_copy_with_many_faults_loads(data):
     with pytest.raises(ValueError):
         load_coco_json(data.json_file, data.images)
     fixed, _ = fix_coco(inspection.content, inspection.paths, inspection.facts)
-    data.content = without_nan(fixed)
+    data.content = strict(fixed)
     assert not {kind.name for kind, _ in data.inspect().findings.items() if kind.severity == "error"}
     records = load_coco_json(data.json_file, data.images)
     assert 0 < len(records) < 8

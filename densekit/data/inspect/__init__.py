@@ -2,7 +2,7 @@
 
 from densekit.data.inspect.datasets import content_hashes, inspect_dataset
 from densekit.data.inspect.findings import Finding, Findings, Histogram
-from densekit.data.inspect.fix import fix_coco, without_nan
+from densekit.data.inspect.fix import fix_coco
 from densekit.data.inspect.kinds import KINDS, Kind
 from densekit.data.inspect.run import Inspection, Options, inspect_coco
 
@@ -18,5 +18,4 @@ __all__ = [
     "fix_coco",
     "inspect_coco",
     "inspect_dataset",
-    "without_nan",
 ]

@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from densekit.data.inspect.kinds import ERROR, KINDS, SEVERITIES, Kind
+from densekit.ops.files import strict
 
 __all__ = ["Finding", "Findings", "Histogram"]
 
@@ -98,7 +97,7 @@ class Findings:
     def to_json(self) -> dict[str, Any]:
         """Returns everything in types of JSON."""
         histogram = self.histogram and vars(self.histogram)
-        return _plain(
+        return strict(
             {
                 "data_set": self.name,
                 "images": self.images,
@@ -112,16 +111,3 @@ class Findings:
                 ],
             }
         )  # fmt: skip
-
-
-def _plain(value: Any) -> Any:
-    """Turns ids and numbers of any origin into what strict JSON can hold."""
-    if isinstance(value, dict):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not np.isfinite(value):
-        return str(value)
-    return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -5,7 +5,6 @@ boxes, class lists, copies of an image with different annotations) is left as it
 """
 
 import copy
-import math
 from collections import Counter
 from collections.abc import Mapping, Set
 from typing import Any
@@ -19,7 +18,7 @@ from densekit.data.inspect.objects import BORDER, area_problem, box_convention, 
 from densekit.data.inspect.pictures import PictureFacts
 from densekit.evaluation.ground_truth import segmentation_area
 
-__all__ = ["fix_coco", "without_nan"]
+__all__ = ["fix_coco"]
 
 Changes = Counter[str]
 
@@ -73,15 +72,6 @@ def fix_coco(
     fixed["annotations"] = [annotation for annotation in kept if id(annotation) not in repeated]
     _number(fixed["annotations"], changes)
     return fixed, +changes
-
-
-def without_nan(value: Any) -> Any:
-    """Replaces NaN and infinite numbers, which JSON does not have, by None."""
-    if isinstance(value, dict):
-        return {key: without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _unique(kind: str, entries: list[Any], name: str, changes: Changes) -> list[Entry]:

@@ -1,0 +1,103 @@
+"""The files of a run: its config, the curves of its training and the results of its evaluation."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+__all__ = ["RunFiles", "read_run"]
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What lies in an OUTPUT_DIR.
+
+    Attributes:
+        folder: OUTPUT_DIR.
+        inference: the folder of one data set's predictions.
+        dataset: its name.
+        config: of the run; empty where it was not kept.
+        header: the comment at the top of the config: which host and versions ran.
+        curves: the lines of metrics.json, by iteration.
+        results: of this data set, task -> metric -> number; None where it was undefined.
+    """
+
+    folder: Path
+    inference: Path
+    dataset: str
+    config: dict[str, Any]
+    header: str
+    curves: list[dict[str, Any]]
+    results: dict[str, dict[str, float | None]]
+
+
+def read_run(folder: Path, dataset: str | None) -> RunFiles:
+    """Reads a run.
+
+    Args:
+        folder: OUTPUT_DIR of train_net.py.
+        dataset: whose evaluation; may be None where there is only one.
+
+    Raises:
+        FileNotFoundError: It is no such folder, or has no evaluation.
+        ValueError: There are several evaluations, or a file is damaged.
+    """
+    if not (folder / "inference").is_dir():
+        raise FileNotFoundError(
+            f"{folder} has no folder 'inference': is it the OUTPUT_DIR of a run that was evaluated? Evaluate with "
+            "train_net.py --eval-only."
+        )
+    evaluated = sorted(path.name for path in (folder / "inference").iterdir() if path.is_dir())
+    if dataset is None and len(evaluated) != 1:
+        raise ValueError(f"{folder} has evaluations of {', '.join(evaluated) or 'nothing'}: choose with --dataset.")
+    name = dataset if dataset is not None else evaluated[0]
+    if name not in evaluated:
+        raise FileNotFoundError(f"{folder} has no evaluation of {name!r}, only of {', '.join(evaluated) or 'nothing'}.")
+    config, header = _read_config(folder / "config.yaml")
+    results = _read_json(folder / "inference" / "results.json") or {}
+    return RunFiles(
+        folder, folder / "inference" / name, name, config, header, _read_curves(folder / "metrics.json"),
+        results.get(name) or {},
+    )  # fmt: skip
+
+
+def _read_config(path: Path) -> tuple[dict[str, Any], str]:
+    if not path.is_file():
+        return {}, ""
+    text = path.read_text(encoding="utf-8")
+    first = text.partition("\n")[0]
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+    return content if isinstance(content, dict) else {}, first.lstrip("# ") if first.startswith("#") else ""
+
+
+def _read_json(path: Path) -> Any:
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+
+
+def _read_curves(path: Path) -> list[dict[str, Any]]:
+    """Reads metrics.json; a resumed run may have written an iteration twice, of which the last counts."""
+    if not path.is_file():
+        return []
+    lines: dict[int, dict[str, Any]] = {}
+    text = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(text, start=1):
+        try:
+            entry = json.loads(line)
+        except ValueError as error:
+            if number == len(text):  # the run was stopped while it wrote
+                break
+            raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
+        iteration = entry.get("iteration")
+        if isinstance(iteration, int):
+            lines[iteration] = {**lines.get(iteration, {}), **entry}
+    return [lines[key] for key in sorted(lines)]
