@@ -15,6 +15,7 @@ COMMANDS = {
     "convert": "rename the weights of another code base, or change the file format",
     "predict": "run a trained model on pictures or a video, and write the results for other tools",
     "submit": "make the zip file that the Cityscapes benchmark takes",
+    "report": "write a page about an evaluation: numbers, curves, mistakes, pictures",
 }
 
 

@@ -72,12 +72,12 @@ class SemSegEvaluator(DatasetEvaluator):
                 f"MetadataCatalog.get('{dataset_name}').stuff_classes = [...]."
             )
         self._ignore = metadata.get("ignore_label", IGNORE)
-        self._label_ids = _label_ids(metadata, len(self._classes))
+        self._label_ids = label_ids(metadata, len(self._classes))
         unlabelled = [name for name, record in self._records.items() if "sem_seg_file_name" not in record]
         self._labelled = len(unlabelled) < len(self._records)
         if unlabelled and self._labelled:
             raise ValueError(f"Image {unlabelled[0]} of '{dataset_name}' names no label map, and other images do.")
-        self._png_names = _png_names(self._records)
+        self._png_names = png_names(self._records)
         self.reset()
 
     def reset(self) -> None:
@@ -191,7 +191,7 @@ class SemSegEvaluator(DatasetEvaluator):
         }
 
 
-def _label_ids(metadata: Metadata, num_classes: int) -> np.ndarray:
+def label_ids(metadata: Metadata, num_classes: int) -> np.ndarray:
     """Returns the data set's id of each class, in the smallest type that a PNG can have.
 
     Where stuff classes list the things too, as in Detectron2's joint panoptic data sets, the ids of those are things'.
@@ -211,7 +211,7 @@ def _label_ids(metadata: Metadata, num_classes: int) -> np.ndarray:
     return np.array(values, dtype=np.uint8 if max(values) < 256 else np.uint16)
 
 
-def _png_names(image_files: Iterable[str]) -> dict[str, str]:
+def png_names(image_files: Iterable[str]) -> dict[str, str]:
     """Names a PNG after the place of each image below the folder that they share."""
     files = list(image_files)
     root = os.path.commonpath([os.path.dirname(name) for name in files]) if files else ""

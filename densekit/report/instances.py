@@ -116,15 +116,10 @@ def _match(truth: GroundTruth, objects: list[Entry], detections: list[Entry], by
     numbers = {key: number for number, key in enumerate(truth.categories)}
     crowd = np.array([bool(entry["iscrowd"]) for entry in objects], dtype=bool)
     masks = by == "segm" and all("segmentation" in entry for entry in objects)
-    if masks:
-        left = [entry["segmentation"] for entry in detections]
-        right = [truth.coco.annToRLE(entry) for entry in objects]
-    else:
-        left, right = ([entry["bbox"] for entry in entries] for entries in (detections, objects))
     overlaps = np.zeros((len(detections), len(objects)))
     if detections and objects:
-        if not masks:
-            left, right = np.array(left, dtype=np.float64), np.array(right, dtype=np.float64)
+        left: Any = [entry["segmentation"] for entry in detections] if masks else _boxes(detections)
+        right: Any = [truth.coco.annToRLE(entry) for entry in objects] if masks else _boxes(objects)
         overlaps = np.asarray(mask_utils.iou(left, right, crowd.astype(np.uint8).tolist()))
     name = "mask_score" if masks and all("mask_score" in entry for entry in detections) else "score"
     return match_image(
@@ -134,6 +129,10 @@ def _match(truth: GroundTruth, objects: list[Entry], detections: list[Entry], by
         crowd,
         overlaps,
     )
+
+
+def _boxes(entries: list[Entry]) -> np.ndarray:
+    return np.array([entry["bbox"] for entry in entries], dtype=np.float64)
 
 
 def instances_data(instances: Instances) -> dict[str, Any]:

@@ -1,0 +1,350 @@
+"""The page of ``densekit report``: an evaluation in numbers, curves and pictures."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import densekit.data.builtin  # noqa: F401 - registers the standard names, which are looked up here
+from densekit.d2.data import DatasetCatalog, MetadataCatalog
+from densekit.report.gallery import instance_gallery, panoptic_gallery, semantic_gallery
+from densekit.report.html import Markup, el, page, table
+from densekit.report.instances import Instances, instances_data, read_instances
+from densekit.report.learning import learning_groups
+from densekit.report.panoptic import Panoptic, read_panoptic
+from densekit.report.run_files import RunFiles
+from densekit.report.semantic import Semantic, read_semantic, semantic_data
+
+__all__ = ["evaluation_page"]
+
+Results = Mapping[str, Mapping[str, float | None]]
+
+_TASKS = {
+    "bbox": "boxes", "segm": "masks", "boundary": "mask boundaries", "keypoints": "keypoints", "sem_seg": "semantic",
+    "panoptic_seg": "panoptic", "box_proposals": "proposals",
+}  # fmt: skip
+_MAIN = ("AP", "mIoU", "IoU", "PQ")  # the number of a task that is shown large, the first that it has
+_SETTINGS = (
+    "MODEL.META_ARCHITECTURE", "MODEL.WEIGHTS", "MODEL.BACKBONE.NAME", "MODEL.RESNETS.DEPTH", "DATASETS.TRAIN",
+    "DATASETS.TEST", "SOLVER.OPTIMIZER", "SOLVER.BASE_LR", "SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER",
+    "SOLVER.LR_SCHEDULER_NAME", "INPUT.MIN_SIZE_TRAIN", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST", "SEED",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What there is of an evaluation."""
+
+    instances: Instances | None
+    semantic: Semantic | None
+    panoptic: Panoptic | None
+
+    def classes(self) -> dict[str, list[str]]:
+        """Kind -> the names of its classes."""
+        names = {}
+        if self.instances is not None:
+            names["instances"] = list(self.instances.classes.values())
+        if self.semantic is not None:
+            names["semantic"] = self.semantic.classes
+        if self.panoptic is not None:
+            names["panoptic"] = list(self.panoptic.classes.values())
+        return names
+
+
+def evaluation_page(run: RunFiles, images: int) -> str:
+    """Builds the page.
+
+    Args:
+        run: the run.
+        images: how many of the worst and how many of the best images to show.
+
+    Raises:
+        ValueError: The data set is not registered, or the files do not fit it.
+        FileNotFoundError: Files of the data set or kept predictions are missing.
+    """
+    if run.dataset not in DatasetCatalog:
+        raise ValueError(f"Data set {run.dataset!r} is not registered: name its files with --datasets FILE.")
+    parts = _Parts(_instances(run), read_semantic(run), read_panoptic(run))
+    results = _results(run, parts)
+    metadata = MetadataCatalog.get(run.dataset)
+    data = {"classes": parts.classes(), "learning": learning_groups(run.curves)}
+    galleries = []
+    if parts.instances is not None:
+        data["instances"] = instances_data(parts.instances)
+        galleries.append(instance_gallery(parts.instances, metadata, images))
+    if parts.semantic is not None:
+        data["semantic"] = semantic_data(parts.semantic)
+        galleries.append(semantic_gallery(parts.semantic, images))
+    if parts.panoptic is not None:
+        galleries.append(panoptic_gallery(parts.panoptic, images))
+    body = [
+        _header(run, results),
+        _changed(run.results, results),
+        _toolbar(parts) if parts.classes() else None,
+        _overall(results),
+        _per_class(results, parts),
+        [_gallery_section(gallery, kind) for gallery, kind in zip(galleries, parts.classes()) if gallery is not None],
+        _curves(parts.instances) if parts.instances is not None and parts.instances.scores else None,
+        [_confusion(kind) for kind in ("instances", "semantic") if kind in data],
+        _learning() if data["learning"] else None,
+        _settings(run),
+        _dialog(),
+    ]
+    title = f"{run.dataset}, {run.folder.resolve().name}: densekit report"
+    return page(title, body, script="report.js", data=data)
+
+
+def _instances(run: RunFiles) -> Instances | None:
+    path = run.inference / "coco_instances_results.json"
+    if not path.is_file():
+        return None
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    needed = {"image_id", "category_id", "bbox", "score"}
+    if not isinstance(results, list) or not all(isinstance(r, dict) and needed <= r.keys() for r in results):
+        raise ValueError(f"{path} is not a COCO results file: a list of {', '.join(sorted(needed))} is needed.")
+    return read_instances(run, results)
+
+
+def _results(run: RunFiles, parts: _Parts) -> dict[str, dict[str, float | None]]:
+    """The evaluator's numbers; those of instances from the files at hand, so that curves and tables agree."""
+    results = {task: dict(metrics) for task, metrics in run.results.items()}
+    if parts.instances is None:
+        return results
+    for task, scores in parts.instances.scores.items():
+        names = parts.instances.classes
+        computed = {**scores.metrics}
+        if len(names) > 1:
+            computed |= {f"AP-{name}": scores.per_category.get(key, math.nan) for key, name in names.items()}
+        results[task] = {name: None if math.isnan(value) else value for name, value in computed.items()}
+    return results
+
+
+def _changed(kept: Results, computed: Results) -> Markup | None:
+    """Says so where the data set is no longer the one that was evaluated."""
+    for task, metrics in kept.items():
+        for name, value in metrics.items():
+            now = computed.get(task, {}).get(name)
+            if value is not None and (now is None or abs(now - value) > 1e-6 * max(1.0, abs(value))):
+                shown = "undefined" if now is None else f"{now:.3f}"
+                return el(
+                    "p",
+                    f"The evaluation of this run found {task} {name} {value:.3f}; its predictions and the data set as "
+                    f"they are now give {shown}. One of the two was changed, and this page shows the present.",
+                    class_="alert",
+                )
+    return None
+
+
+def _header(run: RunFiles, results: Results) -> Markup:
+    tiles = []
+    for task, metrics in results.items():
+        name = next((name for name in _MAIN if name in metrics), None)
+        if name is not None:
+            value = metrics[name]
+            shown = "n/a" if value is None else f"{value:.1f}"
+            tiles.append(el("div", el("dt", f"{_TASKS.get(task, task)} {name}"), el("dd", shown)))
+    return el(
+        "header",
+        el("p", "densekit report", class_="eyebrow"),
+        el("h1", run.dataset),
+        el(
+            "p",
+            f"{run.folder.resolve().name} · {run.header}" if run.header else run.folder.resolve().name,
+            class_="quiet",
+        ),
+        el("dl", tiles, class_="tiles") if tiles else None,
+    )
+
+
+def _toolbar(parts: _Parts) -> Markup:
+    names = list(dict.fromkeys(name for listed in parts.classes().values() for name in listed))
+    options = [el("option", "all classes", value="")] + [el("option", name, value=name) for name in names]
+    controls = [el("label", "class ", el("select", options, id="class"))]
+    if parts.instances is not None:
+        slider = el("input", type="range", id="score", min="0.05", max="0.95", step="0.05", value="0.5")
+        controls.append(el("label", "score at least ", slider, el("output", "0.50", for_="score", id="score-value")))
+        layers = ["box", "mask"] if parts.instances.matched_by == "segm" else ["box"]
+        layers += ["pose"] if "keypoints" in parts.instances.scores else []
+        for layer in layers:
+            box = el("input", type="checkbox", id=f"show-{layer}", checked=True)
+            controls.append(el("label", box, {"box": " boxes", "mask": " masks", "pose": " keypoints"}[layer]))
+    return el("form", controls, class_="toolbar", aria_label="filter")
+
+
+def _split(metrics: Mapping[str, float | None]) -> tuple[dict[str, float | None], dict[str, dict[str, float | None]]]:
+    """Returns the averages, and metric -> class -> value of what is called ``<metric>-<class>``."""
+    means: dict[str, float | None] = {}
+    per_class: dict[str, dict[str, float | None]] = {}
+    for name, value in metrics.items():
+        kind, dash, of = name.partition("-")
+        # "min(IoU, B-Iou)-car" has a dash of its own.
+        if name.startswith("min(IoU, B-Iou)-"):
+            kind, of = "min(IoU, B-Iou)", name.removeprefix("min(IoU, B-Iou)-")
+        if dash:
+            per_class.setdefault(kind, {})[of] = value
+        else:
+            means[name] = value
+    return means, per_class
+
+
+def _overall(results: Results) -> Markup:
+    """One table for each set of metrics, a row for each task that has them."""
+    rows: dict[tuple[str, ...], list[list[Any]]] = {}
+    for task, metrics in results.items():
+        means = _split(metrics)[0]
+        rows.setdefault(tuple(means), []).append([_TASKS.get(task, task), *map(_number, means.values())])
+    tables = [table(("", *names), lines, label="results", class_="results") for names, lines in rows.items()]
+    return el("section", el("h2", "Results"), tables or el("p", "No numbers were kept.", class_="quiet"))
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _per_class(results: Results, parts: _Parts) -> Markup | None:
+    """One table for each kind of classes, the best class first; a click on a head sorts by it."""
+    tables = []
+    kinds = (("bbox", "segm", "boundary", "keypoints"), ("sem_seg",), ("panoptic_seg",))
+    for tasks in kinds:
+        columns = {
+            (f"{_TASKS[task]} {kind}" if len(tasks) > 1 else kind): values
+            for task in tasks
+            for kind, values in _split(results.get(task, {}))[1].items()
+        }
+        if columns:
+            tables.append(_class_table(columns, _counts(tasks[0], parts)))
+    if not tables:
+        return None
+    return el("section", el("h2", "Classes"), tables)
+
+
+def _counts(task: str, parts: _Parts) -> dict[str, int]:
+    """Class -> how many objects there are; nothing where they are not counted."""
+    if task != "bbox" or parts.instances is None:
+        return {}
+    names = list(parts.instances.classes.values())
+    counts = dict.fromkeys(names, 0)
+    for image in parts.instances.images:
+        for number in image.matches.true_classes[~image.matches.ignored].tolist():
+            counts[names[number]] += 1
+    return counts
+
+
+def _class_table(columns: Mapping[str, Mapping[str, float | None]], counts: Mapping[str, int]) -> Markup:
+    first = {name: _number(value) for name, value in next(iter(columns.values())).items()}
+    ordered = sorted(first, key=lambda name: -1.0 if math.isnan(first[name]) else first[name], reverse=True)
+    head: list[Any] = ["class", *(["objects"] if counts else []), *columns]
+    rows = []
+    for name in ordered:
+        share = 0.0 if math.isnan(first[name]) else max(0.0, min(100.0, first[name]))
+        label = el("span", name, el("span", el("i", style=f"width:{share:.1f}%"), class_="bar"), class_="name")
+        values = [_number(column.get(name)) for column in columns.values()]
+        rows.append([label, *([counts.get(name, 0)] if counts else []), *values])
+    buttons = [el("button", name, type="button", class_="sort") for name in head]
+    return table(buttons, rows, label="classes", class_="classes sortable")
+
+
+def _gallery_section(gallery: Markup, kind: str) -> Markup:
+    titles = {"instances": "Images: objects", "semantic": "Images: classes", "panoptic": "Images: panoptic segments"}
+    ranked = {
+        "instances": "Ranked by F1 at an IoU and a score of 0.5.",
+        "semantic": "Ranked by the mean IoU of the classes in the image.",
+        "panoptic": "Ranked by the panoptic quality of the image.",
+    }
+    choice = [
+        el("label", el("input", type="radio", name=f"order-{kind}", value=name, checked=name == "worst"), f" {name}")
+        for name in ("worst", "best")
+    ]
+    keys = (("object", "found"), ("missed", "missed"), ("true", "right"), ("false", "wrong"), ("crowd", "not counted"))
+    legend = el("ul", [el("li", el("i", class_=f"key {key}"), text) for key, text in keys], class_="legend")
+    return el(
+        "section",
+        el("h2", titles[kind]),
+        el("p", ranked[kind], class_="quiet"),
+        el("fieldset", el("legend", "show the"), choice, class_="choice", data_kind=kind),
+        legend if kind == "instances" else None,
+        gallery,
+        el("p", "No image shows this class.", class_="quiet none-left", hidden=True),
+    )
+
+
+def _curves(instances: Instances) -> Markup:
+    return el("div", _recall(instances), _calibration(instances), class_="two")
+
+
+def _recall(instances: Instances) -> Markup:
+    choice = [
+        el("label", el("input", type="radio", name="recall-task", value=task, checked=number == 0), f" {_TASKS[task]}")
+        for number, task in enumerate(instances.scores)
+    ]
+    return el(
+        "section",
+        el("h2", "Precision and recall"),
+        el("fieldset", el("legend", "of"), choice, class_="choice") if len(choice) > 1 else None,
+        el("div", class_="chart", id="recall"),
+        el("p", "COCO's interpolated precision; for all classes, the mean over the classes.", class_="quiet"),
+    )
+
+
+def _confusion(kind: str) -> Markup:
+    text = {
+        "instances": "Rows are annotated, columns predicted classes, at the score chosen above. Objects and detections "
+        "are matched at an IoU of 0.5, first within a class, then across classes.",
+        "semantic": "Rows are annotated, columns predicted classes; the share of the row's pixels in percent.",
+    }[kind]
+    return el(
+        "section",
+        el("h2", "What is taken for what" + (" (pixels)" if kind == "semantic" else "")),
+        el("p", text, class_="quiet"),
+        el("div", class_="confusion", data_kind=kind),
+    )
+
+
+def _calibration(instances: Instances) -> Markup:
+    return el(
+        "section",
+        el("h2", "Are scores probabilities?"),
+        el("div", class_="chart", id="calibration"),
+        el("p", id="calibration-error"),
+        el(
+            "p",
+            f"Share of right detections ({_TASKS[instances.matched_by]}, IoU 0.5) by score. Bars on the line are "
+            "calibrated; below it the model is too sure of itself.",
+            class_="quiet",
+        ),
+    )
+
+
+def _learning() -> Markup:
+    return el("section", el("h2", "Training"), el("div", id="learning", class_="two"))
+
+
+def _settings(run: RunFiles) -> Markup | None:
+    rows = []
+    for key in _SETTINGS:
+        value: Any = run.config
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if value is not None:
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            # A path tells strangers more about a machine than about a run.
+            rows.append((key, Path(shown).name if key == "MODEL.WEIGHTS" else shown))
+    if not rows:
+        return None
+    return el("section", el("details", el("summary", "Settings"), table(("key", "value"), rows, label="settings")))
+
+
+def _dialog() -> Markup:
+    close = el("button", "Close", type="button", class_="close")
+    steps = [el("button", text, type="button", class_=text.lower()) for text in ("Previous", "Next")]
+    return el(
+        "dialog",
+        el("div", el("b", class_="title"), steps, close, class_="bar-top"),
+        el("div", class_="view"),
+        id="zoom",
+    )

@@ -1,0 +1,148 @@
+"""The worst and the best images, what is annotated beside what was predicted."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from densekit.d2.data import Metadata
+from densekit.metrics.semantic import semantic_scores
+from densekit.ops.panoptic_png import read_panoptic_png
+from densekit.report.html import Markup, el, svg
+from densekit.report.instances import InstanceImage, Instances
+from densekit.report.maps import map_picture, shrink_map
+from densekit.report.panoptic import Panoptic, PanopticImage, image_quality
+from densekit.report.semantic import Semantic, SemanticImage
+from densekit.report.shapes import object_shapes
+from densekit.report.thumbnails import Thumbnail, thumbnail
+
+__all__ = ["instance_gallery", "panoptic_gallery", "semantic_gallery"]
+
+_LONGEST = 640  # pixels of a picture
+_THRESHOLD = 0.5  # at which images of instances are ranked
+Item = TypeVar("Item")
+Panels = tuple[Markup, Markup]
+
+
+def instance_gallery(instances: Instances, metadata: Metadata, count: int) -> Markup | None:
+    """Ranks by the F1 of objects at an IoU and a score of 0.5; of equal ones, the more mistakes are the worse."""
+    numbers = {key: number for number, key in enumerate(instances.classes)}
+    names = list(metadata.get("keypoint_names") or ())
+    rules = metadata.get("keypoint_connection_rules") or ()
+    limbs = [(names.index(rule[0]), names.index(rule[1])) for rule in rules]
+
+    def rank(image: InstanceImage) -> tuple[float, float]:
+        true, false, missed = image.matches.counts(_THRESHOLD)
+        total = 2 * true + false + missed
+        return (2 * true / total if total else math.nan), (true if not false + missed else -(false + missed))
+
+    def panels(image: InstanceImage, picture: Thumbnail) -> Panels:
+        shapes = object_shapes(image, numbers, instances.classes, limbs)
+        truth, found = (svg(picture.width, picture.height, part, aria_hidden="true") for part in shapes)
+        return truth, found
+
+    def classes(image: InstanceImage) -> Iterable[int]:
+        return {numbers[entry["category_id"]] for entry in (*image.truth, *image.found)}
+
+    return _gallery("instances", instances.images, rank, lambda image: image.path, panels, classes, count, "F1")
+
+
+def semantic_gallery(semantic: Semantic, count: int) -> Markup | None:
+    """Ranks by the mean IoU of the classes annotated in an image."""
+    colours = dict(enumerate(semantic.colours))
+
+    def rank(image: SemanticImage) -> tuple[float, float]:
+        scores = semantic_scores(image.counts)
+        return scores.mean_iou, scores.pixel_accuracy
+
+    def panels(image: SemanticImage, _: Thumbnail) -> Panels:
+        truth, found = (_laid_over(shrink_map(ids, _LONGEST), colours) for ids in semantic.maps(image))
+        return truth, found
+
+    def classes(image: SemanticImage) -> Iterable[int]:
+        return np.flatnonzero(image.counts.sum(axis=0) + image.counts.sum(axis=1)).tolist()
+
+    def path(image: SemanticImage) -> str:
+        return str(image.record["file_name"])
+
+    return _gallery("semantic", semantic.images, rank, path, panels, classes, count, "mIoU")
+
+
+def panoptic_gallery(panoptic: Panoptic, count: int) -> Markup | None:
+    """Ranks by the panoptic quality over all segments of an image."""
+    numbers = {key: number for number, key in enumerate(panoptic.classes)}
+
+    def rank(image: PanopticImage) -> tuple[float, float]:
+        return image_quality(image.matching), -len(image.matching.spurious)
+
+    def panels(image: PanopticImage, _: Thumbnail) -> Panels:
+        maps = panoptic.truth.ids(image.image_id), read_panoptic_png(image.prediction)
+        truth, found = (
+            _laid_over(shrink_map(ids, _LONGEST), colours) for ids, colours in zip(maps, panoptic.colours(image))
+        )
+        return truth, found
+
+    def classes(image: PanopticImage) -> Iterable[int]:
+        annotated = panoptic.truth.images[image.image_id].segments.values()
+        return {numbers[key] for key in (*(s.category for s in annotated), *image.segments.values())}
+
+    return _gallery("panoptic", panoptic.images, rank, lambda image: image.path, panels, classes, count, "PQ")
+
+
+def _laid_over(ids: np.ndarray, colours: dict[int, tuple[int, int, int]]) -> Markup:
+    return el("img", src=map_picture(ids, colours), alt="", class_="labels")
+
+
+def _gallery(
+    kind: str,
+    images: Sequence[Item],
+    rank: Callable[[Item], tuple[float, float]],
+    path: Callable[[Item], str],
+    panels: Callable[[Item, Thumbnail], Panels],
+    classes: Callable[[Item], Iterable[int]],
+    count: int,
+    metric: str,
+) -> Markup | None:
+    """Builds the cards of the ``count`` worst and the ``count`` best images; None where no image can be judged."""
+    judged = [(rank(image), number) for number, image in enumerate(images)]
+    order = [number for (value, second), number in sorted(judged) if not math.isnan(value)]
+    if not order:
+        return None
+    share = len(order) if len(order) <= count else min(count, math.ceil(len(order) / 2))
+    groups = {"worst": order[:share], "best": order[::-1][:share]}
+    shown = sorted(set(groups["worst"]) | set(groups["best"]))
+    with ThreadPoolExecutor() as pool:
+        pictures = dict(zip(shown, pool.map(lambda n: thumbnail(path(images[n]), _LONGEST), shown)))
+
+    def card(number: int) -> Markup:
+        image, picture = images[number], pictures[number]
+        value = judged[number][0][0]
+        caption = el(
+            "figcaption",
+            el("b", Path(path(image)).name), " ",
+            el("span", f"{metric} {100 * value:.1f}", class_="quiet"), " ",
+            el("span", class_="tally"),
+        )  # fmt: skip
+        attributes: dict[str, Any] = {"class_": "pair", "data_classes": " ".join(map(str, sorted(classes(image))))}
+        attributes |= {"data_worst": groups["worst"].index(number) if number in groups["worst"] else None}
+        attributes |= {"data_best": groups["best"].index(number) if number in groups["best"] else None}
+        if picture is None:
+            return el("figure", el("div", "the image cannot be read", class_="shot none"), caption, **attributes)
+        sides = [
+            el(
+                "span",
+                el("span", side, class_="side"),
+                content,
+                class_="panel",
+                style=f"aspect-ratio:{picture.width}/{picture.height}",
+            )
+            for side, content in zip(("annotated", "predicted"), panels(image, picture))
+        ]
+        button = el("button", sides, type="button", class_="panels", aria_label=f"Enlarge {Path(path(image)).name}")
+        return el("figure", button, caption, style=f"--shot:url({picture.uri})", **attributes)
+
+    cards = [card(number) for number in shown]
+    return el("div", cards, class_="gallery", data_kind=kind)

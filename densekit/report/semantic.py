@@ -1,0 +1,122 @@
+"""What a page needs of an evaluation of semantic segmentation, from the label maps that the evaluator kept."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from densekit.d2.data import DatasetCatalog, MetadataCatalog
+from densekit.d2.utils.colormap import colormap
+from densekit.data.labels import IGNORE, load_sem_seg, read_values
+from densekit.evaluation.cityscapes import CityscapesSemSegEvaluator
+from densekit.evaluation.cityscapes import frames as cityscapes
+from densekit.evaluation.sem_seg import label_ids, png_names
+from densekit.metrics.semantic import SemanticScores, count_pixels, semantic_scores
+from densekit.report.run_files import RunFiles
+
+__all__ = ["Semantic", "SemanticImage", "read_semantic", "semantic_data"]
+
+
+@dataclass(frozen=True)
+class SemanticImage:
+    """One image.
+
+    Attributes:
+        record: of the data set, with ``file_name`` and ``sem_seg_file_name``.
+        prediction: PNG of the predicted label ids.
+        counts: (C, C) pixels, predicted by annotated class.
+    """
+
+    record: Mapping[str, Any]
+    prediction: Path
+    counts: np.ndarray
+
+
+@dataclass(frozen=True)
+class Semantic:
+    """An evaluation of semantic segmentation.
+
+    Attributes:
+        classes: their names.
+        colours: RGB for each, 0 to 255.
+        images: those with label maps.
+        scores: of all images.
+        counts: (C, C) pixels of all images, predicted by annotated class.
+        ids: (C,) the data set's id of each class, as the kept PNGs have them.
+        ignore: annotated value that does not count.
+    """
+
+    classes: list[str]
+    colours: list[tuple[int, int, int]]
+    images: list[SemanticImage]
+    scores: SemanticScores
+    counts: np.ndarray
+    ids: np.ndarray
+    ignore: int
+
+    def maps(self, image: SemanticImage) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the annotated and the predicted class of each pixel (H, W)."""
+        return load_sem_seg(image.record), _classes_of(image.prediction, self.ids)
+
+
+def read_semantic(run: RunFiles) -> Semantic | None:
+    """Compares the kept label maps with the data set's; None where there are none, or no label maps to compare with.
+
+    Raises:
+        FileNotFoundError: A kept label map is missing.
+        ValueError: A map does not fit the data set.
+    """
+    records = [record for record in DatasetCatalog.get(run.dataset) if "sem_seg_file_name" in record]
+    metadata = MetadataCatalog.get(run.dataset)
+    names = list(metadata.get("stuff_classes") or ())
+    found = _kept_maps(run, records, names) if records and names else None
+    if found is None:
+        return None
+    files, ids = found
+    ignore = metadata.get("ignore_label", IGNORE)
+    images = []
+    for record in records:
+        path = files[record["file_name"]]
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing: the kept prediction of {record['file_name']}.")
+        counts = count_pixels(_classes_of(path, ids), load_sem_seg(record), len(names), ignore)
+        images.append(SemanticImage(record, path, counts))
+    total = np.sum([image.counts for image in images], axis=0)
+    return Semantic(names, _colours(metadata, len(names)), images, semantic_scores(total), total, ids, ignore)
+
+
+def semantic_data(semantic: Semantic) -> dict[str, Any]:
+    """Returns what the page's script draws."""
+    rows, columns = np.nonzero(semantic.counts.T)
+    cells = np.stack([rows, columns, semantic.counts.T[rows, columns]], axis=1).tolist()
+    return {"confusion": {"thresholds": [None], "cells": [cells]}}
+
+
+def _kept_maps(
+    run: RunFiles, records: Sequence[Mapping[str, Any]], names: list[str]
+) -> tuple[dict[str, Path], np.ndarray] | None:
+    """Returns the kept PNG of each image, and the id of each class in them."""
+    files = [str(record["file_name"]) for record in records]
+    if (run.inference / "sem_seg").is_dir():
+        ids = label_ids(MetadataCatalog.get(run.dataset), len(names))
+        return {name: run.inference / "sem_seg" / png for name, png in png_names(files).items()}, ids
+    folder = run.inference / CityscapesSemSegEvaluator.folder_name
+    if folder.is_dir():
+        ids = np.array(cityscapes.label_ids(names, run.dataset))
+        return {name: folder / f"{cityscapes.frame_of(name)}_pred.png" for name in files}, ids
+    return None
+
+
+def _classes_of(path: Path, ids: np.ndarray) -> np.ndarray:
+    """Reads a kept map and turns the data set's ids into class numbers."""
+    values = read_values(str(path))
+    numbers = np.full(max(int(values.max(initial=0)), int(ids.max())) + 1, -1, dtype=np.int64)
+    numbers[ids] = np.arange(len(ids))
+    return numbers[values]
+
+
+def _colours(metadata: Any, count: int) -> list[tuple[int, int, int]]:
+    listed = metadata.get("stuff_colors") or colormap(rgb=True, maximum=255).astype(int).tolist()
+    return [tuple(listed[k % len(listed)]) for k in range(count)]
