@@ -86,7 +86,7 @@ def panoptic_gallery(panoptic: Panoptic, count: int) -> Markup | None:
         return truth, found
 
     def classes(image: PanopticImage) -> Iterable[int]:
-        annotated = panoptic.truth.images[image.image_id].segments.values()
+        annotated = panoptic.truth.segments(image.image_id).values()
         return {numbers[key] for key in (*(s.category for s in annotated), *image.segments.values())}
 
     return _gallery("panoptic", panoptic.images, rank, lambda image: image.path, panels, classes, count, "PQ")

@@ -56,7 +56,7 @@ class Panoptic:
 
     def colours(self, image: PanopticImage) -> tuple[dict[int, Colour], dict[int, Colour]]:
         """Returns the colours of the annotated and of the predicted segments of an image."""
-        annotated = {key: segment.category for key, segment in self.truth.images[image.image_id].segments.items()}
+        annotated = {key: segment.category for key, segment in self.truth.segments(image.image_id).items()}
         return self._shades(annotated), self._shades(image.segments)
 
     def _shades(self, segments: dict[int, int]) -> dict[int, Colour]:
@@ -66,7 +66,7 @@ class Panoptic:
         seen: dict[int, int] = {}
         shades = {}
         for key, category in segments.items():
-            entry = self.truth.categories.get(category, {})
+            entry = self.truth.file.categories.get(category, {})
             base = entry.get("color") or table[numbers.get(category, 0) % len(table)]
             turn = seen.setdefault(category, 0)
             seen[category] += 1
@@ -95,15 +95,15 @@ def read_panoptic(run: RunFiles) -> Panoptic | None:
     images = []
     for annotation in annotations:
         key = annotation["image_id"]
-        if key not in truth.images or key not in files:
-            raise ValueError(f"{document} has image {key!r}, which {truth.source} does not have.")
+        if key not in truth.file.annotations or key not in files:
+            raise ValueError(f"{document} has image {key!r}, which {truth.file.path} does not have.")
         path = run.inference / "panoptic" / annotation["file_name"]
         segments = {segment["id"]: segment["category_id"] for segment in annotation["segments_info"]}
         ids = read_panoptic_png(path)
-        matching = match_segments(truth.ids(key), truth.images[key].segments, ids, segments)
+        matching = match_segments(truth.ids(key), truth.segments(key), ids, segments)
         images.append(PanopticImage(key, files[key], path, segments, matching))
-    qualities = panoptic_quality((image.matching for image in images), list(truth.categories))
-    names = {key: str(category["name"]) for key, category in truth.categories.items()}
+    qualities = panoptic_quality((image.matching for image in images), list(truth.file.categories))
+    names = {key: str(category["name"]) for key, category in truth.file.categories.items()}
     return Panoptic(truth, names, qualities, images)
 
 

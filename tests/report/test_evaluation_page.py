@@ -1,0 +1,201 @@
+"""The page of ``densekit report``: its numbers are the evaluators', its text is text, its JSON is JSON."""
+
+import contextlib
+import html
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from densekit.cli import main
+from densekit.metrics.detection_errors import TRUE
+from densekit.report.evaluation_page import evaluation_page
+from densekit.report.instances import THRESHOLDS, instances_data, read_instances
+from densekit.report.panoptic import read_panoptic
+from densekit.report.run_files import read_run
+from densekit.report.semantic import read_semantic
+
+
+def page_data(text):
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    return json.loads(found[1], parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+def official(json_file, results, task):
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(json_file))
+        evaluation = COCOeval(truth, truth.loadRes(str(results)), task)
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation
+
+
+def cells(text, row):
+    """The numbers in the row of the class table that begins with a name."""
+    found = next(part for part in text.split("<tr>") if f'class="name">{row}<' in part)
+    return [float(value) for value in re.findall(r'class="num">([\d.,]+|n/a)</td>', found)[1:] if value != "n/a"]
+
+
+def test_numbers_are_those_of_pycocotools(instance_run):
+    run, json_file, results = instance_run
+    text = evaluation_page(read_run(run, None), 4)
+    data = page_data(text)
+    expected = []
+    for task in ("bbox", "segm"):
+        precision = official(json_file, results, task).eval["precision"][:, :, :, 0, -1]
+        for number in range(2):
+            table = precision[:, :, number]
+            curves = np.array(data["instances"]["recall"][task][str(number)])
+            np.testing.assert_allclose(curves, np.stack([table[0], table[5], table.mean(axis=0)]), atol=6e-5)
+        assert "2" not in data["instances"]["recall"][task]  # a class without objects has no curve
+        defined = precision[:, :, :2]
+        np.testing.assert_allclose(data["instances"]["recall"][task]["all"][2], defined.mean(axis=(0, 2)), atol=6e-5)
+        expected.append(100 * precision[:, :, 0].mean())
+    assert cells(text, "person") == pytest.approx(expected, abs=0.005)
+
+
+@pytest.mark.parametrize("task", ["bbox", "segm"])
+def test_fates_of_detections_are_those_of_pycocotools(instance_run, task):
+    """Which detections are right, wrong or ignored at an IoU of 0.5, and which objects were found."""
+    run, json_file, results = instance_run
+    found = json.loads(results.read_text())
+    if task == "bbox":
+        for result in found:
+            del result["segmentation"]
+        results.write_text(json.dumps(found))
+    instances = read_instances(read_run(run, None), found)
+    assert instances.matched_by == task
+    evaluation = official(json_file, results, task)
+    theirs = {}
+    for entry in evaluation.evalImgs:
+        if entry is not None and entry["aRng"] == [0, 1e10]:
+            for key, match, ignore in zip(entry["dtIds"], entry["dtMatches"][0], entry["dtIgnore"][0]):
+                theirs[key] = -1 if ignore else int(match > 0)
+    ours, number = {}, 0
+    for image in instances.images:
+        for fate in image.matches.fate.tolist():
+            number += 1
+            ours[number] = fate
+    assert ours == theirs
+    assert {-1, 0, 1} <= set(ours.values())
+    taken = sum(int((image.matches.found_score >= 0).sum()) for image in instances.images)
+    assert taken == sum(fate == TRUE for fate in ours.values())
+
+
+def test_confusion_counts_everything_once(instance_run):
+    run, _, results = instance_run
+    instances = read_instances(read_run(run, None), json.loads(results.read_text()))
+    data = instances_data(instances)["confusion"]
+    objects = np.concatenate([image.matches.true_classes[~image.matches.ignored] for image in instances.images])
+    for threshold, sparse in zip(THRESHOLDS, data["cells"]):
+        counts = np.zeros((4, 4), dtype=int)
+        for row, column, count in sparse:
+            counts[row, column] = count
+        np.testing.assert_array_equal(counts[:3].sum(axis=1), np.bincount(objects, minlength=3))
+        shown = [
+            image.matches.classes[(image.matches.scores >= threshold) & (image.matches.fate >= 0)]
+            for image in instances.images
+        ]
+        np.testing.assert_array_equal(counts[:, :3].sum(axis=0), np.bincount(np.concatenate(shown), minlength=3))
+        right, wrong, missed = np.sum([image.matches.counts(threshold) for image in instances.images], axis=0)
+        assert counts.diagonal().sum() == right
+        assert counts[:, :3].sum() == right + wrong
+        assert counts[:3].sum() - right == missed
+
+
+def test_text_of_the_data_stays_text(instance_run):
+    text = evaluation_page(read_run(instance_run[0], None), 2)
+    assert text.count("<script") == 2  # the data and the page's own
+    assert "<img src=x" not in text and "<script>document" not in text
+    assert "\\u003c/script>" in text
+
+
+def test_nothing_is_loaded_from_anywhere(instance_run):
+    text = evaluation_page(read_run(instance_run[0], None), 2)
+    assert not re.search(r'(?:src|href)="(?!data:|#)', text)
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text)
+    assert "default-src 'none'" in html.unescape(text)
+
+
+def test_a_changed_data_set_is_said(instance_run):
+    run, json_file, _ = instance_run
+    assert "was changed" not in evaluation_page(read_run(run, None), 2)
+    content = json.loads(json_file.read_text())
+    content["annotations"] = content["annotations"][3:]
+    json_file.write_text(json.dumps(content))
+    assert "was changed" in evaluation_page(read_run(run, None), 2)
+
+
+def test_keypoints_and_no_predictions(instance_run, tmp_path):
+    run, json_file, results = instance_run
+    results.write_text("[]")
+    text = evaluation_page(read_run(run, None), 2)
+    assert page_data(text)["instances"]["calibration"]["all"][9] == [0, 0, 0]
+    content = json.loads(json_file.read_text())
+    found = [
+        {"image_id": a["image_id"], "category_id": 3, "bbox": a["bbox"], "keypoints": a["keypoints"], "score": 0.9}
+        for a in content["annotations"] if "keypoints" in a
+    ]  # fmt: skip
+    results.write_text(json.dumps(found))
+    (run / "config.yaml").write_text("TEST: {KEYPOINT_OKS_SIGMAS: [0.1, 0.1, 0.1]}\n")
+    text = evaluation_page(read_run(run, None), 2)
+    assert set(page_data(text)["instances"]["recall"]) == {"bbox", "keypoints"}
+    assert 'class="limb"' in text and 'id="show-pose"' in text
+
+
+def test_semantic_and_panoptic_numbers_are_the_evaluators(map_run):
+    run, numbers = map_run
+    files = read_run(run, "maps")
+    semantic, panoptic = read_semantic(files), read_panoptic(files)
+    assert 100 * semantic.scores.mean_iou == pytest.approx(numbers["sem_seg"]["mIoU"], rel=1e-12)
+    for name, iou in zip(semantic.classes, semantic.scores.iou):
+        assert 100 * iou == pytest.approx(numbers["sem_seg"][f"IoU-{name}"], rel=1e-12)
+    for key, name in panoptic.classes.items():
+        assert 100 * panoptic.qualities[key].pq == pytest.approx(numbers["panoptic_seg"][f"PQ-{name}"], rel=1e-12)
+    assert 20 < numbers["sem_seg"]["mIoU"] < 99
+    text = evaluation_page(files, 2)
+    assert f"{numbers['panoptic_seg']['PQ']:.1f}" in text
+    [sparse] = page_data(text)["semantic"]["confusion"]["cells"]
+    assert sum(count for *_, count in sparse) == semantic.counts.sum()
+    row = sum(count for row, _, count in sparse if row == 2)
+    assert row == semantic.counts[:, 2].sum()  # rows are the annotated classes
+
+
+def test_a_missing_prediction_is_named(map_run):
+    run, _ = map_run
+    (run / "inference" / "maps" / "sem_seg" / "3.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"3\.png"):
+        evaluation_page(read_run(run, None), 2)
+
+
+def test_command_line(instance_run, tmp_path, capsys):
+    run, *_ = instance_run
+    assert main(["report", str(run)]) == 0
+    assert (run / "inference" / "scene" / "report.html").is_file()
+    assert main(["report", str(run), "--output", str(tmp_path / "a.html"), "--images", "1"]) == 0
+    (run / "inference" / "other").mkdir()
+    for words, message in (
+        ([str(tmp_path)], "inference"),
+        ([str(run)], "--dataset"),
+        ([str(run), "--dataset", "third"], "scene"),
+        ([str(run), "--dataset", "other"], "--datasets"),
+        ([str(run), "--dataset", "scene", "--images", "0"], "--images"),
+        ([str(run), "--dataset", "scene", "--output", "/no/such/a.html"], "/no/such"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(["report", *words])
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '[{"image_id": 1}]'])
+def test_a_damaged_results_file_is_one_message(instance_run, text, capsys):
+    run, _, results = instance_run
+    results.write_text(text)
+    with pytest.raises(SystemExit):
+        main(["report", str(run)])
+    assert "coco_instances_results.json" in capsys.readouterr().err
