@@ -5,6 +5,7 @@ Shapes: N maps or boxes, C channels, H x W a map, P points, I images.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -106,6 +107,57 @@ def points_in_image(boxes: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
     return points * (opposite - corner) + corner
 
 
+@dataclass(frozen=True)
+class Taps:
+    """Where and how much bilinear sampling reads: each point is a weighted sum of four cells.
+
+    Attributes:
+        cells: (N, P, 4) indices into rows that hold the cells of all maps, row by row.
+        weights: (N, P, 4); 0 beyond the border.
+    """
+
+    cells: torch.Tensor
+    weights: torch.Tensor
+
+    def sum(self, rows: torch.Tensor, constant: torch.Tensor | None = None) -> torch.Tensor:
+        """Samples rows (cells, C), and adds a constant (C,) to every point: (N, P, C), at least in single precision."""
+        cells, weights = self.cells.flatten(0, 1), self.weights.flatten(0, 1)
+        if constant is not None:  # a fifth cell that all points read
+            cells, weights = F.pad(cells, (0, 1), value=len(rows)), F.pad(weights, (0, 1), value=1.0)
+            rows = torch.cat([rows, constant[None]])
+        if rows.dtype != torch.float64:
+            rows = rows.float()  # half precision has too few digits for the weights
+        values = F.embedding_bag(cells, rows.contiguous(), mode="sum", per_sample_weights=weights.to(rows.dtype))
+        return values.unflatten(0, self.cells.shape[:2])
+
+
+@torch.no_grad()
+def bilinear_taps(points: torch.Tensor, height: int, width: int, maps: torch.Tensor | None = None) -> Taps:
+    """What ``point_sample`` reads, for maps whose channels lie together in memory.
+
+    Args:
+        points: (N, P, 2) in [0, 1] of the maps.
+        height: H.
+        width: W.
+        maps: (N,) which map each row of points is on; by default row k is on map k.
+    """
+    position = 2.0 * points - 1.0
+    size = torch.tensor([width, height], dtype=torch.float64, device=points.device)
+    # grid_sample multiplies and subtracts with one rounding; on a wide map two roundings would be felt.
+    position = ((position + 1.0).double() * (size / 2) - 0.5).to(points.dtype)
+    low = position.floor()
+    x, y = torch.stack([low, low + 1], dim=3).unbind(dim=2)  # (N, P, 2): left and right, upper and lower
+    part = position - low
+    weight_x, weight_y = torch.stack([1 - part, part], dim=3).unbind(dim=2)
+    weight_x = weight_x * ((x >= 0) & (x < width))
+    weight_y = weight_y * ((y >= 0) & (y < height))
+    maps = torch.arange(len(points), device=points.device) if maps is None else maps
+    start = (maps * (height * width))[:, None, None, None]
+    x, y = x.clamp(0, width - 1).long(), y.clamp(0, height - 1).long()
+    cells = start + y[..., :, None] * width + x[..., None, :]  # (N, P, 2, 2)
+    return Taps(cells.flatten(2), (weight_y[..., :, None] * weight_x[..., None, :]).flatten(2))
+
+
 def sample_in_boxes(
     maps: Sequence[torch.Tensor], scales: Sequence[float], boxes: Sequence[torch.Tensor], points: torch.Tensor
 ) -> torch.Tensor:
@@ -118,16 +170,18 @@ def sample_in_boxes(
         points: (N, P, 2) in [0, 1] of the boxes.
 
     Returns:
-        (N, sum of C, P).
+        (N, P, sum of C).
     """
-    in_image = points_in_image(torch.cat(list(boxes)), points).split([len(b) for b in boxes])
+    counts = torch.tensor([len(b) for b in boxes], device=points.device)
+    image = torch.arange(len(boxes), device=points.device).repeat_interleave(counts, output_size=len(points))
+    in_image = points_in_image(torch.cat(list(boxes)), points)
     levels = []
     for level, scale in zip(maps, scales):
-        size = torch.tensor([level.shape[-1], level.shape[-2]], device=level.device) / scale  # in image pixels
-        # One map per image, its boxes' points as the rows of a grid: (1, C, Ni, P).
-        per_image = [point_sample(one[None], (p / size)[None])[0] for one, p in zip(level, in_image)]
-        levels.append(torch.cat(per_image, dim=1))
-    return torch.cat(levels).transpose(0, 1)
+        height, width = level.shape[-2:]
+        size = torch.tensor([width, height], device=level.device) / scale  # in image pixels
+        taps = bilinear_taps(in_image / size, height, width, image)
+        levels.append(taps.sum(level.permute(0, 2, 3, 1).flatten(0, 2)))
+    return levels[0] if len(levels) == 1 else torch.cat(levels, dim=2)
 
 
 @torch.no_grad()
@@ -141,16 +195,5 @@ def sample_bitmaps(bitmaps: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
     Returns:
         (N, P) in [0, 1]; beyond the border a map is 0.
     """
-    height, width = bitmaps.shape[-2:]
-    # In the order of operations of grid_sample, so that the last digits agree.
-    x = ((2.0 * points[..., 0] - 1.0 + 1.0) * width - 1.0) / 2.0
-    y = ((2.0 * points[..., 1] - 1.0 + 1.0) * height - 1.0) / 2.0
-    left, top = x.floor(), y.floor()
-    rows = torch.arange(len(bitmaps), device=bitmaps.device)[:, None]
-    total = torch.zeros_like(x)
-    for column, weight_x in ((left, left + 1 - x), (left + 1, x - left)):
-        for row, weight_y in ((top, top + 1 - y), (top + 1, y - top)):
-            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-            cell = bitmaps[rows, row.clamp(0, height - 1).long(), column.clamp(0, width - 1).long()]
-            total += (cell & inside) * (weight_x * weight_y)
-    return total
+    taps = bilinear_taps(points, *bitmaps.shape[-2:])
+    return (bitmaps.flatten()[taps.cells] * taps.weights).sum(dim=2)

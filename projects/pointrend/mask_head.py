@@ -21,7 +21,6 @@ from densekit.d2.modeling.poolers import ROIPooler
 from densekit.d2.modeling.roi_heads.mask_head import mask_rcnn_inference, mask_rcnn_loss
 from densekit.d2.structures import Boxes, Instances
 from densekit.layers.points import (
-    point_sample,
     random_uncertain_points,
     regular_grid,
     sample_in_boxes,
@@ -130,7 +129,7 @@ class PointMaskHead(nn.Module):
     def point_logits(
         self, fine: torch.Tensor, points: torch.Tensor, representation: torch.Tensor, classes: torch.Tensor | None
     ) -> torch.Tensor:
-        """Logits at points (R, P, 2) of maps' values there (R, F, P): as :meth:`predict_points`."""
+        """Logits at points (R, P, 2) of maps' values there (R, P, F): as :meth:`predict_points`."""
         raise NotImplementedError
 
     def losses(self, features: Features, representation: torch.Tensor, instances: list[Instances]) -> Losses:
@@ -191,7 +190,8 @@ class PointMaskHead(nn.Module):
         """Maps on a grid of points, as RoIAlign with one sample a cell, (R, channels, side, side)."""
         side = self.region_resolution
         grid = regular_grid(sum(len(b) for b in boxes), side, boxes[0].device)
-        return self._values(features, self.region_in_features, boxes, grid).unflatten(2, (side, side))
+        values = self._values(features, self.region_in_features, boxes, grid)  # (R, side * side, channels)
+        return values.unflatten(1, (side, side)).permute(0, 3, 1, 2)
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
@@ -248,7 +248,7 @@ class PointRendHead(PointMaskHead):
     def point_logits(
         self, fine: torch.Tensor, points: torch.Tensor, representation: torch.Tensor, classes: torch.Tensor | None
     ) -> torch.Tensor:
-        return self.point_head(fine, point_sample(representation, points), classes)
+        return self.point_head(fine, points, representation, classes)
 
     def losses(self, features: Features, representation: torch.Tensor, instances: list[Instances]) -> Losses:
         """The loss of the coarse mask, and that of points where it is uncertain."""

@@ -5,11 +5,14 @@ Plain torch. Shapes: R regions or images, P points of each, F channels of the ma
 """
 
 import math
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from fvcore.nn import weight_init
 from torch import nn
+
+from densekit.layers.points import bilinear_taps
 
 POSITION_FREQUENCIES = 128  # of the implicit head; their sines and cosines make 256 channels
 
@@ -49,26 +52,82 @@ class PointMLP(nn.Module):
         nn.init.normal_(self.predictor.weight, std=0.001)
         nn.init.zeros_(self.predictor.bias)  # type: ignore[arg-type]
 
-    def forward(self, fine: torch.Tensor, coarse: torch.Tensor, classes: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, fine: torch.Tensor, points: torch.Tensor, coarse: torch.Tensor, classes: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Predicts logits.
 
         Args:
-            fine: features at the points (R, F, P).
-            coarse: logits of the coarse prediction there (R, K, P).
+            fine: features at the points (R, P, F).
+            points: (R, P, 2) in [0, 1] of the coarse maps.
+            coarse: logits of the coarse prediction (R, K, h, w).
             classes: (R,), to predict one class of each region only.
 
         Returns:
             (R, C, P); (R, 1, P) if there are classes.
         """
-        x = torch.cat([fine, coarse], dim=1)
+        coarse_part = _CoarsePart(coarse, points)
+        x = fine
         for k in range(1, self.num_fc + 1):
-            x = self.get_submodule(f"fc{k}")(x).relu_()
-            if self.coarse_each_layer:
-                x = torch.cat([x, coarse], dim=1)
-        if classes is None or self.predictor.out_channels == 1:
-            return self.predictor(x)
-        weight, bias = self.predictor.weight[classes], self.predictor.bias[classes]  # type: ignore[index]
-        return torch.baddbmm(bias[:, None, None], weight[:, :, 0][:, None], x)
+            layer = self.get_submodule(f"fc{k}")
+            with_coarse = coarse_part if k == 1 or self.coarse_each_layer else None
+            x = _linear(x, layer.weight[:, :, 0], layer.bias, with_coarse).relu_()  # type: ignore[index,arg-type]
+        weight, bias = self.predictor.weight[:, :, 0], self.predictor.bias
+        with_coarse = coarse_part if self.num_fc == 0 or self.coarse_each_layer else None
+        if classes is None or len(weight) == 1:
+            return _linear(x, weight, bias, with_coarse).transpose(1, 2)  # type: ignore[arg-type]
+        return self._of_class(x, classes, with_coarse)
+
+    def _of_class(self, x: torch.Tensor, classes: torch.Tensor, coarse_part: "_CoarsePart | None") -> torch.Tensor:
+        """The predictor's output for one class of each region, (R, P, inputs) to (R, 1, P)."""
+        weight, bias = self.predictor.weight[classes, :, 0], self.predictor.bias[classes, None]  # type: ignore[index]
+        own, of_coarse = weight.split([x.shape[2], weight.shape[1] - x.shape[2]], dim=1)
+        logits = torch.bmm(x, own[:, :, None])[:, :, 0] + bias  # (R, P)
+        if coarse_part is not None:
+            logits = logits + coarse_part.of_each(of_coarse)
+        return logits[:, None]
+
+
+class _CoarsePart:
+    """What the coarse prediction adds to a linear layer at the points.
+
+    A linear layer of sampled values is the sample of the linear layer's values. Where the coarse map has fewer cells
+    than there are points, the layer is therefore applied to the cells.
+    """
+
+    def __init__(self, coarse: torch.Tensor, points: torch.Tensor) -> None:
+        self.regions, self.count = points.shape[:2]
+        self.taps = bilinear_taps(points, *coarse.shape[-2:])
+        self.rows = coarse.permute(0, 2, 3, 1).flatten(0, 2)  # (R * h * w, K)
+        self.cells = coarse.shape[-2:].numel()  # h * w
+        self.by_cell = self.cells <= self.count
+
+    @cached_property
+    def values(self) -> torch.Tensor:
+        """The coarse prediction at the points (R, P, K)."""
+        return self.taps.sum(self.rows)
+
+    def of_all(self, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """A layer with weights (D, K) and biases (D,) that all regions share, (R, P, D)."""
+        if self.by_cell:
+            return self.taps.sum(self.rows @ weight.t(), bias)
+        return F.linear(self.values, weight, bias)
+
+    def of_each(self, weight: torch.Tensor) -> torch.Tensor:
+        """One output with weights (R, K) of each region, (R, P)."""
+        per_region = self.rows.unflatten(0, (self.regions, self.cells))  # (R, h * w, K)
+        cells = torch.bmm(per_region, weight[:, :, None]).flatten(0, 1)
+        return self.taps.sum(cells)[:, :, 0]
+
+
+def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, coarse_part: _CoarsePart | None) -> torch.Tensor:
+    """A layer (D, inputs) on points (R, P, F) and, behind them, their coarse prediction: (R, P, D)."""
+    if coarse_part is None:
+        return F.linear(x, weight, bias)
+    own, of_coarse = weight.split([x.shape[2], weight.shape[1] - x.shape[2]], dim=1)
+    added = coarse_part.of_all(of_coarse, bias)
+    x, own = x.to(added.dtype), own.to(added.dtype)  # which differ under autocast, and it leaves addmm_ alone
+    return added.flatten(0, 1).addmm_(x.flatten(0, 1), own.t()).view_as(added)  # in the memory of what is added
 
 
 class ImplicitPointMLP(nn.Module):
@@ -123,7 +182,7 @@ class ImplicitPointMLP(nn.Module):
         """Predicts logits.
 
         Args:
-            fine: features at the points (R, F, P).
+            fine: features at the points (R, P, F).
             points: (R, P, 2) in [0, 1] of the box.
             parameters: (R, num_params).
             classes: (R,), to predict one class of each region only.
@@ -132,25 +191,25 @@ class ImplicitPointMLP(nn.Module):
             (R, C, P); (R, 1, P) if there are classes.
         """
         parts = [self._encode(points)] if self.positions else []
-        x = torch.cat([*parts, fine] if self.image_features else parts, dim=1)
+        x = torch.cat([*parts, fine] if self.image_features else parts, dim=2)
         weights, biases = self._layers(parameters)
-        if classes is not None and biases[-1].shape[1] > 1:
+        if classes is not None and weights[-1].shape[1] > 1:
             rows = torch.arange(len(classes), device=classes.device)
             weights[-1], biases[-1] = weights[-1][rows, classes][:, None], biases[-1][rows, classes][:, None]
         for k, (weight, bias) in enumerate(zip(weights, biases)):
-            x = torch.baddbmm(bias, weight, x)
+            x = torch.baddbmm(bias[:, None], x, weight.transpose(1, 2))
             if k < len(weights) - 1:
-                x = F.relu(x)
-        return x
+                x = x.relu_()
+        return x.transpose(1, 2)
 
     def _encode(self, points: torch.Tensor) -> torch.Tensor:
-        """Sines, then cosines, of positions in [-1, 1] along random directions: (R, P, 2) to (R, 256, P)."""
+        """Sines, then cosines, of positions in [-1, 1] along random directions: (R, P, 2) to (R, P, 256)."""
         angles = 2 * math.pi * ((2 * points - 1) @ self.positional_encoding_gaussian_matrix)  # type: ignore[operator]
-        return torch.cat([angles.sin(), angles.cos()], dim=2).transpose(1, 2)
+        return torch.cat([angles.sin(), angles.cos()], dim=2)
 
     def _layers(self, parameters: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Weights (R, outputs, inputs) and biases (R, outputs, 1) of every layer."""
+        """Weights (R, outputs, inputs) and biases (R, outputs) of every layer."""
         sizes = [outputs * inputs for outputs, inputs in self.shapes] + [outputs for outputs, _ in self.shapes]
         parts = parameters.split(sizes, dim=1)
         weights = [part.unflatten(1, shape) for part, shape in zip(parts, self.shapes)]
-        return weights, [part[:, :, None] for part in parts[len(self.shapes) :]]
+        return weights, list(parts[len(self.shapes) :])

@@ -124,7 +124,7 @@ class PointRendSemanticHead(nn.Module):
     ) -> torch.Tensor:
         """Scores (N, C, P) at points (N, P, 2) in [0, 1] of the images."""
         fine = torch.cat([point_sample(features[name], points) for name in self.in_features], dim=1)
-        return self.point_head(fine, point_sample(coarse, points))
+        return self.point_head(fine.transpose(1, 2), points, coarse)
 
     def _subdivide(self, features: Mapping[str, torch.Tensor], coarse: torch.Tensor) -> torch.Tensor:
         scores = coarse
