@@ -25,7 +25,6 @@ class ClassList:
         ids: The number of each class in the data set's files; 0, 1, ... for a plain list.
         colours: RGB of each class, if the list has them.
         ignore: Numbers that the list declares to be no class.
-        numbered: Whether the list says the numbers itself.
     """
 
     source: str
@@ -33,7 +32,6 @@ class ClassList:
     ids: tuple[int, ...]
     colours: tuple[tuple[int, int, int], ...] = ()
     ignore: tuple[int, ...] = ()
-    numbered: bool = False
 
 
 def class_list(value: Any, where: str = "") -> ClassList:
@@ -53,9 +51,9 @@ def class_list(value: Any, where: str = "") -> ClassList:
     extras: Mapping[str, Any] = {}
     if isinstance(content, dict) and ("names" in content or "classes" in content):
         extras, content = content, content.get("names", content.get("classes"))
-    numbered = isinstance(content, dict)
-    pairs = list(content.items()) if isinstance(content, dict) else list(enumerate(content or ()))
-    if isinstance(content, str) or not pairs:
+    entries = content.items() if isinstance(content, dict) else enumerate(content if isinstance(content, list) else ())
+    pairs = list(entries)
+    if not pairs:
         raise ValueError(f"{source}: there is no list of classes. Write names, or {{number: name}}.")
     for number, name in pairs:
         if not isinstance(number, int) or isinstance(number, bool) or number < 0:
@@ -68,7 +66,7 @@ def class_list(value: Any, where: str = "") -> ClassList:
     if twice:
         raise ValueError(f"{source}: the class {twice[0]!r} occurs twice.")
     ids = tuple(number for number, _ in pairs)
-    return ClassList(source, names, ids, _colours(source, extras, len(names)), _ignored(extras), numbered)
+    return ClassList(source, names, ids, _colours(source, extras, len(names)), _ignored(extras))
 
 
 def _read(path: str) -> Any:
