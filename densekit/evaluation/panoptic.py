@@ -192,7 +192,7 @@ def _report(qualities: Mapping[int, Quality], categories: Mapping[int, Mapping[s
         "_st": [key for key in qualities if not categories[key]["isthing"]],
     }
     means = {ending: mean_quality(qualities[key] for key in keys) for ending, keys in groups.items()}
-    judged = {ending: sum(qualities[k].pq == qualities[k].pq for k in keys) for ending, keys in groups.items()}
+    judged = {ending: sum(qualities[key].is_judged for key in keys) for ending, keys in groups.items()}
     numbers = {ending: _percent(mean) for ending, mean in means.items()}
     rows = [[name, *numbers[e].values(), judged[e]] for e, name in zip(groups, ("All", "Things", "Stuff"))]
     logger.info("Panoptic quality:\n" + _table(["", "PQ", "SQ", "RQ", "classes"], rows))

@@ -10,6 +10,7 @@ crowds count. Areas are those of the map, where the official code trusts the are
 T, P: annotated and predicted segments of one image, void included.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -49,6 +50,11 @@ class Quality:
     pq: float
     sq: float
     rq: float
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether anything was annotated or predicted."""
+        return not math.isnan(self.pq)
 
 
 def match_segments(
@@ -104,7 +110,7 @@ def panoptic_quality(images: Iterable[Matching], categories: Sequence[int]) -> d
 
 def mean_quality(qualities: Iterable[Quality]) -> Quality:
     """Returns the mean over the categories that could be judged; NaN where there is none."""
-    judged = np.array([[q.pq, q.sq, q.rq] for q in qualities if q.pq == q.pq]).reshape(-1, 3)
+    judged = np.array([[q.pq, q.sq, q.rq] for q in qualities if q.is_judged]).reshape(-1, 3)
     return Quality(*judged.mean(axis=0).tolist()) if len(judged) else Quality(np.nan, np.nan, np.nan)
 
 
