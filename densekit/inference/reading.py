@@ -122,7 +122,7 @@ class Views(Dataset):
 
 
 def _reason(error: Exception) -> str:
-    return f"{error}".rstrip(".") or type(error).__name__
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def stamp(path: str) -> str:

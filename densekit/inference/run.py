@@ -34,8 +34,9 @@ from densekit.inference.outputs import LineMaker, products_of
 from densekit.inference.predicting import open_batches, predict_batches
 from densekit.inference.reading import Views, stamp
 from densekit.inference.recorder import Recorder
-from densekit.inference.settings import claim, describe
+from densekit.inference.settings import UNREADABLE, claim, describe
 from densekit.inference.tiles import Tiling
+from densekit.ops.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -163,13 +164,22 @@ def _finish(output: Output, num_workers: int) -> None:
         journal = _journal(output)
         comm.synchronize()
         output.write(journal, num_workers)
-    missing = [picture for picture in output.pictures if picture.index not in journal.done]
     if not comm.is_main_process():
         return
     logger.info(
         f"{len(journal.done)} of {len(output.pictures)} pictures are in {output.folder}: {', '.join(output.formats)}"
     )
+    missing = [picture for picture in output.pictures if picture.index not in journal.done]
+    reasons = [journal.problems.get(picture.index, f"{picture.path} is missing") for picture in missing]
+    _list_unreadable(output.folder / UNREADABLE, reasons)
     if missing:
-        reasons = [journal.problems.get(picture.index, picture.path) for picture in missing]
-        logger.error(f"{len(missing)} pictures could not be read:\n  " + "\n  ".join(reasons))
         sys.exit(SOME_UNREADABLE)
+
+
+def _list_unreadable(path: Path, reasons: list[str]) -> None:
+    """Keeps the list of the pictures that could not be read up to date, where there are such."""
+    path.unlink(missing_ok=True)
+    if reasons:
+        with atomic_write(path) as file:
+            file.writelines(f"{reason}\n" for reason in reasons)
+        logger.error(f"{len(reasons)} pictures could not be read, listed in {path}:\n  " + "\n  ".join(reasons[:10]))

@@ -14,7 +14,7 @@ from densekit.inference.inputs import Picture
 from densekit.inference.journal import JOINED, PARTS
 from densekit.ops.files import atomic_write
 
-SETTINGS = "settings.json"
+SETTINGS, UNREADABLE = "settings.json", "unreadable.txt"
 _OF_THE_MODEL = ("MODEL", "INPUT", "TEST")  # the parts of a configuration that predictions depend on
 _SHOWN = 5
 
@@ -69,7 +69,7 @@ def claim(folder: Path, settings: Mapping[str, Any], *, overwrite: bool) -> None
                 + "\nChoose another --output, or add --overwrite to replace what is there."
             )
         return
-    if folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
+    if not overwrite and folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
         raise ValueError(f"--output {folder} is not empty and holds no predictions; give a new or an empty folder.")
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
@@ -78,7 +78,8 @@ def claim(folder: Path, settings: Mapping[str, Any], *, overwrite: bool) -> None
 
 def _clear(folder: Path) -> None:
     """Removes what predictions consist of, the settings last, and nothing else that may lie there."""
-    for name in (JOINED, PARTS, *FORMATS, *(name for entry in FORMATS.values() for name in entry.files), SETTINGS):
+    made = (name for entry in FORMATS.values() for name in entry.files)
+    for name in (JOINED, PARTS, UNREADABLE, *made, SETTINGS):
         path = folder / name
         if path.is_dir():
             shutil.rmtree(path)
@@ -117,9 +118,8 @@ def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _input_difference(old: list[Any], new: list[Any]) -> str:
-    before, after = {tuple(entry) for entry in old}, {tuple(entry) for entry in new}
-    added, gone = [entry for entry in new if tuple(entry) not in before], [e for e in old if tuple(e) not in after]
+    before, after = (dict.fromkeys((entry[0], *entry[2:]) for entry in entries) for entries in (old, new))
+    added, gone = [one for one in after if one not in before], [one for one in before if one not in after]
     if not added and not gone:
-        return "input: the same pictures in another order"
-    example = (added or gone)[0][0]
-    return f"input: {len(added)} pictures are new and {len(gone)} are gone, {example} among them"
+        return "input: the same pictures, in another order or under other ids"
+    return f"input: {len(added)} pictures are new and {len(gone)} are gone, {(added or gone)[0][0]} among them"

@@ -1,0 +1,231 @@
+"""Whole runs of ``densekit predict``: each kind of model, what they share with evaluation, tiles, bad pictures."""
+
+import json
+
+import numpy as np
+import pycocotools.mask as mask_utils
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from densekit.cli import main
+from densekit.d2.data import DatasetCatalog, MetadataCatalog
+from densekit.ops.panoptic_png import rgb2id
+
+pytestmark = pytest.mark.usefixtures("restore_catalogs")
+THRESHOLD = ("--score-threshold", "0")
+
+
+def predict(*words) -> None:
+    assert main(["predict", *map(str, words)]) == 0
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+
+
+def stopped(*words) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", *map(str, words)])
+    return stop.value.code
+
+
+def test_a_run_folder_is_enough(make_run, photos, tmp_path):
+    predict(make_run("GeneralizedRCNN"), "--input", photos, "--output", tmp_path / "out", *THRESHOLD)
+    found = lines(tmp_path / "out")
+    names = ["a.png", "b.jpg", "c.png", "d.jpg", "e.png", "one/same.jpg", "two/same.jpg"]
+    assert [line["file_name"] for line in found] == names
+    results = json.loads((tmp_path / "out" / "coco_instances_results.json").read_text())
+    assert results == [result for line in found for result in line["instances"]] and len(results) > 7
+    ids = set(MetadataCatalog.get("coco_2017_val").thing_dataset_id_to_contiguous_id)
+    assert {result["category_id"] for result in results} <= ids
+    assert any(result["category_id"] > 80 for result in results) or len(ids) == 80
+    for line in found:
+        with Image.open(photos / line["file_name"]) as image:
+            assert image.size == (line["width"], line["height"])
+        assert all(r["segmentation"]["size"] == [line["height"], line["width"]] for r in line["instances"])
+
+
+def test_scores_below_the_threshold_are_left_out_and_nothing_else(make_run, photos, tmp_path):
+    run = make_run("GeneralizedRCNN")
+    predict(run, "--input", photos, "--output", tmp_path / "all", *THRESHOLD)
+    scores = sorted(r["score"] for line in lines(tmp_path / "all") for r in line["instances"])
+    middle = scores[len(scores) // 2]
+    predict(run, "--input", photos, "--output", tmp_path / "some", "--score-threshold", middle)
+    for every, some in zip(lines(tmp_path / "all"), lines(tmp_path / "some")):
+        assert some["instances"] == [r for r in every["instances"] if r["score"] >= middle]
+
+
+def test_a_data_set_gets_what_its_evaluation_writes(make_run, photos, tmp_path):
+    from densekit.checkpoint import Checkpointer
+    from densekit.config import load_config
+    from densekit.data import register_coco_instances
+    from densekit.engine import Trainer
+    from densekit.evaluation import COCOEvaluator
+
+    images = [{"id": 70 - k, "file_name": name, "width": 0, "height": 0} for k, name in enumerate(["a.png", "b.jpg"])]
+    for image in images:
+        image["width"], image["height"] = Image.open(photos / image["file_name"]).size
+    ids = MetadataCatalog.get("coco_2017_val").thing_dataset_id_to_contiguous_id
+    categories = [{"id": key, "name": str(key)} for key in ids]
+    (tmp_path / "own.json").write_text(json.dumps({"images": images, "annotations": [], "categories": categories}))
+    register_coco_instances("own_photos", {}, tmp_path / "own.json", photos)
+    run = make_run("GeneralizedRCNN")
+    predict(run, "--dataset", "own_photos", "--output", tmp_path / "out", *THRESHOLD)
+
+    opts = ["MODEL.WEIGHTS", str(run / "model_0000009.pth"), "DATASETS.TEST", "('own_photos',)"]
+    cfg = load_config(str(run / "config.yaml"), [*opts, "OUTPUT_DIR", str(tmp_path / "eval")])
+    model = Trainer.build_model(cfg)
+    Checkpointer(model).load(cfg.MODEL.WEIGHTS)
+    Trainer.test(cfg, model, [COCOEvaluator("own_photos", output_dir=str(tmp_path / "eval"))])
+    theirs = json.loads((tmp_path / "eval" / "coco_instances_results.json").read_text())
+    ours = json.loads((tmp_path / "out" / "coco_instances_results.json").read_text())
+    assert {r["image_id"] for r in ours} == {69, 70}
+    assert sorted(ours, key=json.dumps) == sorted(theirs, key=json.dumps)
+
+
+def test_label_maps_hold_the_ids_of_the_data_set(make_run, photos, tmp_path):
+    from densekit.config import load_config
+    from densekit.d2.engine import DefaultPredictor
+
+    MetadataCatalog.get("soil").set(
+        stuff_classes=["sand", "clay", "loam"], stuff_dataset_id_to_contiguous_id={300: 0, 7: 1, 90: 2}
+    )
+    DatasetCatalog.register("soil", lambda: [])
+    run = make_run("SemanticSegmentor", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 3, "DATASETS.TRAIN", ("soil",))
+    predict(run, "--input", photos, "--output", tmp_path / "out", "--format", "semantic", "overlay")
+    weights = ["MODEL.WEIGHTS", str(run / "model_0000009.pth")]
+    predictor = DefaultPredictor(load_config(str(run / "config.yaml"), weights))
+    seen = set()
+    for name in ("a.png", "two/same.jpg"):
+        pixels = np.asarray(Image.open(photos / name).convert("RGB"))[:, :, ::-1]
+        numbers = predictor(pixels)["sem_seg"].argmax(dim=0).numpy()
+        stem = name.rsplit(".", 1)[0]
+        found = np.asarray(Image.open(tmp_path / "out" / "semantic" / f"{stem}.png"))
+        assert np.array_equal(found, np.array([300, 7, 90])[numbers])
+        assert (tmp_path / "out" / "overlay" / f"{stem}.jpg").is_file()
+        seen |= set(np.unique(found).tolist())
+    assert len(seen) > 1
+    listed = json.loads((tmp_path / "out" / "semantic.json").read_text())
+    assert listed["categories"][1] == {"id": 7, "name": "clay"} and len(listed["maps"]) == 7
+
+
+def test_panoptic_maps_and_their_json_agree(make_run, photos, tmp_path):
+    run = make_run("PanopticFPN")
+    predict(run, "--input", photos, "--output", tmp_path / "out", *THRESHOLD, "--format", "panoptic", "coco", "overlay")
+    content = json.loads((tmp_path / "out" / "panoptic.json").read_text())
+    assert [image["file_name"] for image in content["images"]][-1] == "two/same.jpg"
+    known = {category["id"] for category in content["categories"]}
+    assert sum(len(annotation["segments_info"]) for annotation in content["annotations"])
+    for annotation in content["annotations"]:
+        ids = rgb2id(np.asarray(Image.open(tmp_path / "out" / "panoptic" / annotation["file_name"])))
+        areas = {info["id"]: info["area"] for info in annotation["segments_info"]}
+        assert {k: v for k, v in zip(*np.unique(ids, return_counts=True)) if k} == areas
+        assert {info["category_id"] for info in annotation["segments_info"]} <= known
+    assert len(list((tmp_path / "out" / "overlay").rglob("*.jpg"))) == 7
+
+
+def test_without_formats_the_model_decides(make_run, photos, tmp_path):
+    predict(make_run("PanopticFPN"), "--input", photos / "a.png", "--output", tmp_path / "all")
+    expected = {"coco_instances_results.json", "panoptic.json", "semantic.json", "panoptic", "semantic"}
+    assert {p.name for p in (tmp_path / "all").iterdir()} == expected | {"predictions.jsonl", "settings.json"}
+    assert (
+        stopped(make_run("SemanticSegmentor"), "--input", photos, "--output", tmp_path / "x", "--format", "yolo") == 2
+    )
+    assert stopped(make_run("PanopticFPN"), "--input", photos, "--output", tmp_path / "y", "--tile", 40) == 2
+
+
+@pytest.mark.parametrize("architecture", ["GeneralizedRCNN", "SemanticSegmentor"])
+def test_a_tile_that_holds_the_picture_changes_nothing(make_run, photos, tmp_path, architecture):
+    words = (make_run(architecture), "--input", photos, *THRESHOLD, "--batch-size", 3, "--output")
+    predict(*words, tmp_path / "whole")
+    predict(*words, tmp_path / "tiled", "--tile", 120)
+    assert (tmp_path / "whole" / "predictions.jsonl").read_bytes() == (
+        tmp_path / "tiled" / "predictions.jsonl"
+    ).read_bytes()
+    for path in (tmp_path / "whole" / "semantic").rglob("*.png"):
+        assert path.read_bytes() == (tmp_path / "tiled" / path.relative_to(tmp_path / "whole")).read_bytes()
+
+
+def test_tiles_cover_large_pictures(make_run, photos, tmp_path):
+    words = ("--input", photos / "c.png", *THRESHOLD, "--tile", 40, "--batch-size", 2, "--output", tmp_path / "out")
+    predict(make_run("GeneralizedRCNN"), *words, "--format", "coco_full", "overlay")
+    full = COCO(str(tmp_path / "out" / "coco_full.json"))
+    masks = [full.annToMask(annotation) for annotation in full.loadAnns(full.getAnnIds())]
+    assert {mask.shape for mask in masks} == {(50, 120)}
+    covered = np.any(masks, axis=0)
+    assert covered[:, :40].any() and covered[:, 80:].any()
+
+
+def test_bad_pictures_are_named_and_skipped(make_run, photos, tmp_path, capsys):
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    (bad / "a.png").write_bytes((photos / "a.png").read_bytes())
+    (bad / "broken.jpg").write_bytes((photos / "b.jpg").read_bytes()[:300])
+    (bad / "empty.png").write_bytes(b"")
+    words = (make_run("GeneralizedRCNN"), "--input", bad, "--output", tmp_path / "out", "--batch-size", 3)
+    assert stopped(*words) == 1
+    first, second = (tmp_path / "out" / "unreadable.txt").read_text().splitlines()
+    assert "broken.jpg cannot be read: " in first and "empty.png cannot be read: " in second
+    assert [line["file_name"] for line in lines(tmp_path / "out")] == ["a.png"]
+    # The same command takes them in once they are repaired.
+    for name in ("broken.jpg", "empty.png"):
+        (bad / name).write_bytes((photos / "b.jpg").read_bytes())
+    predict(*words)
+    assert [line["file_name"] for line in lines(tmp_path / "out")] == ["a.png", "broken.jpg", "empty.png"]
+    assert not (tmp_path / "out" / "unreadable.txt").exists()
+    (bad / "empty.png").write_bytes(b"no picture")
+    assert stopped(*words, "--strict") == 2
+    assert "empty.png" in capsys.readouterr().err
+
+
+def test_a_changed_picture_is_predicted_again(make_run, photos, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name, source in (("x.png", "a.png"), ("y.png", "c.png")):
+        (folder / name).write_bytes((photos / source).read_bytes())
+    words = (make_run("GeneralizedRCNN"), "--input", folder, *THRESHOLD, "--output")
+    predict(*words, tmp_path / "out")
+    (folder / "y.png").write_bytes((photos / "e.png").read_bytes())
+    predict(*words, tmp_path / "out")
+    predict(*words, tmp_path / "fresh")
+    assert (tmp_path / "out" / "predictions.jsonl").read_bytes() == (
+        tmp_path / "fresh" / "predictions.jsonl"
+    ).read_bytes()
+
+
+def test_other_settings_are_refused_by_name_and_replaced_on_demand(make_run, photos, tmp_path, capsys):
+    run, out = make_run("GeneralizedRCNN"), tmp_path / "out"
+    predict(run, "--input", photos, "--output", out, "--format", "labelme")
+    (out / "notes.txt").write_text("mine")
+    for words, named in (
+        (("--input", photos, "--score-threshold", "0.25"), "score_threshold: 0.5 there, 0.25 now"),
+        (("--input", photos, "INPUT.MIN_SIZE_TEST", "72"), "INPUT.MIN_SIZE_TEST: 64 there, 72 now"),
+        (("--input", photos / "one"), "6 are gone"),
+        (("--input", photos, "--weights", make_run("GeneralizedRCNN", "SEED", 1) / "config.yaml"), "config.yaml"),
+    ):
+        assert stopped(run, *words, "--output", out) == 2
+        assert named in capsys.readouterr().err
+    predict(run, "--input", photos / "one", "--output", out, "--overwrite")
+    assert [line["file_name"] for line in lines(out)] == ["same.jpg"]
+    assert not (out / "labelme").exists() and (out / "notes.txt").read_text() == "mine"
+    assert stopped(run, "--input", photos, "--output", photos / "one") == 2
+    assert "not empty" in capsys.readouterr().err
+
+
+def test_further_formats_come_without_the_model(make_run, photos, tmp_path, monkeypatch):
+    words = (make_run("GeneralizedRCNN"), "--input", photos, "--output", tmp_path / "out", *THRESHOLD)
+    predict(*words)
+    before = (tmp_path / "out" / "predictions.jsonl").read_bytes()
+    monkeypatch.setattr("densekit.inference.run.predict_batches", lambda *_, **__: pytest.fail("the model ran"))
+    predict(*words, "--format", "coco_full", "yolo", "labelme")
+    assert (tmp_path / "out" / "predictions.jsonl").read_bytes() == before
+    full = COCO(str(tmp_path / "out" / "coco_full.json"))
+    found = [json.loads(line) for line in before.decode().splitlines()]
+    results = [result for line in found for result in line["instances"]]
+    for annotation, result in zip(full.loadAnns(full.getAnnIds()), results, strict=True):
+        assert annotation["score"] == result["score"] and annotation["bbox"] == result["bbox"]
+        assert annotation["area"] == mask_utils.area(result["segmentation"])
+    assert (tmp_path / "out" / "yolo" / "labels" / "one" / "same.txt").is_file()
+    label = json.loads((tmp_path / "out" / "labelme" / "two" / "same.json").read_text())
+    assert (tmp_path / "out" / "labelme" / "two" / label["imagePath"]).resolve() == photos / "two" / "same.jpg"
