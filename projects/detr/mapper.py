@@ -20,9 +20,9 @@ _VOID = 255  # pixels of no segment, while a map of segments is transformed
 class DetrDatasetMapper(DatasetMapper):
     """The default mapper with the paper's augmentation, for boxes, masks and panoptic segments.
 
-    The image is mirrored or not; with ``INPUT.CROP.ENABLED`` every other image is resized to a short side of 400, 500
-    or 600 pixels and cropped; all are then resized as usual. Of panoptic records (``pan_seg_file_name``) every segment,
-    thing or stuff, becomes an instance with the box of its mask.
+    The image is mirrored or not; with ``INPUT.CROP.ENABLED`` every other image is cropped, after a resize to a short
+    side of 400, 500 or 600 pixels if the window is given in pixels; all are then resized as usual. Of panoptic records
+    (``pan_seg_file_name``) every segment, thing or stuff, becomes an instance with the box of its mask.
     """
 
     @classmethod
@@ -31,11 +31,7 @@ class DetrDatasetMapper(DatasetMapper):
         options = super().from_config(cfg, is_train)
         if is_train:
             resize, *flip = utils.build_augmentation(cfg, is_train)
-            crop: list[T.Augmentation] = []
-            if cfg.INPUT.CROP.ENABLED:
-                window = T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE)
-                steps = T.AugmentationList([T.ResizeShortestEdge(_BEFORE_CROP, sample_style="choice"), window])
-                crop = [T.RandomApply(steps, prob=0.5)]
+            crop = [T.RandomApply(_crop(cfg.INPUT.CROP), prob=0.5)] if cfg.INPUT.CROP.ENABLED else []
             options["augmentations"] = [*flip, *crop, resize]
         return options
 
@@ -67,6 +63,14 @@ class DetrDatasetMapper(DatasetMapper):
             instances.remove("gt_masks")
         record["instances"] = instances
         return record
+
+
+def _crop(keys: CfgNode) -> T.Augmentation:
+    """A window of a size in pixels is cut from an image of a known size; a relative one needs no resize before it."""
+    window = T.RandomCrop(keys.TYPE, keys.SIZE)
+    if keys.TYPE.startswith("relative"):
+        return window
+    return T.AugmentationList([T.ResizeShortestEdge(_BEFORE_CROP, sample_style="choice"), window])
 
 
 def _numbered(ids: np.ndarray, segment_ids: list[int]) -> np.ndarray:

@@ -124,8 +124,11 @@ class Detr(nn.Module):
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Moves, normalises, pads and batches the images."""
-        images = [(item["image"].to(self.device) - self.pixel_mean) / self.pixel_std for item in batched_inputs]
-        return ImageList.from_tensors(images, self.size_divisibility)
+        images = [(item["image"].to(self.device) - self.pixel_mean).div_(self.pixel_std) for item in batched_inputs]
+        padded = ImageList.from_tensors(images, self.size_divisibility)
+        if padded.tensor.device.type == "cpu":  # convolutions are faster there with the channels of a pixel together
+            padded.tensor = padded.tensor.contiguous(memory_format=torch.channels_last)
+        return padded
 
     def losses(self, images: ImageList, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
         """The weighted losses; what has no weight goes to the event storage.

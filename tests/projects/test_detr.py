@@ -20,6 +20,7 @@ from densekit.projects.detr.panoptic import merge_masks
 from densekit.solver import build_optimizer
 
 ROOT = Path(__file__).resolve().parents[2]
+FOUR = ["res2", "res3", "res4", "res5"]
 SMALL = {
     "MODEL.DEVICE": "cpu",
     "MODEL.WEIGHTS": "",
@@ -250,8 +251,8 @@ def test_the_backbone_has_a_learning_rate_of_its_own():
         ({"POSITION_EMBEDDING": "cosine"}, "sine, learned"),
         ({"PADDING_MASK": "floor"}, "ceil"),
         ({"HIDDEN_DIM": 130}, "multiple of 4"),
-        ({"MODEL.MASK_ON": True, "MODEL.RESNETS.OUT_FEATURES": ["res5"]}, "four feature maps"),
-        ({"MODEL.MASK_ON": True, "HIDDEN_DIM": 64}, "multiple of 128"),
+        ({"MODEL.MASK_ON": True}, "four feature maps"),
+        ({"MODEL.MASK_ON": True, "MODEL.RESNETS.OUT_FEATURES": FOUR, "HIDDEN_DIM": 64}, "multiple of 128"),
     ],
 )
 def test_wrong_keys_are_refused_by_name(options, message):
