@@ -56,6 +56,7 @@ def draw_queries(picture: np.ndarray, maps: Tensor, boxes: Tensor, titles: Seque
     figure, axes = _panels(len(maps), picture)
     for axis, attention, box, title in zip(axes, maps, boxes, titles):
         axis.imshow(_lit(picture, attention))
+        axis.autoscale(False)
         cx, cy, w, h = (box * box.new_tensor([width, height, width, height])).tolist()
         axis.plot(
             [cx - w / 2, cx + w / 2, cx + w / 2, cx - w / 2, cx - w / 2],
