@@ -18,6 +18,7 @@ def add_densekit_config(cfg: CfgNode) -> None:
     cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0  # of CropAfterResizeMapper: a crop holds less of any class than that
     cfg.INPUT.COLOR_AUG_SSD = False  # of CropAfterResizeMapper: the colour distortions of SSD (arXiv 1512.02325)
     cfg.INPUT.MAPPER = ""  # name of the mapper that turns an annotation into training tensors; "": by the task
+    cfg.SOLVER.AMP.PRECISION = "float16"  # of mixed precision; or "bfloat16"
     cfg.SOLVER.OPTIMIZER = "SGD"  # or "AdamW" (arXiv 1711.05101)
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0  # on the learning rate of the parameters below a module named `backbone`
     cfg.TEST.BOUNDARY = False  # judge masks and classes by their boundaries too (arXiv 2103.16562)

@@ -59,8 +59,10 @@ class Trainer(DefaultTrainer):
         replicas = create_ddp_model(
             model, broadcast_buffers=False, device_ids=[comm.get_local_rank()] if on_gpu else None
         )
-        loop = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
-        self._trainer = loop(replicas, self._batches, optimizer)
+        if cfg.SOLVER.AMP.ENABLED:
+            self._trainer = AMPTrainer(replicas, self._batches, optimizer, precision=_precision(cfg))
+        else:
+            self._trainer = SimpleTrainer(replicas, self._batches, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = Checkpointer(replicas, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter = 0
@@ -214,6 +216,13 @@ def _share_buffers(model: nn.Module) -> None:
     if comm.get_world_size() > 1:
         for buffer in model.buffers():
             torch.distributed.broadcast(buffer, src=0)
+
+
+def _precision(cfg: CfgNode) -> torch.dtype:
+    name = cfg.SOLVER.AMP.PRECISION
+    if name not in ("float16", "bfloat16"):
+        raise ValueError(f"SOLVER.AMP.PRECISION is {name!r}; it can be 'float16' or 'bfloat16'.")
+    return getattr(torch, name)
 
 
 def _mapper(cfg: CfgNode, *, is_train: bool) -> Any:

@@ -3,6 +3,6 @@
 from . import mapper as mapper  # registers DetrDatasetMapper
 from . import meta_arch as meta_arch  # registers Detr
 from . import subset as subset  # registers streets_train_16
-from .config import add_config
+from .config import adapt_config, add_config
 
-__all__ = ["add_config"]
+__all__ = ["adapt_config", "add_config"]

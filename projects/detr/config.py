@@ -3,6 +3,15 @@
 from densekit.d2.config import CfgNode
 
 
+def adapt_config(cfg: CfgNode) -> None:
+    """Makes a YAML of the authors' wrapper mean here what it means there: its optimizer's name and its own mapper."""
+    if cfg.MODEL.META_ARCHITECTURE == "Detr":
+        if cfg.SOLVER.OPTIMIZER == "ADAMW":
+            cfg.SOLVER.OPTIMIZER = "AdamW"  # as densekit writes it
+        if not cfg.INPUT.MAPPER:
+            cfg.INPUT.MAPPER = "DetrDatasetMapper"  # the wrapper's launcher takes its own for this architecture
+
+
 def add_config(cfg: CfgNode) -> None:
     """Adds ``MODEL.DETR`` to ``cfg``."""
     cfg.MODEL.DETR = CfgNode()

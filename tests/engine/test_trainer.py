@@ -159,6 +159,17 @@ def test_mixed_precision_is_off_on_the_cpu(arguments):
     assert not cfg.SOLVER.AMP.ENABLED and len(notes) == 1
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch's, of a gradient scaler without CUDA
+def test_mixed_precision_has_the_precision_of_the_config(arguments):
+    cfg, _ = read_config(arguments())
+    cfg.defrost()
+    cfg.SOLVER.AMP.ENABLED, cfg.SOLVER.AMP.PRECISION = True, "bfloat16"
+    assert Trainer(cfg)._trainer.precision is torch.bfloat16
+    cfg.SOLVER.AMP.PRECISION = "half"
+    with pytest.raises(ValueError, match=r"SOLVER\.AMP\.PRECISION is 'half'"):
+        Trainer(cfg)
+
+
 def test_any_process_names_its_bad_data_and_one_the_mistakes_of_all(monkeypatch, capsys):
     monkeypatch.setattr(comm, "is_main_process", lambda: False)
     for error, shown in (

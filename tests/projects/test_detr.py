@@ -15,6 +15,7 @@ from densekit.config import load_config
 from densekit.d2.modeling import build_model
 from densekit.d2.structures import BitMasks, Boxes, Instances
 from densekit.d2.utils.events import EventStorage
+from densekit.data.mapper import MAPPERS
 from densekit.projects.detr.mapper import DetrDatasetMapper
 from densekit.projects.detr.panoptic import merge_masks
 from densekit.solver import build_optimizer
@@ -258,6 +259,40 @@ def test_the_backbone_has_a_learning_rate_of_its_own():
 def test_wrong_keys_are_refused_by_name(options, message):
     with pytest.raises(ValueError, match=message):
         small(**options)
+
+
+WRAPPERS_YAML = """
+MODEL:
+  META_ARCHITECTURE: "Detr"
+  RESNETS:
+    STRIDE_IN_1X1: False
+    OUT_FEATURES: ["res2", "res3", "res4", "res5"]
+  DETR:
+    GIOU_WEIGHT: 2.0
+    L1_WEIGHT: 5.0
+    NUM_OBJECT_QUERIES: 50
+SOLVER:
+  OPTIMIZER: "ADAMW"
+  BACKBONE_MULTIPLIER: 0.1
+  CLIP_GRADIENTS:
+    ENABLED: True
+    CLIP_TYPE: "full_model"
+INPUT:
+  CROP:
+    ENABLED: True
+    TYPE: "absolute_range"
+    SIZE: (384, 600)
+VERSION: 2
+"""
+
+
+def test_a_yaml_of_the_wrapper_loads_as_it_is(tmp_path):
+    (tmp_path / "detr.yaml").write_text(WRAPPERS_YAML)
+    cfg = load_config(str(tmp_path / "detr.yaml"), ["MODEL.DEVICE", "cpu"])
+    model = build_model(cfg)
+    assert model.detr.query_embed.num_embeddings == 50 and model.detr.backbone[0].padding_mask == "ceil"
+    assert isinstance(build_optimizer(cfg, model), torch.optim.AdamW)
+    assert "RandomApply" in str(MAPPERS[cfg.INPUT.MAPPER](cfg, True).augmentations)
 
 
 def originals(model):
