@@ -28,6 +28,9 @@ examples:
     python train_net.py --config-file FILE --train-data "form: voc, images: train/jpg, annotations: train/xml" \\
       --val-data "form: voc, images: val/jpg, annotations: val/xml"
 
+  see what a file and its bases change, and in which line
+    python train_net.py --config-file FILE --diff
+
   8 GPUs of one machine; two processes on the CPU; two machines; torchrun
     python train_net.py --config-file FILE --num-gpus 8
     python train_net.py --config-file FILE --num-gpus 2 MODEL.DEVICE cpu
@@ -90,6 +93,10 @@ def argument_parser() -> argparse.ArgumentParser:
         metavar="URL",
         help="where processes meet, tcp://HOST:PORT (default: auto, a free port of this machine)",
     )
+    parser.add_argument(
+        "--print-config", action="store_true", help="print every key with its value and where that comes from, and stop"
+    )
+    parser.add_argument("--diff", action="store_true", help="the same for the keys that differ from their defaults")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="keys of the configuration with their new values")
     return parser
 
@@ -102,7 +109,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
     Returns:
         ``config_file, datasets, train_data, val_data, resume, eval_only, num_gpus, num_machines, machine_rank,
-        dist_url`` and ``opts``, the flat list of keys and values.
+        dist_url, print_config, diff`` and ``opts``, the flat list of keys and values.
     """
     parser = argument_parser()
     # Intermixed, because flags after the first KEY would otherwise count as values of the configuration.

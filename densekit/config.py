@@ -1,13 +1,12 @@
 """Configuration of a run: densekit's own keys, and a loader that says what is wrong with a file or an override."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import yaml
 
-from densekit.config_check import check_file, check_options
+from densekit.config_check import check_file, check_options, lines_of_keys
 from densekit.d2.config import CfgNode, get_cfg
-from densekit.d2.utils.file_io import PathManager
 
 
 def add_densekit_config(cfg: CfgNode) -> None:
@@ -51,14 +50,9 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
         ValueError: A file is not YAML, a key does not exist or a value has the wrong type; the message names file,
             line, key and the nearest keys.
     """
-    import densekit.modeling  # noqa: F401 - registers parts that any config may name
+    from densekit.projects import adapt_all_configs
 
-    # Registers every system; what only needs the keys above does not.
-    from densekit.projects import adapt_all_configs, add_all_configs
-
-    cfg = get_cfg()
-    add_densekit_config(cfg)
-    add_all_configs(cfg)
+    cfg = default_config()
     if config_file:
         check_file(cfg, config_file)
         try:
@@ -75,18 +69,55 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
 
 def explicit_keys(config_file: str, opts: Sequence[str] = ()) -> set[str]:
     """Returns the keys that stand in the overrides or in the file itself, not in one of its bases."""
-    found = set(opts[::2])
-    if not config_file:
-        return found
-    with PathManager.open(config_file, "r") as file:
-        content = yaml.safe_load(file)
+    lines = lines_of_keys(config_file) if config_file else {}
+    return set(opts[::2]) | {key for key, (file, _) in lines.items() if file == config_file}
 
-    def walk(node: Any, prefix: str) -> None:
-        for key, value in node.items():
-            if isinstance(value, dict):
-                walk(value, f"{prefix}{key}.")
-            else:
-                found.add(f"{prefix}{key}")
 
-    walk(content or {}, "")
-    return found
+def default_config() -> CfgNode:
+    """Returns the defaults of the host, of densekit and of every project."""
+    import densekit.modeling  # noqa: F401 - registers parts that any config may name
+    from densekit.projects import add_all_configs  # registers every system
+
+    cfg = get_cfg()
+    add_densekit_config(cfg)
+    add_all_configs(cfg)
+    return cfg
+
+
+def describe_config(cfg: CfgNode, config_file: str, opts: Sequence[str], *, changed_only: bool = False) -> str:
+    """Writes a config with the origin of every value.
+
+    Args:
+        cfg: What :func:`load_config` made of the file and the overrides, maybe adapted to the machine since.
+        config_file: The file.
+        opts: The overrides.
+        changed_only: Leave out what has its default, and show the default of the rest.
+
+    Returns:
+        A line ``KEY: value  # origin`` for each key. Origins are default, a file with its line, command line, or
+        "adapted" for what neither of these says.
+    """
+    lines = lines_of_keys(config_file) if config_file else {}
+    defaults, plain, given = dict(_leaves(default_config())), dict(_leaves(load_config(config_file, opts))), opts[::2]
+    rows = []
+    for key, value in sorted(_leaves(cfg)):
+        before, origin = defaults.get(key), "default"
+        if value != plain.get(key):
+            origin = "adapted"
+        elif key in given:
+            origin = "command line"
+        elif key in lines:
+            origin = "{}:{}".format(*lines[key])
+        if not changed_only:
+            rows.append(f"{key}: {value!r}  # {origin}")
+        elif value != before:
+            rows.append(f"{key}: {before!r} -> {value!r}  # {origin}")
+    return "\n".join(rows)
+
+
+def _leaves(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, CfgNode) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

@@ -31,18 +31,47 @@ def check_file(cfg: CfgNode, path: str, _chain: tuple[str, ...] = ()) -> None:
     if not PathManager.isfile(path):
         raise FileNotFoundError(f"Config file '{path}' does not exist.")
     root = _parse(path)
+    for base, line in _bases(root):
+        where = f"{path}, line {line}"
+        base_path = _resolve(base, path)
+        if base_path in (*_chain, path):
+            raise ValueError(f"{where}: the {_BASE_KEY} '{base}' leads back to '{base_path}'.")
+        if not PathManager.isfile(base_path):
+            raise FileNotFoundError(f"{where}: the {_BASE_KEY} '{base}' is '{base_path}', which does not exist.")
+        check_file(cfg, base_path, (*_chain, path))
+    _check_mapping(cfg, cfg, root, path, "")
+
+
+def lines_of_keys(path: str) -> dict[str, tuple[str, int]]:
+    """Tells where the value of each key comes from that a config file and its bases set.
+
+    Args:
+        path: A file that :func:`check_file` has nothing against.
+
+    Returns:
+        Key -> (file, line) of the last file, in the order of merging, that sets it.
+    """
+    root = _parse(path)
+    found: dict[str, tuple[str, int]] = {}
+    for base, _ in _bases(root):
+        found |= lines_of_keys(os.path.normpath(_resolve(base, path)))
+
+    def walk(mapping: yaml.MappingNode, prefix: str) -> None:
+        for key, value in mapping.value:
+            if isinstance(value, yaml.MappingNode) and value.value:
+                walk(value, f"{prefix}{key.value}.")
+            elif prefix + key.value != _BASE_KEY:
+                found[prefix + key.value] = (path, key.start_mark.line + 1)
+
+    walk(root, "")
+    return found
+
+
+def _bases(root: yaml.MappingNode) -> Iterator[tuple[str, int]]:
+    """The files that a file names as its bases, with the lines."""
     for value in (value for key, value in root.value if key.value == _BASE_KEY):
         for base in value.value if isinstance(value, yaml.SequenceNode) else [value]:
-            where = f"{path}, line {base.start_mark.line + 1}"
-            base_path = _resolve(base.value, path)
-            if base_path in (*_chain, path):
-                raise ValueError(f"{where}: the {_BASE_KEY} '{base.value}' leads back to '{base_path}'.")
-            if not PathManager.isfile(base_path):
-                raise FileNotFoundError(
-                    f"{where}: the {_BASE_KEY} '{base.value}' is '{base_path}', which does not exist."
-                )
-            check_file(cfg, base_path, (*_chain, path))
-    _check_mapping(cfg, cfg, root, path, "")
+            yield base.value, base.start_mark.line + 1
 
 
 def check_options(cfg: CfgNode, opts: Sequence[str]) -> None:

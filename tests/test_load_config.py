@@ -5,7 +5,7 @@ import re
 import pytest
 import yaml
 
-from densekit.config import add_densekit_config, load_config
+from densekit.config import add_densekit_config, describe_config, explicit_keys, load_config
 from densekit.d2 import HOST
 from densekit.d2.config import get_cfg
 
@@ -177,3 +177,24 @@ def test_key_of_a_part_that_the_host_lacks_names_file_and_line(write):
         assert message(ValueError, path).startswith(f"{path}, line 4: MODEL.ROI_BOX_HEAD.USE_FED_LOSS is True")
     else:
         assert load_config(path).MODEL.ROI_BOX_HEAD.USE_FED_LOSS
+
+
+def test_every_value_has_its_origin(write):
+    write("a.yaml", "MODEL:\n  MASK_ON: True\n  DEVICE: cpu\nSEED: 1\n")
+    write("b.yaml", "SEED: 2\n")
+    path = write("deep/run.yaml", "_BASE_:\n  - ../a.yaml\n  - ../b.yaml\nMODEL:\n  DEVICE: cuda\n")
+    folder = path.removesuffix("/deep/run.yaml")
+    opts = ["OUTPUT_DIR", "here"]
+    cfg = load_config(path, opts)
+    cfg.SOLVER.MAX_ITER = 7
+    whole = dict(line.split(": ", 1) for line in describe_config(cfg, path, opts).splitlines())
+    assert whole["MODEL.MASK_ON"] == f"True  # {folder}/a.yaml:2"
+    assert whole["SEED"] == f"2  # {folder}/b.yaml:1"
+    assert whole["MODEL.DEVICE"] == f"'cuda'  # {path}:5"
+    assert whole["OUTPUT_DIR"] == "'here'  # command line"
+    assert whole["SOLVER.MAX_ITER"] == "7  # adapted"
+    assert whole["SOLVER.GAMMA"] == "0.1  # default"
+    changed = describe_config(cfg, path, opts, changed_only=True).splitlines()
+    assert [line.split(":")[0] for line in changed] == ["MODEL.MASK_ON", "OUTPUT_DIR", "SEED", "SOLVER.MAX_ITER"]
+    assert changed[2] == f"SEED: -1 -> 2  # {folder}/b.yaml:1"
+    assert explicit_keys(path, opts) == {"MODEL.DEVICE", "OUTPUT_DIR"}
