@@ -251,6 +251,23 @@ def test_a_split_without_ground_truth_keeps_its_predictions(root, tmp_path, capl
     assert len(list((tmp_path / "semantic").glob("*_pred.png"))) == 8
 
 
+def test_an_overlap_of_exactly_the_threshold_is_too_small(tmp_path):
+    truth = np.full((24, 20), 7, np.uint16)
+    truth[:10] = 24000
+    truth[12:22, :10] = 3  # void
+    masks = {"half": 0.9, "half_on_void": 0.8, "whole": 0.5}
+    pictures = {name: np.zeros(truth.shape, np.uint8) for name in masks}
+    pictures["half"][:10, :10] = pictures["whole"][:10] = pictures["half_on_void"][12:22, 5:15] = 255
+    for name, picture in pictures.items():
+        cv2.imwrite(str(tmp_path / f"{name}.png"), picture)
+    cv2.imwrite(str(tmp_path / "a_gtFine_instanceIds.png"), truth)
+    listing = tmp_path / "a_pred.txt"
+    listing.write_text("".join(f"{name}.png 24 {score}\n" for name, score in masks.items()))
+    found = score_instances([(listing, tmp_path / "a_gtFine_instanceIds.png")])["averages"]
+    # Two false masks come before the true one, whose precision is 1/3; the line to it starts at 0.
+    assert found["allAp"] == found["allAp50%"] == pytest.approx(1 / 6)
+
+
 def random_frame(rng):
     """A small instance map with objects, groups and void, and overlapping masks of two classes with tied scores."""
     truth = np.full((24, 40), 7, np.uint16)

@@ -150,10 +150,10 @@ def _judge(
     ignorable = sum(overlaps[:, part].sum(axis=1) for part in (np.isin(values, _VOID), is_group, is_small)) / areas
     shared = overlaps[:, here]  # (M, G)
     ious = shared / (sizes[here] + areas[:, None] - shared)
-    matches = ious > thresholds[:, None, None]  # (T, M, G)
-    found = matches & counts
+    found = counts & (ious > thresholds[:, None, None])  # (T, M, G)
     is_best = found & (found.cumsum(axis=1) == 1)
-    wrong = ~matches.any(axis=2) & (ignorable <= thresholds[:, None])
+    # A mask that matches a group or something small lies on it by more than the threshold, so it is ignored here too.
+    wrong = ignorable <= thresholds[:, None]
     states = np.where(wrong | found.any(axis=2), FALSE, IGNORED)
     states[is_best.any(axis=2)] = TRUE
     return states, int(counts.sum())
