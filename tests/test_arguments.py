@@ -25,6 +25,8 @@ def test_defaults():
         "num_machines": 1,
         "machine_rank": 0,
         "dist_url": "auto",
+        "print_config": False,
+        "diff": False,
         "opts": [],
     }
 
