@@ -79,7 +79,7 @@ def _coco_panoptic(root: str) -> Iterator[Entry]:
 def _cityscapes(tree: str) -> Iterator[Entry]:
     yield from cityscapes_entries("cityscapes_fine", tree, "gtFine", ("train", "val", "test"))
     yield from cityscapes_entries("cityscapes_coarse", tree, "gtCoarse", ("train", "train_extra", "val"))
-    yield from cityscapes_panoptic_entries("cityscapes_fine_panoptic", tree, ("train", "val"))
+    yield from cityscapes_panoptic_entries("cityscapes_fine_panoptic", tree, ("train", "val", "test"))
 
 
 def _register_coco(root: str, name: str, images: str, annotations: str) -> None:

@@ -2,16 +2,20 @@
 
 import math
 import shutil
+import zipfile
 
 import cityscapes_scenes as scenes
+import cv2
 import pytest
 import torch
 
+from densekit.cli import main
 from densekit.config import add_densekit_config
 from densekit.d2.config import get_cfg
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.data.cityscapes import cityscapes_entries
 from densekit.data.cityscapes_panoptic import cityscapes_panoptic_entries
+from densekit.data.prepare_cityscapes import make_panoptic
 from densekit.data.registry import register
 from densekit.evaluation import build_evaluator, check_evaluation
 
@@ -89,6 +93,29 @@ def test_what_only_the_evaluation_needs_is_missed_before_the_training(tree):
     MetadataCatalog.get("tree_odd").evaluator_type = "audio"
     with pytest.raises(ValueError, match="'audio'"):
         check_evaluation(["tree_odd"])
+
+
+def test_a_test_split_without_annotations_can_be_submitted(tmp_path, caplog):
+    """As Cityscapes publishes it: every label file is there, and says nothing."""
+    tree = scenes.make_tree(tmp_path, frames=2)
+    for kind in ("leftImg8bit", "gtFine"):
+        shutil.copytree(tree / kind / "val", tree / kind / "test")
+    for path in tree.glob("gtFine/test/*/*Ids.png"):
+        cv2.imwrite(str(path), 0 * cv2.imread(str(path), cv2.IMREAD_UNCHANGED))
+    make_panoptic(tree / "gtFine", "test", 1, False)
+    for entry in cityscapes_panoptic_entries("secret_panoptic", str(tree), ["test"]):
+        register(entry)
+    name = "secret_panoptic_test"
+    evaluator = build_evaluator(get_cfg(), name, str(tmp_path / "inference" / name))
+    truth = {item["image_id"]: item for item in scenes.images(tree)}
+    for record in DatasetCatalog.get(name):
+        evaluator.process([record], [{"panoptic_seg": scenes.panoptic(truth[record["image_id"]])}])
+    results = evaluator.evaluate()
+    assert all(math.isnan(value) for value in results["panoptic_seg"].values())
+    assert "Nothing in the ground truth" in caplog.text
+    assert main(["submit", str(tmp_path / "inference"), "--output", str(tmp_path / "a.zip")]) == 0
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        assert "cityscapes_panoptic_test.json" in archive.namelist() and len(archive.namelist()) == 3
 
 
 def test_classes_beyond_those_of_the_data_set_name_the_key(tree, tmp_path):

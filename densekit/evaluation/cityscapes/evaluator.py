@@ -71,9 +71,9 @@ class CityscapesEvaluator(DatasetEvaluator):
             inputs: One dict per image with its ``"file_name"``.
             outputs: One dict per image.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         for item, output in zip(inputs, outputs):
             if self.output in output:
+                self.folder.mkdir(parents=True, exist_ok=True)
                 frame = frame_of(item["file_name"])
                 self._write(frame, output[self.output])
                 self._written.add(frame)
@@ -106,11 +106,7 @@ class CityscapesEvaluator(DatasetEvaluator):
         logger.info(f"Scoring {len(files)} frames of '{self._dataset_name}' in {self.folder} ...")
         metrics = self._score([(files[frame], truth[frame]) for frame in files])
         averages = {name: value for name, value in metrics.items() if "-" not in name}
-        if all(math.isnan(value) for value in averages.values()):
-            logger.warning(
-                f"Nothing in the ground truth of '{self._dataset_name}' counts, as in Cityscapes' own test set; the "
-                "benchmark's server scores the file that `densekit submit` makes."
-            )
+        warn_if_undefined(self._dataset_name, averages)
         logger.info(f"Evaluation results for {self.task}:\n" + create_small_table(averages))
         for columns in self.tables:
             logger.info(f"{', '.join(columns)} of each class:\n" + _class_table(metrics, columns))
@@ -142,6 +138,15 @@ class CityscapesEvaluator(DatasetEvaluator):
     @abstractmethod
     def _score(self, files: list[tuple[Path, Path]]) -> dict[str, float]:
         """Scores pairs of prediction and ground truth; a metric of one class is called ``<metric>-<class>``."""
+
+
+def warn_if_undefined(dataset_name: str, averages: Mapping[str, float]) -> None:
+    """Says why where all figures are undefined."""
+    if all(math.isnan(value) for value in averages.values()):
+        logger.warning(
+            f"Nothing in the ground truth of '{dataset_name}' counts, as in Cityscapes' own test set; the benchmark's "
+            "server scores the file that `densekit submit` makes."
+        )
 
 
 def _class_table(metrics: Mapping[str, float], columns: tuple[str, ...]) -> str:

@@ -1,8 +1,10 @@
 """Panoptic labelling: PQ, SQ and RQ of all classes, of things and of stuff."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from densekit.evaluation.cityscapes.evaluator import warn_if_undefined
 from densekit.evaluation.cityscapes.frames import refuse_missing
 from densekit.evaluation.panoptic import COCOPanopticEvaluator
 
@@ -28,6 +30,12 @@ class CityscapesPanopticEvaluator(COCOPanopticEvaluator):
             ValueError: The data set names no panoptic annotation, or it is not COCO's.
         """
         super().__init__(dataset_name, output_dir)
+
+    def evaluate(self) -> Mapping[str, Any]:
+        results = super().evaluate()
+        if results:
+            warn_if_undefined(self._dataset_name, results["panoptic_seg"])
+        return results
 
     def _document(self, output_dir: Path) -> Path:
         return output_dir / "panoptic" / Path(self._truth.file.path).name
