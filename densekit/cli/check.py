@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from densekit.data.inspect import Findings, Inspection
 
 _EXAMPLES = 3
+_CLASSES = 40
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,11 +88,14 @@ def _print(findings: "Findings", as_json: bool) -> None:
         return
     from tabulate import tabulate
 
-    print(f"{findings.name}: {findings.images} images, {findings.objects} objects\n")
+    print(f"{findings.name}: {findings.images} images" + (f", {findings.objects} objects" if findings.objects else ""))
     if findings.histogram is not None:
         counts = sorted(findings.histogram.counts.items(), key=lambda entry: -entry[1])
-        rows = [(name, count, findings.histogram.images[name]) for name, count in counts]
-        print(tabulate(rows, headers=("class", findings.histogram.unit, "images"), tablefmt="simple") + "\n")
+        shown = [(name, count, findings.histogram.images[name]) for name, count in counts if count][:_CLASSES]
+        print("\n" + tabulate(shown, headers=("class", findings.histogram.unit, "images"), tablefmt="simple"))
+        if len(counts) > len(shown):
+            print(f"... {len(counts)} classes in all")
+    print()
     for kind, found in findings.items():
         print(f"{kind.severity:<8}{len(found):>6}  {kind.title}  [{kind.name}]")
         for finding in found[:_EXAMPLES]:

@@ -1,8 +1,10 @@
 """Objects from a picture of segment ids: the box and the polygons of each."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import numpy as np
@@ -11,7 +13,7 @@ from scipy import ndimage
 from densekit.d2.structures import BoxMode
 from densekit.ops.outlines import polygons
 
-__all__ = ["in_threads", "outline_regions"]
+__all__ = ["errors_collected", "in_threads", "outline_regions"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -50,10 +52,34 @@ def outline_regions(ids: np.ndarray, wanted: Iterable[int]) -> dict[int, dict[st
     return found
 
 
+_COLLECTED: ContextVar[list[Exception] | None] = ContextVar("collected", default=None)
+
+
+@contextmanager
+def errors_collected() -> Iterator[list[Exception]]:
+    """Within this block, loaders leave out the files that they would refuse; yields the list of the errors."""
+    errors: list[Exception] = []
+    token = _COLLECTED.set(errors)
+    try:
+        yield errors
+    finally:
+        _COLLECTED.reset(token)
+
+
 def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
     """Applies a function to many files; decoding pictures leaves the interpreter free for the other threads."""
+    errors = _COLLECTED.get()
     pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
     try:
-        return list(pool.map(function, items))
+        if errors is None:
+            return list(pool.map(function, items))
+        futures = [pool.submit(function, item) for item in items]
+        results = []
+        for future in futures:
+            try:
+                results.append(future.result())
+            except (ValueError, OSError) as error:
+                errors.append(error)
+        return results
     finally:
         pool.shutdown(cancel_futures=True)  # after an error the rest would be for nothing

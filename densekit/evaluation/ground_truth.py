@@ -93,7 +93,7 @@ def read_coco_json(path: str) -> dict[str, Any]:
     return content
 
 
-def dataset_to_coco(dataset_name: str) -> dict[str, Any]:
+def dataset_to_coco(dataset_name: str, records: list[dict[str, Any]] | None = None) -> dict[str, Any]:
     """Returns the content of a COCO JSON file for a data set that is registered as Python dicts.
 
     Boxes become XYWH, keypoints go back to pixel indices (half a pixel less), and areas are those of the masks where
@@ -103,7 +103,7 @@ def dataset_to_coco(dataset_name: str) -> dict[str, Any]:
         ValueError: The data set has no class names.
     """
     metadata = MetadataCatalog.get(dataset_name)
-    dicts = DatasetCatalog.get(dataset_name)
+    dicts = DatasetCatalog.get(dataset_name) if records is None else records
     names = metadata.get("thing_classes")
     if not names:
         raise ValueError(

@@ -5,11 +5,15 @@ import os
 
 import densekit.data.builtin  # noqa: F401 - registers the standard names, which are looked up here
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
+from densekit.data.inspect.cityscapes import inspect_cityscapes
 from densekit.data.inspect.coco_file import read_entries, read_json
 from densekit.data.inspect.findings import Findings
 from densekit.data.inspect.images import image_files
+from densekit.data.inspect.panoptic import inspect_panoptic
 from densekit.data.inspect.pictures import read_pictures
+from densekit.data.inspect.records import inspect_records
 from densekit.data.inspect.run import Inspection, Options, inspect_coco
+from densekit.data.inspect.semantic import inspect_semantic
 
 __all__ = ["content_hashes", "inspect_dataset"]
 
@@ -23,9 +27,17 @@ def inspect_dataset(name: str, options: Options) -> Inspection:
     """
     _check_registered(name)
     metadata = MetadataCatalog.get(name)
-    if metadata.get("json_file") and metadata.get("image_root"):
-        return inspect_coco(metadata.json_file, metadata.image_root, name, options)
-    raise ValueError(f"Data set {name!r} is of a form that cannot be checked yet.")
+    images, json_file = metadata.get("image_root"), metadata.get("json_file")
+    labels, panoptic = metadata.get("gt_dir"), metadata.get("panoptic_json")
+    if labels is not None:
+        return inspect_cityscapes(name, metadata.get("image_dir") or images, labels, options)
+    if panoptic is not None:
+        return inspect_panoptic(panoptic, metadata.panoptic_root, images, name, options)
+    if json_file is not None and images is not None:
+        return inspect_coco(json_file, images, name, options)
+    if metadata.get("evaluator_type") == "sem_seg":
+        return inspect_semantic(name, options)
+    return inspect_records(name, options)
 
 
 def content_hashes(other: str, images: str | None, workers: int) -> dict[bytes, str]:

@@ -27,10 +27,19 @@ def image_files(folder: str) -> list[str]:
     )
 
 
-def check_images(pictures: Sequence[Picture], facts: Mapping[str, PictureFacts], findings: Findings) -> None:
-    """Checks each file, equal contents, and what else lies in the folders."""
+def check_images(
+    pictures: Sequence[Picture], facts: Mapping[str, PictureFacts], findings: Findings, sizes_are_claimed: bool = True
+) -> None:
+    """Checks each file, equal contents, and what else lies in the folders.
+
+    Args:
+        pictures: as the data set lists them.
+        facts: what the files say.
+        findings: where to record.
+        sizes_are_claimed: whether an image without a size is a finding.
+    """
     for picture in pictures:
-        _check_image(picture, facts[picture.path], findings)
+        _check_image(picture, facts[picture.path], findings, sizes_are_claimed)
     _check_copies(pictures, facts, findings)
     listed = {os.path.normpath(picture.path) for picture in pictures}
     for folder in sorted({os.path.dirname(path) for path in listed}):
@@ -44,7 +53,7 @@ def check_images(pictures: Sequence[Picture], facts: Mapping[str, PictureFacts],
                 findings.add("file-not-listed", path, image=path)
 
 
-def _check_image(picture: Picture, facts: PictureFacts, findings: Findings) -> None:
+def _check_image(picture: Picture, facts: PictureFacts, findings: Findings, sizes_are_claimed: bool) -> None:
     where = picture.path if picture.image_id is None else f"image {picture.image_id} ({picture.path})"
 
     def add(kind: str, detail: str) -> None:
@@ -59,7 +68,10 @@ def _check_image(picture: Picture, facts: PictureFacts, findings: Findings) -> N
     shown = f"the file is {facts.upright_size[0]} x {facts.upright_size[1]}"
     turned = facts.orientation != 1
     if picture.size is None:
-        add("image-size-absent", shown)
+        if sizes_are_claimed:
+            add("image-size-absent", shown)
+        elif turned:
+            add("exif-ambiguous", f"EXIF orientation {facts.orientation}")
     elif tuple(picture.size) != facts.upright_size:
         stored = turned and tuple(picture.size) == facts.size
         detail = f"{shown}, the data set says {picture.size[0]} x {picture.size[1]} (width x height)"

@@ -60,7 +60,7 @@ _TABLE = (
          "Add the category or correct category_id.", "removes the annotation"),
     Kind("num-classes", ERROR, "class counts that contradict NUM_CLASSES",
          "Set MODEL.ROI_HEADS.NUM_CLASSES (or MODEL.SEM_SEG_HEAD.NUM_CLASSES) to the number of classes of the data."),
-    Kind("class-unused", INFO, "classes without an object", "Average precision is undefined for them on this split."),
+    Kind("class-unused", INFO, "classes that never occur", "Their figures are undefined on this split."),
     # Images.
     Kind("image-missing", ERROR, "images that do not exist",
          "Copy the file, or correct the folder or file_name (its case counts).",
@@ -173,7 +173,9 @@ _TABLE = (
     Kind("segment-area", WARNING, "segment areas or boxes that contradict the PNG", "Compute them from the PNG."),
     # Cityscapes.
     Kind("frame-incomplete", ERROR, "Cityscapes frames that lack files",
-         "Unpack gtFine and leftImg8bit into one folder; make labelTrainIds with datasets/prepare_cityscapes.py."),
+         "Unpack the labels anew; --json lists every frame and file."),
+    Kind("frame-partial", WARNING, "Cityscapes frames that lack files of use to some systems only",
+         "Unpack the labels anew; make labelTrainIds for all frames (datasets/prepare_cityscapes.py) or for none."),
     Kind("frame-stray", WARNING, "Cityscapes labels of frames without an image", "Unpack leftImg8bit as well."),
 )  # fmt: skip
 

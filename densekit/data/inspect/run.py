@@ -94,14 +94,21 @@ def inspect_coco_content(
 
 
 def inspect_pictures(
-    pictures: list[Picture], findings: Findings, options: Options
+    pictures: list[Picture], findings: Findings, options: Options, *, sizes_are_claimed: bool = True
 ) -> tuple[dict[str, PictureFacts], set[str]]:
-    """Reads and checks the image files of any data set; returns what they say and which of them leak."""
+    """Reads and checks the image files of any data set; returns what they say and which of them leak.
+
+    Args:
+        pictures: the images.
+        findings: where to record.
+        options: how to inspect.
+        sizes_are_claimed: whether the data set has to say sizes; label maps are compared with the files instead.
+    """
     facts = read_pictures(
         (picture.path for picture in pictures),
         decode=options.decode, workers=options.workers, progress=options.progress,
     )  # fmt: skip
-    check_images(pictures, facts, findings)
+    check_images(pictures, facts, findings, sizes_are_claimed)
     return facts, check_leakage(pictures, facts, options.others, findings)
 
 

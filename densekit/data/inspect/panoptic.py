@@ -1,0 +1,165 @@
+"""COCO panoptic data sets: the JSON of segments against the PNGs, the images and the category list."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from densekit.data.inspect.coco_file import Entries, Entry, read_entries, read_json
+from densekit.data.inspect.findings import Findings, Histogram
+from densekit.data.inspect.pictures import Picture, PictureFacts, progress_map
+from densekit.data.inspect.run import Inspection, Options, check_class_count, inspect_pictures
+from densekit.ops.panoptic_png import read_panoptic_png
+
+__all__ = ["inspect_panoptic"]
+
+_BOX_SLACK = 1.5  # pixels; tools differ in whether the last pixel is inside
+
+
+def inspect_panoptic(json_file: str, png_root: str, image_root: str, name: str, options: Options) -> Inspection:
+    """Inspects a panoptic file, its PNGs and its images.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+    """
+    findings = Findings(name)
+    content = read_json(json_file, findings)
+    annotations = content.pop("annotations", None) if isinstance(content, dict) else None
+    entries = None if content is None else read_entries(json_file, {**content, "annotations": []}, image_root, findings)
+    if entries is None or not isinstance(annotations, list):
+        if entries is not None:
+            findings.add("annotations-unreadable", json_file, "no list 'annotations'")
+        return Inspection(findings)
+    check_class_count(len(entries.categories), findings, options)
+    by_image = _by_image(annotations, entries, findings)
+    pictures = [Picture(entries.path(image), key, _size(image)) for key, image in entries.images.items()]
+    facts, leaked = inspect_pictures(pictures, findings, options)
+    _check_segments(by_image, entries, png_root, facts, findings, options)
+    return Inspection(findings, facts=facts, leaked=leaked)
+
+
+def _size(image: Entry) -> tuple[int, int] | None:
+    width, height = image.get("width"), image.get("height")
+    return (width, height) if isinstance(width, int) and isinstance(height, int) else None
+
+
+def _by_image(annotations: list[Any], entries: Entries, findings: Findings) -> dict[Any, Entry]:
+    kept: dict[Any, Entry] = {}
+    for number, annotation in enumerate(annotations):
+        keys = ("image_id", "file_name", "segments_info")
+        missing = [key for key in keys if not isinstance(annotation, dict) or annotation.get(key) is None]
+        if missing or not isinstance(annotation["segments_info"], list):
+            findings.add("entry-incomplete", f"annotation number {number} of the list", f"has no {', '.join(missing)}")
+        elif not isinstance(annotation["image_id"], int | str) or annotation["image_id"] not in entries.images:
+            findings.add("image-unknown", annotation["file_name"], f"image_id {annotation['image_id']!r}")
+        elif annotation["image_id"] in kept:
+            findings.add("annotation-id-twice", annotation["file_name"], f"image {annotation['image_id']} again")
+        else:
+            kept[annotation["image_id"]] = annotation
+    for key, image in entries.images.items():
+        if key not in kept:
+            path = entries.path(image)
+            findings.add("panoptic-missing", f"image {key} ({image['file_name']})", image=path, image_id=key)
+    return kept
+
+
+def _check_segments(
+    by_image: Mapping[Any, Entry],
+    entries: Entries,
+    root: str,
+    facts: Mapping[str, PictureFacts],
+    findings: Findings,
+    options: Options,
+) -> None:
+    counts = dict.fromkeys(entries.categories, 0)
+    images = dict.fromkeys(entries.categories, 0)
+    items = [(key, os.path.join(root, str(entry["file_name"]))) for key, entry in by_image.items()]
+    maps = progress_map(lambda item: _read(item[1]), items, options.workers, options.progress, "panoptic PNGs")
+    for (key, path), ids in zip(items, maps):
+        image = entries.path(entries.images[key])
+        check = _ImageCheck(key, path, image, entries, findings)
+        found = check.segments(by_image[key]["segments_info"])
+        for category in found.values():
+            counts[category] += 1
+        for category in set(found.values()):
+            images[category] += 1
+        if isinstance(ids, str):
+            check.add("label-missing" if not os.path.isfile(path) else "label-unreadable", ids)
+        else:
+            check.pixels(ids, by_image[key]["segments_info"], facts[image])
+    names = {key: str(category["name"]) for key, category in entries.categories.items()}
+    findings.objects = sum(counts.values())
+    findings.histogram = Histogram(
+        "segments", {names[key]: n for key, n in counts.items()}, {names[key]: n for key, n in images.items()}
+    )
+    for key, count in counts.items():
+        if not count:
+            findings.add("class-unused", f"class {names[key]}")
+
+
+def _read(path: str) -> np.ndarray | str:
+    """The ids, or why there are none."""
+    try:
+        return read_panoptic_png(path)
+    except FileNotFoundError:
+        return ""
+    except ValueError as error:
+        return str(error)
+
+
+class _ImageCheck:
+    """Checks the segments of one image."""
+
+    def __init__(self, key: Any, path: str, image: str, entries: Entries, findings: Findings) -> None:
+        self._key, self._path, self._entries, self._findings = key, path, entries, findings
+        self._image = image if os.path.isfile(image) else None
+
+    def add(self, kind: str, detail: str, **fields: Any) -> None:
+        self._findings.add(kind, self._path, detail, image=self._image, image_id=self._key, **fields)
+
+    def segments(self, listed: list[Any]) -> dict[int, Any]:
+        """Checks the list; returns segment id -> category of the sound ones."""
+        found: dict[int, Any] = {}
+        for segment in listed:
+            key = segment.get("id") if isinstance(segment, dict) else None
+            if not isinstance(key, int) or key <= 0 or segment.get("category_id") is None:
+                self.add("entry-incomplete", f"segment {str(segment)[:60]}")
+            elif segment["category_id"] not in self._entries.categories:
+                self.add("category-unknown", f"segment {key}: category_id {segment['category_id']!r}")
+            elif key in found:
+                self.add("segment-twice", f"segment {key}")
+            else:
+                found[key] = segment["category_id"]
+        return found
+
+    def pixels(self, ids: np.ndarray, listed: list[Any], image: PictureFacts) -> None:
+        """Compares the list with the PNG."""
+        height, width = ids.shape
+        if image.upright_size is not None and image.upright_size != (width, height):
+            self.add("label-size", f"{width} x {height}, its image {' x '.join(map(str, image.upright_size))}")
+        drawn, counts = np.unique(ids, return_counts=True)
+        areas = dict(zip(drawn.tolist(), counts.tolist()))
+        segments = {s["id"]: s for s in listed if isinstance(s, dict) and isinstance(s.get("id"), int)}
+        strange = sorted(areas.keys() - segments.keys() - {0})
+        if strange:
+            self.add("segment-unlisted", f"ids {', '.join(map(str, strange[:8]))}")
+        if set(areas) == {0}:
+            self.add("label-void", "")
+        for key, segment in segments.items():
+            if key not in areas:
+                self.add("segment-absent", f"segment {key}")
+            elif segment.get("area") is not None and segment["area"] != areas[key]:
+                self.add("segment-area", f"segment {key}: area {segment['area']!r}, {areas[key]} pixels")
+            elif isinstance(segment.get("bbox"), list):
+                self._box(ids, segment)
+
+    def _box(self, ids: np.ndarray, segment: Entry) -> None:
+        rows, columns = np.nonzero(ids == segment["id"])
+        extent = [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
+        box = segment["bbox"]
+        if len(box) != 4 or not all(isinstance(v, int | float) for v in box):
+            self.add("box-malformed", f"segment {segment['id']}: bbox {box}")
+        elif max(abs(a - b) for a, b in zip(box, extent)) > _BOX_SLACK:
+            shown = [int(v) for v in extent]
+            self.add("segment-area", f"segment {segment['id']}: bbox {box}, its pixels {shown}")
