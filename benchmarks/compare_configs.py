@@ -4,8 +4,7 @@ Each run is ``train_net.py`` in a process of its own. Finished runs are kept, in
 be repeated until the table is complete. Example::
 
     python benchmarks/compare_configs.py --seeds 1 2 3 --metrics bbox/AP segm/AP --output output/compare --jobs 2 \
-        --configs configs/quickstart/mask_rcnn_R_18_FPN_streets.yaml FILE FILE \
-        SOLVER.MAX_ITER 800
+        --configs configs/quickstart/mask_rcnn_R_18_FPN_streets.yaml FILE FILE --opts SOLVER.MAX_ITER 800
 """
 
 import argparse
@@ -33,8 +32,8 @@ def main() -> None:
     parser.add_argument("--metrics", nargs="+", default=["bbox/AP", "segm/AP"], help="<task>/<name> of results.json")
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each (default: 1)")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="for every run")
-    args = parser.parse_intermixed_args()
+    parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="for every run")
+    args = parser.parse_args()
     runs = [(config, seed) for seed in args.seeds for config in args.configs]
     with ThreadPoolExecutor(args.jobs) as pool:
         work = pool.map(lambda job: run(*job, args.output, args.opts), runs)
