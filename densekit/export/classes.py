@@ -34,8 +34,22 @@ class Classes:
             looks=looks,
         )
 
+    @staticmethod
+    def of_description(content: Mapping[str, Any]) -> "Classes":
+        """Takes what :func:`densekit.data.identity.describe_classes` wrote when the model was trained."""
+        things, labels = (
+            [(int(entry["id"]), str(entry["name"])) for entry in content.get(key, ())]
+            for key in ("thing_classes", "stuff_classes")
+        )
+        points = content.get("keypoint_names")
+        return Classes(things, labels, {"keypoint_names": points, "keypoint_connection_rules": []} if points else {})
+
+    def names(self) -> tuple[list[str], list[str]]:
+        """The names of the objects' and of the semantic classes."""
+        return [name for _, name in self.things], [name for _, name in self.labels]
+
     def or_numbers(self, things: int, labels: int) -> "Classes":
-        """The same, with numbers from 0 in place of what is missing."""
+        """The same, with so many numbers from 0 in place of what is missing."""
         return Classes(
             self.things or [(k, f"class {k}") for k in range(things)],
             self.labels or [(k, f"class {k}") for k in range(labels)],
@@ -52,7 +66,7 @@ class Classes:
 
     def metadata(self) -> Metadata:
         """The same for the host's Visualizer."""
-        things, labels = [name for _, name in self.things], [name for _, name in self.labels]
+        things, labels = self.names()
         numbers = {key: number for number, (key, _) in enumerate(self.things)}
         return Metadata().set(
             thing_classes=things, stuff_classes=labels, thing_dataset_id_to_contiguous_id=numbers, **self.looks

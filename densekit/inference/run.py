@@ -54,9 +54,10 @@ def run(args: Namespace) -> None:
     cv2.setNumThreads(1)  # the loader's processes are forked, and OpenCV's threads do not survive that
     with user_errors():
         setup_logger(name="densekit", distributed_rank=comm.get_rank())
-        if args.datasets:
-            register_from_yaml(args.datasets)
         folder, cfg = Path(args.output), read_predict_config(args)
+        # A run's own data sets are looked at on demand only: they may lie on another machine.
+        if catalog := args.datasets or (args.dataset and cfg.DATASETS.CATALOG):
+            register_from_yaml(catalog)
         tiling = Tiling(args.tile, args.overlap) if args.tile else None
         pictures = pictures_of_dataset(args.dataset) if args.dataset else pictures_of_words(args.input, folder)
         classes = find_classes(cfg, args.dataset)

@@ -162,7 +162,10 @@ def test_formats_are_chosen_by_what_the_model_gives():
     assert choose_formats([], ["instances"]) == ["coco"]
     assert choose_formats([], ["instances", "semantic", "panoptic"]) == ["coco", "panoptic", "semantic"]
     assert choose_formats(["yolo", "overlay", "yolo"], ["instances"]) == ["yolo", "overlay"]
-    for wanted, said in ((["tiff"], "the formats are"), (["labelme"], "needs instances, and this model gives semantic")):
+    for wanted, said in (
+        (["tiff"], "the formats are"),
+        (["labelme"], "needs instances, and this model gives semantic"),
+    ):
         with pytest.raises(ValueError, match=said):
             choose_formats(wanted, ["semantic"])
     every = ["instances", "semantic", "panoptic"]

@@ -229,3 +229,23 @@ def test_further_formats_come_without_the_model(make_run, photos, tmp_path, monk
     assert (tmp_path / "out" / "yolo" / "labels" / "one" / "same.txt").is_file()
     label = json.loads((tmp_path / "out" / "labelme" / "two" / "same.json").read_text())
     assert (tmp_path / "out" / "labelme" / "two" / label["imagePath"]).resolve() == photos / "two" / "same.jpg"
+
+
+def test_the_names_that_training_wrote_go_with_the_weights(make_run, photos, tmp_path):
+    run = make_run("GeneralizedRCNN", "MODEL.ROI_HEADS.NUM_CLASSES", 3, "DATASETS.TRAIN", ("gone_train",))
+    words = (run, "--input", photos, *THRESHOLD, "--format", "coco_full", "labelme", "--output")
+    predict(*words, tmp_path / "numbered")
+    classes = [{"index": k, "id": 10 * k + 5, "name": name} for k, name in enumerate(["oak", "elm", "ash"])]
+    (run / "classes.json").write_text(json.dumps({"dataset": "gone_train", "thing_classes": classes}))
+    predict(*words, tmp_path / "named")
+    numbered, named = (json.loads((tmp_path / name / "coco_full.json").read_text()) for name in ("numbered", "named"))
+    assert {c["id"]: c["name"] for c in numbered["categories"]} == {0: "class 0", 1: "class 1", 2: "class 2"}
+    assert {c["id"]: c["name"] for c in named["categories"]} == {5: "oak", 15: "elm", 25: "ash"}
+    found = [annotation["category_id"] for annotation in numbered["annotations"]]
+    assert [10 * k + 5 for k in found] == [annotation["category_id"] for annotation in named["annotations"]]
+    labels = {shape["label"] for path in (tmp_path / "named" / "labelme").rglob("*.json")
+              for shape in json.loads(path.read_text())["shapes"]}  # fmt: skip
+    assert labels and labels <= {"oak", "elm", "ash"}
+    (run / "classes.json").write_text("{")
+    assert stopped(*words, tmp_path / "damaged") == 2
+    (run / "classes.json").unlink()
