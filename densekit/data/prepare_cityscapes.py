@@ -32,7 +32,7 @@ _PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 _PANOPTIC_SPLITS = ("train", "val", "test")  # nothing is annotated in the last
 _EPILOG = """\
 Makes, in a tree with leftImg8bit and gtFine (or gtCoarse) as they are downloaded,
-  gt*/<split>/<city>/*_labelTrainIds.png              from *_labelIds.png, of all splits
+  gt*/<split>/<city>/*_labelTrainIds.png               from *_labelIds.png, of all splits
   gtFine/cityscapes_panoptic_{train,val,test}{.json,/} from *_instanceIds.png
 
   python datasets/prepare_cityscapes.py
