@@ -35,7 +35,7 @@ def test_the_order_of_channels_makes_no_difference():
 
 
 def test_other_formats_are_refused():
-    with pytest.raises(ValueError, match="INPUT.FORMAT BGR or RGB, not 'L'"):
+    with pytest.raises(ValueError, match=r"INPUT.FORMAT BGR or RGB, not 'L'"):
         SSDColours("L")
 
 
