@@ -3,9 +3,11 @@
 import argparse
 import difflib
 import re
+import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+RESUME = ("auto", "must", "never")
 _DESCRIPTION = "Train, evaluate and resume any system of densekit: the configuration file says which."
 _EXAMPLES = """\
 examples:
@@ -80,7 +82,13 @@ def argument_parser() -> argparse.ArgumentParser:
             metavar="ENTRY",
             help=f"one data set to {use} on, in the words of such a file: 'form: coco, json: FILE, images: FOLDER'",
         )
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR, if any")
+    parser.add_argument(
+        "--resume",
+        choices=RESUME,
+        default="never",
+        help="--resume or --resume auto: go on from the last checkpoint in OUTPUT_DIR, if any; must: an error if there "
+        "is none; never: begin anew (default)",
+    )
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS and stop")
     parser.add_argument(
         "--num-gpus", type=_count, default=1, metavar="N", help="processes on this machine, one GPU each (default: 1)"
@@ -113,7 +121,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """
     parser = argument_parser()
     # Intermixed, because flags after the first KEY would otherwise count as values of the configuration.
-    args = parser.parse_intermixed_args(argv)
+    args = parser.parse_intermixed_args(_with_resume_mode(sys.argv[1:] if argv is None else argv))
     if not args.config_file and not args.opts:
         parser.error("--config-file is missing: which system should run? --help shows examples.")
     if len(args.opts) % 2:
@@ -125,6 +133,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if args.num_machines > 1 and args.dist_url == "auto":
         parser.error("several machines need one --dist-url that all of them reach, such as tcp://10.0.0.1:29500.")
     return args
+
+
+def _with_resume_mode(words: Sequence[str]) -> list[str]:
+    """Writes ``--resume``, which Detectron2's users follow with KEY VALUE pairs, as ``--resume=auto``."""
+    modes = [*words[1:], ""]
+    return ["--resume=auto" if word == "--resume" and mode not in RESUME else word for word, mode in zip(words, modes)]
 
 
 def _count(text: str) -> int:

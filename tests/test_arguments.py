@@ -19,7 +19,7 @@ def test_defaults():
         "train_data": "",
         "val_data": "",
         "config_file": "x.yaml",
-        "resume": False,
+        "resume": "never",
         "eval_only": False,
         "num_gpus": 1,
         "num_machines": 1,
@@ -77,3 +77,18 @@ def test_help_teaches_and_does_not_import_torch():
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert "examples:" in run.stdout and "torchrun" in run.stdout and "--eval-only MODEL.WEIGHTS" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "mode", "opts"),
+    [
+        (["--resume"], "auto", []),
+        (["--resume", "OUTPUT_DIR", "x"], "auto", ["OUTPUT_DIR", "x"]),
+        (["OUTPUT_DIR", "x", "--resume", "--eval-only"], "auto", ["OUTPUT_DIR", "x"]),
+        (["--resume", "must", "OUTPUT_DIR", "x"], "must", ["OUTPUT_DIR", "x"]),
+        (["--resume=never"], "never", []),
+    ],
+)
+def test_resume_is_a_flag_and_a_choice(words, mode, opts):
+    args = parse_arguments([*FILE, *words])
+    assert (args.resume, args.opts) == (mode, opts)

@@ -22,9 +22,9 @@ def run(args: Namespace) -> dict[str, Any] | None:
         cfg = setup(args)
         trainer = None if args.eval_only else Trainer(cfg)
         if trainer is None:
-            model = _load(cfg, args.resume)
+            model = _load(cfg, args.resume != "never")
         else:
-            trainer.resume_or_load(resume=args.resume)
+            trainer.resume_or_load(resume=args.resume != "never", must=args.resume == "must")
     with user_errors((DataError,)):
         return _evaluate(cfg, model) if trainer is None else trainer.train()
 

@@ -95,8 +95,9 @@ def _count_classes(cfg: CfgNode, args: Namespace) -> list[str]:
 
 def _check_identity(cfg: CfgNode, args: Namespace) -> None:
     """Weights that were trained on other classes would be judged by the wrong names."""
-    if args.eval_only or args.resume:
-        folder = cfg.OUTPUT_DIR if args.resume else os.path.dirname(cfg.MODEL.WEIGHTS)
+    resumes = args.resume != "never"
+    if args.eval_only or resumes:
+        folder = cfg.OUTPUT_DIR if resumes else os.path.dirname(cfg.MODEL.WEIGHTS)
         lists = tuple(name for name in count_keys(cfg).values() if name != "keypoint_names")
         check_classes_of_weights(cfg, lists, folder)
 

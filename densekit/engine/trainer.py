@@ -72,13 +72,22 @@ class Trainer(DefaultTrainer):
         self._evaluation = EvaluationHook(cfg.TEST.EVAL_PERIOD)
         self.register_hooks(self.build_hooks())
 
-    def resume_or_load(self, resume: bool = True) -> None:
+    def resume_or_load(self, resume: bool = True, *, must: bool = False) -> None:
         """Goes on from the last checkpoint in ``OUTPUT_DIR`` if asked to, else loads ``MODEL.WEIGHTS``; says which.
 
         A resumed run sees the images and draws the random numbers that the interrupted one would have.
+
+        Args:
+            resume: Whether to look for a checkpoint.
+            must: Whether it is an error if there is none.
+
+        Raises:
+            ValueError: There is none, or all are damaged.
         """
         logger = logging.getLogger(__name__)
         found = self.checkpointer.has_checkpoint()
+        if must and not found:
+            raise ValueError(f"--resume must: there is no checkpoint in OUTPUT_DIR {self.cfg.OUTPUT_DIR!r}.")
         if resume and not found:
             logger.warning(f"--resume: there is no checkpoint in {self.cfg.OUTPUT_DIR}; training starts at 0.")
         if not resume and found:

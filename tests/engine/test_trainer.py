@@ -65,6 +65,14 @@ def test_resume_without_a_checkpoint_says_so(arguments, tmp_path):
     assert metrics(tmp_path / "out")[0]["iteration"] == 0
 
 
+def test_resume_must_finds_a_checkpoint_or_stops(arguments, capsys):
+    args = arguments("SOLVER.MAX_ITER", 1, "DATASETS.TEST", "()")
+    args.resume = "must"
+    with pytest.raises(SystemExit):
+        run(args)
+    assert "--resume must: there is no checkpoint" in capsys.readouterr().err
+
+
 def test_two_test_sets_have_two_folders(arguments, tmp_path):
     results = run(arguments("SOLVER.MAX_ITER", 1, "DATASETS.TEST", "('tiny_val', 'tiny_train')"))
     assert list(results) == ["tiny_val", "tiny_train"]
