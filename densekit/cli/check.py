@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     others = {} if args.against is None else content_hashes(args.against, args.images, args.workers)
     options = Options(args.num_classes, others, args.decode, args.workers)
     if args.coco is not None:
-        inspection = inspect_coco(args.coco, args.images, args.coco, options)
+        inspection = inspect_coco(args.coco, args.images, Path(args.coco).name, options)
     else:
         inspection = inspect_dataset(args.name, options)
     _print(inspection.findings, args.json)

@@ -193,12 +193,21 @@ def _split(metrics: Mapping[str, float | None]) -> tuple[dict[str, float | None]
 
 
 def _overall(results: Results) -> Markup:
-    """One table for each set of metrics, a row for each task that has them."""
-    rows: dict[tuple[str, ...], list[list[Any]]] = {}
+    """A row for each task; tasks share a table where the metrics of one are among those of the other."""
+    found: dict[tuple[str, ...], list[tuple[str, dict[str, float | None]]]] = {}
     for task, metrics in results.items():
         means = _split(metrics)[0]
-        rows.setdefault(tuple(means), []).append([_TASKS.get(task, task), *map(_number, means.values())])
-    tables = [table(("", *names), lines, label="results", class_="results") for names, lines in rows.items()]
+        names = next((known for known in found if means.keys() <= set(known)), tuple(means))
+        found.setdefault(names, []).append((_TASKS.get(task, task), means))
+    tables = [
+        table(
+            ("", *names),
+            [[task, *(_number(means[name]) if name in means else "" for name in names)] for task, means in lines],
+            label="results",
+            class_="results",
+        )
+        for names, lines in found.items()
+    ]
     return el("section", el("h2", "Results"), tables or el("p", "No numbers were kept.", class_="quiet"))
 
 

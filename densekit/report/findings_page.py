@@ -39,7 +39,11 @@ def _overview(kinds: list[tuple[Kind, list[Finding]]]) -> Markup:
     rows = [
         (_badge(kind), el("a", kind.title, href=f"#{kind.name}"), len(found), found[0].where) for kind, found in kinds
     ]
-    return el("section", el("h2", "Findings"), table(("", "what", "count", "first"), rows, label="findings"))
+    return el(
+        "section",
+        el("h2", "Findings"),
+        table(("", "what", "count", "first"), rows, label="findings", class_="overview"),
+    )
 
 
 def _badge(kind: Kind) -> Markup:
@@ -77,13 +81,15 @@ def _card(finding: Finding, picture: Thumbnail | None) -> Markup:
     if picture is None:
         shot = el("div", "no picture", class_="shot none")
     else:
-        drawn = []
-        if finding.box is not None:
-            x0, y0, x1, y1 = finding.box
-            drawn = [el("rect", x=f"{x0:g}", y=f"{y0:g}", width=f"{max(x1 - x0, 0):g}", height=f"{max(y1 - y0, 0):g}")]
+        drawn = [_rectangle(box) for box in (finding.box, finding.mask_box) if box is not None]
         overlay = svg(picture.width, picture.height, drawn, class_="mark", aria_hidden="true")
         shot = el("div", el("img", src=picture.uri, alt="", loading="lazy"), overlay, class_="shot")
     return el("figure", shot, el("figcaption", el("b", finding.where), el("br"), finding.detail))
+
+
+def _rectangle(box: tuple[float, float, float, float]) -> Markup:
+    x0, y0, x1, y1 = box
+    return el("rect", x=f"{x0:g}", y=f"{y0:g}", width=f"{max(x1 - x0, 0):g}", height=f"{max(y1 - y0, 0):g}")
 
 
 def _classes(histogram: Histogram) -> Markup:

@@ -22,6 +22,7 @@ class Finding:
         image_id: of the data set, if any.
         annotation_id: of the data set, if any.
         box: xyxy in pixels, to be drawn on the image.
+        mask_box: the rectangle around the mask that contradicts it.
     """
 
     kind: str
@@ -31,11 +32,12 @@ class Finding:
     image_id: Any = None
     annotation_id: Any = None
     box: tuple[float, float, float, float] | None = None
+    mask_box: tuple[float, float, float, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields that are set, in types of JSON."""
         values = {"where": self.where, "detail": self.detail, "image": self.image, "image_id": self.image_id,
-                  "annotation_id": self.annotation_id, "box": self.box}  # fmt: skip
+                  "annotation_id": self.annotation_id, "box": self.box, "mask_box": self.mask_box}  # fmt: skip
         return {key: value for key, value in values.items() if value not in (None, "")}
 
 

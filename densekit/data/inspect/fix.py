@@ -14,7 +14,15 @@ import numpy as np
 from densekit.data.inspect.coco_file import Entry, is_complete
 from densekit.data.inspect.keypoints import is_limb, keypoint_names, keypoint_table
 from densekit.data.inspect.masks import polygon_problem, rle_problem, segmentation_extent
-from densekit.data.inspect.objects import BORDER, area_problem, box_convention, box_problem, copies, image_size
+from densekit.data.inspect.objects import (
+    BORDER,
+    area_problem,
+    box_convention,
+    box_problem,
+    copies,
+    image_size,
+    without_wrong_sizes,
+)
 from densekit.data.inspect.pictures import PictureFacts
 from densekit.evaluation.ground_truth import segmentation_area
 
@@ -50,13 +58,14 @@ def fix_coco(
     categories = {category["id"]: category for category in fixed["categories"]}
     annotations = _belonging(fixed.get("annotations", []), images, moved, categories, changes)
     _enter_sizes(images, annotations, paths, facts, changes)
-    convention = box_convention(annotations, images)[0]
+    sure = without_wrong_sizes(images, {key: facts[paths[key]].upright_size for key in images})
+    convention = box_convention(annotations, sure)[0]
     if convention == "xyxy":
         _subtract_corners(annotations, changes)
     posed = {annotation["category_id"] for annotation in annotations if annotation.get("keypoints")}
     kept = []
     for annotation in annotations:
-        image = images[annotation["image_id"]]
+        image = sure[annotation["image_id"]]
         if not _fix_mask(annotation, image, changes):
             continue
         if convention == "fractions" or _fix_box(annotation, image, changes):

@@ -14,7 +14,16 @@ from densekit.data.inspect.findings import Findings
 from densekit.data.inspect.keypoints import check_keypoints
 from densekit.data.inspect.masks import MaskCheck
 
-__all__ = ["BORDER", "area_problem", "box_convention", "box_problem", "check_objects", "copies", "image_size"]
+__all__ = [
+    "BORDER",
+    "area_problem",
+    "box_convention",
+    "box_problem",
+    "check_objects",
+    "copies",
+    "image_size",
+    "without_wrong_sizes",
+]
 
 BORDER = 1.0  # pixels by which rounding may carry an annotation over the border
 _LEAST_FOR_ALL = 5  # so many boxes before all of them are called wrong
@@ -51,6 +60,23 @@ def image_size(image: Entry) -> tuple[float, float] | None:
     width, height = image.get("width"), image.get("height")
     usable = all(isinstance(v, int | float) and not isinstance(v, bool) and 0 < v < 1e9 for v in (width, height))
     return (width, height) if usable else None  # type: ignore[return-value] # None is excluded by `usable`
+
+
+def without_wrong_sizes(images: Mapping[Any, Entry], sizes: Mapping[Any, tuple[int, int] | None]) -> dict[Any, Entry]:
+    """Returns images by id, without the size where it contradicts the file.
+
+    On which of the two the annotations were made is not known, so they can be held against neither.
+
+    Args:
+        images: entries by id.
+        sizes: (width, height) of the files by id, None where one cannot be read.
+    """
+    return {
+        key: image
+        if sizes[key] is None or image_size(image) == sizes[key]
+        else {**image, "width": None, "height": None}
+        for key, image in images.items()
+    }
 
 
 def box_problem(box: Any, size: tuple[float, float] | None) -> tuple[str, str]:
@@ -172,7 +198,8 @@ def _compare(
     kind = "mask-contradicts-box" if common else "mask-elsewhere"
     shown = [round(v, 1) for v in (extent[0], extent[1], extent[2] - extent[0], extent[3] - extent[1])]
     detail = f"bbox {[round(v, 1) for v in box]}, mask within {shown}"
-    findings.add(kind, entries.where(annotation), detail, **entries.place(annotation), box=corners)
+    place = entries.place(annotation)
+    findings.add(kind, entries.where(annotation), detail, **place, box=corners, mask_box=extent)
 
 
 def _check_copies(entries: Entries, findings: Findings) -> None:

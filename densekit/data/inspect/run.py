@@ -1,18 +1,18 @@
 """Inspects a data set: which files to look at, and in which order.
 
-Annotations come first, from the raw files, since the loaders refuse what is to be found here; then every image file is
-read once, in threads.
+Annotations come from the raw files, since the loaders refuse what is to be found here; every image file is read once,
+in threads.
 """
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from densekit.data.inspect.coco_file import read_entries, read_json
 from densekit.data.inspect.findings import Findings
 from densekit.data.inspect.images import check_images, check_leakage
-from densekit.data.inspect.objects import check_objects, image_size
+from densekit.data.inspect.objects import check_objects, image_size, without_wrong_sizes
 from densekit.data.inspect.pictures import Picture, PictureFacts, read_pictures
 
 __all__ = ["Inspection", "Options", "inspect_coco"]
@@ -83,12 +83,13 @@ def inspect_coco_content(
     if entries is None:
         return Inspection(findings)
     check_class_count(len(entries.categories), findings, options)
-    check_objects(entries, findings)
     pictures = []
     for image in entries.images.values():
         size = image_size(image)
         pictures.append(Picture(entries.path(image), image["id"], (int(size[0]), int(size[1])) if size else None))
     facts, leaked = inspect_pictures(pictures, findings, options)
+    sizes = {picture.image_id: facts[picture.path].upright_size for picture in pictures}
+    check_objects(replace(entries, images=without_wrong_sizes(entries.images, sizes)), findings)
     paths = {picture.image_id: picture.path for picture in pictures}
     return Inspection(findings, content, paths, facts, leaked)
 
