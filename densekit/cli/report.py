@@ -12,7 +12,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``densekit report``."""
     parser.add_argument("run", type=Path, metavar="RUN", help="the OUTPUT_DIR of a run that was evaluated")
     parser.add_argument("--dataset", metavar="NAME", help="which evaluation, where RUN has several")
-    parser.add_argument("--datasets", metavar="FILE", help="YAML file of own data sets, as of train_net.py")
+    parser.add_argument(
+        "--datasets", metavar="FILE", help="YAML file of own data sets (by default what the run has kept)"
+    )
     parser.add_argument("--output", type=Path, metavar="FILE", help="the page (RUN/inference/NAME/report.html)")
     parser.add_argument(
         "--images", type=int, default=12, metavar="N", help="how many of the worst and of the best images (%(default)s)"
@@ -32,8 +34,9 @@ def run(args: argparse.Namespace) -> int:
 
     if args.images < 1:
         raise ValueError(f"--images {args.images}: at least 1 is needed.")
-    if args.datasets:
-        register_from_yaml(args.datasets)
+    kept = args.run / "datasets.yaml"  # a run with own data sets keeps what was said about them
+    if args.datasets or kept.is_file():
+        register_from_yaml(args.datasets or kept)
     files = read_run(args.run, args.dataset)
     target = args.output or files.inference / "report.html"
     if not target.absolute().parent.is_dir():

@@ -25,6 +25,7 @@ _TASKS = {
     "bbox": "boxes", "segm": "masks", "boundary": "mask boundaries", "keypoints": "keypoints", "sem_seg": "semantic",
     "panoptic_seg": "panoptic", "box_proposals": "proposals",
 }  # fmt: skip
+_MOST_COLOURS = 40  # in a legend
 _MAIN = ("AP", "mIoU", "IoU", "PQ")  # the number of a task that is shown large, the first that it has
 _SETTINGS = (
     "MODEL.META_ARCHITECTURE", "MODEL.WEIGHTS", "MODEL.BACKBONE.NAME", "MODEL.RESNETS.DEPTH", "DATASETS.TRAIN",
@@ -85,7 +86,11 @@ def evaluation_page(run: RunFiles, images: int) -> str:
         _toolbar(parts) if parts.classes() else None,
         _overall(results),
         _per_class(results, parts),
-        [_gallery_section(gallery, kind) for gallery, kind in zip(galleries, parts.classes()) if gallery is not None],
+        [
+            _gallery_section(gallery, kind, parts.semantic)
+            for gallery, kind in zip(galleries, parts.classes())
+            if gallery is not None
+        ],
         _curves(parts.instances) if parts.instances is not None and parts.instances.scores else None,
         [_confusion(kind) for kind in ("instances", "semantic") if kind in data],
         _learning() if data["learning"] else None,
@@ -258,7 +263,28 @@ def _class_table(columns: Mapping[str, Mapping[str, float | None]], counts: Mapp
     return table(buttons, rows, label="classes", class_="classes sortable")
 
 
-def _gallery_section(gallery: Markup, kind: str) -> Markup:
+def _legend(kind: str, semantic: Semantic | None) -> Markup | None:
+    """What the colours mean; panoptic segments have too many."""
+    if kind == "instances":
+        keys = (
+            ("object", "found"),
+            ("missed", "missed"),
+            ("true", "right"),
+            ("false", "wrong"),
+            ("crowd", "not counted"),
+        )
+        return el("ul", [el("li", el("i", class_=f"key {key}"), text) for key, text in keys], class_="legend")
+    if kind == "semantic" and semantic is not None and len(semantic.classes) <= _MOST_COLOURS:
+        colours = zip(semantic.classes, semantic.colours)
+        items = [
+            el("li", el("i", class_="key class", style=f"background:rgb{tuple(map(int, colour))}"), name)
+            for name, colour in colours
+        ]
+        return el("ul", items, class_="legend")
+    return None
+
+
+def _gallery_section(gallery: Markup, kind: str, semantic: Semantic | None) -> Markup:
     titles = {"instances": "Images: objects", "semantic": "Images: classes", "panoptic": "Images: panoptic segments"}
     ranked = {
         "instances": "Ranked by F1 at an IoU and a score of 0.5.",
@@ -269,14 +295,12 @@ def _gallery_section(gallery: Markup, kind: str) -> Markup:
         el("label", el("input", type="radio", name=f"order-{kind}", value=name, checked=name == "worst"), f" {name}")
         for name in ("worst", "best")
     ]
-    keys = (("object", "found"), ("missed", "missed"), ("true", "right"), ("false", "wrong"), ("crowd", "not counted"))
-    legend = el("ul", [el("li", el("i", class_=f"key {key}"), text) for key, text in keys], class_="legend")
     return el(
         "section",
         el("h2", titles[kind]),
         el("p", ranked[kind], class_="quiet"),
         el("fieldset", el("legend", "show the"), choice, class_="choice", data_kind=kind),
-        legend if kind == "instances" else None,
+        _legend(kind, semantic),
         gallery,
         el("p", "No image shows this class.", class_="quiet none-left", hidden=True),
     )

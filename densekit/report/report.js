@@ -234,13 +234,14 @@
     }));
     found.sort((a, b) => b[0] - a[0]);
     if (!found.length) return [];
+    const total = sums.reduce((a, b) => a + b, 0);
     const list = make("ol", { class: "mistakes" });
     for (const [count, i, j] of found.slice(0, 8)) {
-      const times = objects ? `${count} ×` : `${((100 * count) / sums[i]).toFixed(1)} %`;
+      const times = objects ? `${count} ×` : `${((100 * count) / total).toFixed(1)} %`;
       const what = objects && j === names.length ? `${names[i]} missed` : objects && i === names.length ? `${names[j]} where nothing is annotated` : `${names[i]} taken for ${names[j]}`;
       list.append(make("li", {}, make("b", {}, times), ` ${what}`));
     }
-    return [make("div", {}, make("h3", {}, "Most frequent mistakes"), list)];
+    return [make("div", {}, make("h3", {}, objects ? "Most frequent mistakes" : "Most frequent mistakes, of all pixels"), list)];
   }
 
   // ---- gallery ----------------------------------------------------------------------------------------------------

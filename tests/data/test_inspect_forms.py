@@ -173,6 +173,12 @@ def test_faults_of_panoptic_files(panoptic, fault):
     assert kinds("pan") == expected
 
 
+@pytest.mark.parametrize("text", ["[]", "{", "null", '{"images": []}', '{"images": [], "annotations": [1, {}]}'])
+def test_a_broken_panoptic_file_is_a_finding(panoptic, text):
+    (panoptic.root / "pan.json").write_text(text)
+    assert kinds("pan").keys() & {"annotations-unreadable", "no-images"}
+
+
 # ---- Cityscapes -------------------------------------------------------------------------------------------------
 
 ENDINGS = ("labelIds.png", "instanceIds.png", "color.png", "polygons.json")
@@ -234,6 +240,23 @@ def test_the_missing_files_of_a_frame_are_named(tree, capsys):
     label(tree, 1, "instanceIds.png").unlink()
     assert main(["check", "city"]) == 1
     assert "aachen_000001_000019: no _labelIds.png, _instanceIds.png" in capsys.readouterr().out
+
+
+def test_panoptic_files_of_a_tree(tree):
+    (tree / "more.yaml").write_text("cp: {form: cityscapes, root: ., split: val, task: panoptic_separated}\n")
+    register_from_yaml(tree / "more.yaml")
+    assert kinds("cp") == {"frame-incomplete": 1}  # not made yet
+    name = "aachen_000001_000019_gtFine_panoptic.png"
+    annotation = {"image_id": "aachen_000001_000019", "file_name": name, "segments_info": [{"id": 7, "category_id": 7}]}
+    content = {
+        "images": [{"id": "aachen_000001_000019", "file_name": "x_leftImg8bit.png", "width": W, "height": H}],
+        "categories": [{"id": 7, "name": "road", "isthing": 0}], "annotations": [annotation],
+    }  # fmt: skip
+    (tree / "gtFine/cityscapes_panoptic_val.json").write_text(json.dumps(content))
+    (tree / "gtFine/cityscapes_panoptic_val").mkdir()
+    assert kinds("cp") == {"label-missing": 1}
+    write_panoptic_png(tree / "gtFine/cityscapes_panoptic_val" / name, np.full((H, W), 7))
+    assert kinds("cp") == {}
 
 
 # ---- file by file -----------------------------------------------------------------------------------------------

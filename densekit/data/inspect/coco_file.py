@@ -67,6 +67,8 @@ def read_json(path: str, findings: Findings) -> Any:
     except (ValueError, RecursionError) as error:
         findings.add("annotations-unreadable", path, f"not JSON: {error}")
         return None
+    if content is None:
+        findings.add("annotations-unreadable", path, "it holds nothing but null")
     if constants:
         findings.add("json-nan", path, f"{len(constants)} times, first {constants[0]}")
     return content

@@ -9,7 +9,7 @@ from densekit.data.inspect.cityscapes import inspect_cityscapes
 from densekit.data.inspect.coco_file import read_entries, read_json
 from densekit.data.inspect.findings import Findings
 from densekit.data.inspect.images import image_files
-from densekit.data.inspect.panoptic import inspect_panoptic
+from densekit.data.inspect.panoptic import check_panoptic_file, inspect_panoptic
 from densekit.data.inspect.pictures import read_pictures
 from densekit.data.inspect.records import inspect_records
 from densekit.data.inspect.run import Inspection, Options, inspect_coco
@@ -30,7 +30,10 @@ def inspect_dataset(name: str, options: Options) -> Inspection:
     images, json_file = metadata.get("image_root"), metadata.get("json_file")
     labels, panoptic = metadata.get("gt_dir"), metadata.get("panoptic_json")
     if labels is not None:
-        return inspect_cityscapes(name, metadata.get("image_dir") or images, labels, options)
+        inspection = inspect_cityscapes(name, metadata.get("image_dir") or images, labels, options)
+        if panoptic is not None:
+            _check_cityscapes_panoptic(panoptic, metadata.panoptic_root, inspection.findings, options)
+        return inspection
     if panoptic is not None:
         return inspect_panoptic(panoptic, metadata.panoptic_root, images, name, options)
     if json_file is not None and images is not None:
@@ -38,6 +41,14 @@ def inspect_dataset(name: str, options: Options) -> Inspection:
     if metadata.get("evaluator_type") == "sem_seg":
         return inspect_semantic(name, options)
     return inspect_records(name, options)
+
+
+def _check_cityscapes_panoptic(json_file: str, png_root: str, findings: Findings, options: Options) -> None:
+    if os.path.isfile(json_file):
+        check_panoptic_file(json_file, png_root, findings, options)
+    else:
+        make = "make it with python datasets/prepare_cityscapes.py"
+        findings.add("frame-incomplete", json_file, f"the panoptic file does not exist; {make}")
 
 
 def content_hashes(other: str, images: str | None, workers: int) -> dict[bytes, str]:

@@ -12,7 +12,7 @@ from densekit.data.inspect.pictures import Picture, PictureFacts, progress_map
 from densekit.data.inspect.run import Inspection, Options, check_class_count, inspect_pictures
 from densekit.ops.panoptic_png import read_panoptic_png
 
-__all__ = ["inspect_panoptic"]
+__all__ = ["check_panoptic_file", "inspect_panoptic"]
 
 _BOX_SLACK = 1.5  # pixels; tools differ in whether the last pixel is inside
 
@@ -24,19 +24,49 @@ def inspect_panoptic(json_file: str, png_root: str, image_root: str, name: str, 
         FileNotFoundError: There is no such file.
     """
     findings = Findings(name)
+    found = _read_file(json_file, image_root, findings)
+    if found is None:
+        return Inspection(findings)
+    by_image, entries = found
+    check_class_count(len(entries.categories), findings, options)
+    pictures = [Picture(entries.path(image), key, _size(image)) for key, image in entries.images.items()]
+    facts, leaked = inspect_pictures(pictures, findings, options)
+    counts, images = _check_segments(by_image, entries, png_root, facts, findings, options)
+    findings.objects = sum(counts.values())
+    findings.histogram = Histogram("segments", counts, images)
+    for class_name, count in counts.items():
+        if not count:
+            findings.add("class-unused", f"class {class_name}")
+    return Inspection(findings, facts=facts, leaked=leaked)
+
+
+def check_panoptic_file(json_file: str, png_root: str, findings: Findings, options: Options) -> None:
+    """Checks a panoptic file against its PNGs, the images left out.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+    """
+    own = Findings(findings.name)
+    found = _read_file(json_file, "", own)
+    if found is not None:
+        _check_segments(*found, png_root, {}, own, options)
+    for kind, listed in own.by_kind.items():
+        findings.by_kind.setdefault(kind, []).extend(listed)
+
+
+def _read_file(json_file: str, image_root: str, findings: Findings) -> tuple[dict[Any, Entry], Entries] | None:
+    """Returns the annotations by image and the entries, None where there are none to be told apart."""
     content = read_json(json_file, findings)
-    annotations = content.pop("annotations", None) if isinstance(content, dict) else None
-    entries = None if content is None else read_entries(json_file, {**content, "annotations": []}, image_root, findings)
+    if content is None:
+        return None
+    annotations = content.get("annotations") if isinstance(content, dict) else None
+    others = {**content, "annotations": []} if isinstance(content, dict) else content
+    entries = read_entries(json_file, others, image_root, findings)
     if entries is None or not isinstance(annotations, list):
         if entries is not None:
             findings.add("annotations-unreadable", json_file, "no list 'annotations'")
-        return Inspection(findings)
-    check_class_count(len(entries.categories), findings, options)
-    by_image = _by_image(annotations, entries, findings)
-    pictures = [Picture(entries.path(image), key, _size(image)) for key, image in entries.images.items()]
-    facts, leaked = inspect_pictures(pictures, findings, options)
-    _check_segments(by_image, entries, png_root, facts, findings, options)
-    return Inspection(findings, facts=facts, leaked=leaked)
+        return None
+    return _by_image(annotations, entries, findings), entries
 
 
 def _size(image: Entry) -> tuple[int, int] | None:
@@ -71,7 +101,8 @@ def _check_segments(
     facts: Mapping[str, PictureFacts],
     findings: Findings,
     options: Options,
-) -> None:
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Checks all images; returns how many segments of each class there are, and in how many images."""
     counts = dict.fromkeys(entries.categories, 0)
     images = dict.fromkeys(entries.categories, 0)
     items = [(key, os.path.join(root, str(entry["file_name"]))) for key, entry in by_image.items()]
@@ -87,15 +118,9 @@ def _check_segments(
         if isinstance(ids, str):
             check.add("label-missing" if not os.path.isfile(path) else "label-unreadable", ids)
         else:
-            check.pixels(ids, by_image[key]["segments_info"], facts[image])
-    names = {key: str(category["name"]) for key, category in entries.categories.items()}
-    findings.objects = sum(counts.values())
-    findings.histogram = Histogram(
-        "segments", {names[key]: n for key, n in counts.items()}, {names[key]: n for key, n in images.items()}
-    )
-    for key, count in counts.items():
-        if not count:
-            findings.add("class-unused", f"class {names[key]}")
+            check.pixels(ids, by_image[key]["segments_info"], facts.get(image))
+    names = {key: category["name"] for key, category in entries.categories.items()}
+    return {names[key]: count for key, count in counts.items()}, {names[key]: count for key, count in images.items()}
 
 
 def _read(path: str) -> np.ndarray | str:
@@ -133,10 +158,10 @@ class _ImageCheck:
                 found[key] = segment["category_id"]
         return found
 
-    def pixels(self, ids: np.ndarray, listed: list[Any], image: PictureFacts) -> None:
+    def pixels(self, ids: np.ndarray, listed: list[Any], image: PictureFacts | None) -> None:
         """Compares the list with the PNG."""
         height, width = ids.shape
-        if image.upright_size is not None and image.upright_size != (width, height):
+        if image is not None and image.upright_size is not None and image.upright_size != (width, height):
             self.add("label-size", f"{width} x {height}, its image {' x '.join(map(str, image.upright_size))}")
         drawn, counts = np.unique(ids, return_counts=True)
         areas = dict(zip(drawn.tolist(), counts.tolist()))
