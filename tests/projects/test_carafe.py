@@ -3,8 +3,10 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tolerances import PARITY
 from torch import nn
 
@@ -15,8 +17,10 @@ from densekit.d2.layers import ShapeSpec
 from densekit.d2.modeling import BACKBONE_REGISTRY, Backbone, build_backbone, build_mask_head, build_model
 from densekit.layers import UPSAMPLERS, build_upsampler
 from densekit.modeling.fpn import UpsamplerFPN
+from densekit.ops.carafe import carafe
 from densekit.ops.weights import convert_file, read_checkpoint
 from densekit.ops.weights.layouts import find_layout
+from densekit.projects.carafe.draw_kernels import draw_kernels, predict_kernels, trace
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = str(ROOT / "configs/carafe/mask_rcnn_R_50_FPN_carafe_1x.yaml")
@@ -247,3 +251,51 @@ class TestWeights:
         )
         with pytest.raises(ValueError, match=r"mmdetection's, .*: neck\.gates\.0\.weight, roi_head\.semantic\.bias\."):
             find_layout(weights).convert(weights)
+
+
+class TestDrawing:
+    OPTIONS = ("MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64, "MODEL.FPN.OUT_CHANNELS", 8)
+
+    @pytest.fixture
+    def model(self):
+        options = [*self.OPTIONS, "MODEL.CARAFE.UP_GROUP", 2, "MODEL.CARAFE.COMPRESSED_CHANNELS", 8]
+        model = build_model(config(*options, "MODEL.MASK_ON", False, "INPUT.MIN_SIZE_TEST", 96)).eval()
+        for level in range(3, 7):
+            nn.init.normal_(getattr(model.backbone, f"fpn_upsample{level}").content_encoder.weight)
+        return model
+
+    def test_shares_are_the_pyramids_own(self, model):
+        """What a pixel takes from a coarser map, against its change when one pixel of that map changes."""
+        image = torch.randint(0, 256, (3, 100, 130), dtype=torch.uint8)
+        kernels = predict_kernels(model, {"image": image, "height": 100, "width": 130})
+        assert [level for level, _, _ in kernels] == [3, 4, 5, 6]
+        row, column = 9, 14
+        steps = trace(kernels[:2], row, column)
+        assert [(step.name, step.stride) for step in steps] == [("p3", 8), ("p4", 16)]
+        assert np.count_nonzero(steps[0].shares) == 25
+        source = torch.ones(1, 8, *steps[1].shares.shape)
+        source[:, :, 2, 3] = 2
+        for _, layer, weights in reversed(kernels[:2]):
+            plain = source
+            source = carafe(plain, weights, layer.up_kernel, layer.up_group, 2)
+        change = source[0, :, row, column].mean() - steps[1].shares.sum()
+        assert change.item() == pytest.approx(steps[1].shares[2, 3], abs=1e-5)
+        assert steps[0].shares.sum() == pytest.approx(1, abs=1e-5)
+
+    def test_picture(self, model, tmp_path):
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (100, 130, 3), dtype=np.uint8)).save(
+            tmp_path / "a.png"
+        )
+        torch.save({"model": model.state_dict()}, tmp_path / "model.pth")
+        file = tmp_path / "small.yaml"
+        keys = "MASK_ON: False, RESNETS: {DEPTH: 18, RES2_OUT_CHANNELS: 64}, FPN: {OUT_CHANNELS: 8}"
+        file.write_text(f"_BASE_: {CONFIG}\nMODEL: {{{keys}, CARAFE: {{UP_GROUP: 2, COMPRESSED_CHANNELS: 8}}}}\n")
+        file.write_text(file.read_text() + "INPUT: {MIN_SIZE_TEST: 96}\n")
+        files = (str(file), str(tmp_path / "model.pth"), str(tmp_path / "a.png"))
+        draw_kernels(*files, [(20, 30), (129, 99)], str(tmp_path / "out.png"))
+        drawn = np.asarray(Image.open(tmp_path / "out.png").convert("RGB")).astype(int)
+        assert drawn.shape[0] == drawn.shape[1] == 800
+        red = (drawn[..., 0] > 200) & (drawn[..., 1:].max(-1) < 90)
+        assert all(red[y : y + 400, x : x + 400].sum() > 100 for y in (0, 400) for x in (0, 400))
+        with pytest.raises(ValueError, match=r"130 x 100; there are no pixels \[\(130, 5\)\]"):
+            draw_kernels(*files, [(130, 5)], str(tmp_path / "out.png"))
