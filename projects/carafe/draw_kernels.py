@@ -135,7 +135,7 @@ def draw(image: np.ndarray, traced: Sequence[tuple[tuple[int, int], list[Step]]]
             ax.scatter([x], [y], s=60, c="lime", marker="+", linewidths=2)
             ax.set_xlim(max(x - reach, -0.5), min(x + reach, image.shape[1] - 0.5))
             ax.set_ylim(min(y + reach, image.shape[0] - 0.5), max(y - reach, -0.5))
-            ax.set_title(f"({x}, {y}) from {step.name}: {len(shares)} pixels")
+            ax.set_title(f"({x}, {y}) in {step.name}, pixels: {len(shares)}")
             ax.set_axis_off()
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=80)
