@@ -279,11 +279,13 @@
     cards.sort((a, b) => Number(a.dataset[order] ?? 1e9) - Number(b.dataset[order] ?? 1e9));
     let visible = 0;
     for (const card of cards) {
-      const classes = card.dataset.classes.split(" ");
-      const shown = card.dataset[order] !== undefined && (!state.name || classes.includes(String(number)));
+      let shown = card.dataset[order] !== undefined && (!state.name || card.dataset.classes.split(" ").includes(String(number)));
+      if (kind === "instances") {
+        tally(card, number);
+        shown &&= !state.name || find(".shape:not(.off)", card) !== null;  // not for detections below the score
+      }
       card.hidden = !shown;
       visible += shown;
-      if (kind === "instances") tally(card, number);
     }
     gallery.append(...cards);
     find(".none-left", section).hidden = visible > 0;

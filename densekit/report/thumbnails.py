@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageOps
 
+from densekit.data.pictures import TURNED, exif_orientation
+
 __all__ = ["Thumbnail", "thumbnail"]
 
 
@@ -38,7 +40,7 @@ def thumbnail(path: str, longest: int, quality: int = 72) -> Thumbnail | None:
             warnings.simplefilter("ignore")
             with Image.open(path) as image:
                 width, height = image.size
-                turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+                turned = exif_orientation(image) in TURNED
                 image.draft("RGB", (longest, longest))  # JPEGs are decoded at a fraction of their size
                 upright = ImageOps.exif_transpose(image).convert("RGB")
                 upright.thumbnail((longest, longest))

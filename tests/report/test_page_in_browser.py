@@ -77,6 +77,8 @@ def test_filters(instance_run, open_page):
         "nodes => [...new Set(nodes.filter(node => node.getClientRects().length).map(node => node.dataset.c))]",
     )
     assert classes == ["0"]
+    for card in page.locator(".pair:visible").all():
+        assert card.locator(".shape:not(.off)").count() > 0
     assert page.locator("table.classes tr.on").count() == 1
     page.select_option("#class", label="absent")
     assert visible(page, ".pair") == 0 and page.is_visible(".none-left")

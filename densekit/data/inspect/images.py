@@ -5,10 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from densekit.data.inspect.findings import Findings
 from densekit.data.inspect.pictures import Picture, PictureFacts
+from densekit.data.pictures import SUFFIXES
 
-__all__ = ["IMAGE_SUFFIXES", "check_images", "check_leakage", "image_files"]
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+__all__ = ["check_images", "check_leakage", "image_files"]
 
 
 def image_files(folder: str) -> list[str]:
@@ -23,7 +22,7 @@ def image_files(folder: str) -> list[str]:
         os.path.join(parent, name)
         for parent, _, names in os.walk(folder)
         for name in names
-        if name.lower().endswith(IMAGE_SUFFIXES)
+        if name.lower().endswith(SUFFIXES)
     )
 
 
@@ -46,7 +45,7 @@ def check_images(
         if not os.path.isdir(folder):
             continue
         with os.scandir(folder) as files:
-            names = sorted(entry.name for entry in files if entry.name.lower().endswith(IMAGE_SUFFIXES))
+            names = sorted(entry.name for entry in files if entry.name.lower().endswith(SUFFIXES))
         for name in names:
             path = os.path.join(folder, name)
             if path not in listed:

@@ -22,9 +22,10 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
+from densekit.data.pictures import TURNED, exif_orientation, readable
+
 __all__ = ["Picture", "PictureFacts", "progress_map", "read_picture", "read_pictures"]
 
-_EXIF_ORIENTATION = 0x0112
 _PNG_EXIF = (b"eXIf", b"Raw profile type")
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 # Frames, tables, scans, restart interval, application data and comments, all with a length; the end and fill bytes.
@@ -74,7 +75,7 @@ class PictureFacts:
     @property
     def upright_size(self) -> tuple[int, int] | None:
         """(width, height) after the EXIF orientation, as images are read."""
-        return self.size[::-1] if self.size and self.orientation >= 5 else self.size
+        return self.size[::-1] if self.size and self.orientation in TURNED else self.size
 
     @property
     def deep(self) -> bool:
@@ -147,15 +148,13 @@ def _decode(image: Image.Image) -> tuple[str, str]:
 
 
 def _plain_reason(error: Exception) -> str:
-    """Pillow names the buffer by its address, which says nothing."""
-    text = str(error) or type(error).__name__
-    return "the format is not known" if "cannot identify image file" in text else text
+    return readable(error) or type(error).__name__
 
 
 def _orientation(image: Image.Image, data: bytes) -> int:
     if image.format == "PNG" and not any(mark in data for mark in _PNG_EXIF):
         return 1  # Pillow would decode the whole image to look for it behind the pixels
-    value = image.getexif().get(_EXIF_ORIENTATION, 1)
+    value = exif_orientation(image)
     return value if value in range(1, 9) else 1
 
 
