@@ -96,7 +96,7 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[Any]:
         _epoch(cfg, records, seed),
         cfg.SOLVER.IMS_PER_BATCH,
         seed,
-        wide=[r["width"] > r["height"] for r in records] if listed and cfg.DATALOADER.ASPECT_RATIO_GROUPING else None,
+        wide=_wide(records) if listed and cfg.DATALOADER.ASPECT_RATIO_GROUPING else None,
         rank=comm.get_rank(),
         world_size=comm.get_world_size(),
     )
@@ -110,6 +110,13 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[Any]:
         worker_init_fn=_one_thread,
         generator=torch.Generator(),  # else starting an iteration would draw from the model's random numbers
     )
+
+
+def _wide(records: list[dict[str, Any]]) -> list[bool] | None:
+    """Whether each image is wider than high; None if they do not all say, as those of panoptic data sets may not."""
+    if not all("width" in record and "height" in record for record in records):
+        return None
+    return [record["width"] > record["height"] for record in records]
 
 
 def _epoch(cfg: CfgNode, records: Any, seed: int) -> Callable[[torch.Generator], Tensor]:

@@ -7,7 +7,7 @@ N: images, L: cells of the feature map, Q: object queries, D: width, K: decoder 
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -105,7 +105,6 @@ class TransformerDecoderLayer(_Layer):
         memory_keys: Tensor,
         query_positions: Tensor,
         attn_mask: Tensor | None = None,
-        query_mask: Tensor | None = None,
     ) -> Tensor:
         """One layer.
 
@@ -115,20 +114,15 @@ class TransformerDecoderLayer(_Layer):
             memory_keys: (N, L, D) the same with their positions added.
             query_positions: (N or 1, Q, D) the learned embedding of each query.
             attn_mask: (N, 1, 1, L) bool, False on the padding; None: there is none.
-            query_mask: (Q, Q) bool, True where a query sees another; None: everywhere.
 
         Returns:
             (N, Q, D).
         """
 
-        def attend_queries(queries: Tensor) -> Tensor:
-            placed = queries + query_positions
-            return self.self_attn(placed, placed, queries, attn_mask=query_mask)
-
         def attend_cells(queries: Tensor) -> Tensor:
             return self.multihead_attn(queries + query_positions, memory_keys, memory, attn_mask=attn_mask)
 
-        x = self._residual(x, self.norm1, attend_queries)
+        x = self._attend_queries(x, query_positions)
         x = self._residual(x, self.norm2, attend_cells)
         return self._residual(x, self.norm3, self._feed_forward)
 
@@ -139,17 +133,18 @@ class TransformerDecoderLayer(_Layer):
         memory_keys: Tensor,
         query_positions: Tensor,
         attn_mask: Tensor | None = None,
-        query_mask: Tensor | None = None,
     ) -> Tensor:
         """The weights (N, heads, Q, L) of the attention to the cells that :meth:`forward` uses inside."""
-
-        def attend_queries(queries: Tensor) -> Tensor:
-            placed = queries + query_positions
-            return self.self_attn(placed, placed, queries, attn_mask=query_mask)
-
-        x = self._residual(x, self.norm1, attend_queries)
+        x = self._attend_queries(x, query_positions)
         queries = (self.norm2(x) if self.pre_norm else x) + query_positions
         return self.multihead_attn.weights(queries, memory_keys, attn_mask=attn_mask)
+
+    def _attend_queries(self, x: Tensor, query_positions: Tensor) -> Tensor:
+        def attend(queries: Tensor) -> Tensor:
+            placed = queries + query_positions
+            return self.self_attn(placed, placed, queries)
+
+        return self._residual(x, self.norm1, attend)
 
 
 class _Stack(nn.Module):
@@ -197,6 +192,20 @@ class TransformerDecoder(_Stack):
             states.append(x)
         kept = torch.stack(states if every_layer else states[-1:])
         return kept if self.norm is None else self.norm(kept)
+
+
+class EncodedCells(NamedTuple):
+    """Encoded cells and what the decoder needs to look at them.
+
+    Attributes:
+        memory: (N, L, D).
+        places: (N or 1, L, D), their positions.
+        visible: (N, 1, 1, L) bool, False on the padding; None: there is none.
+    """
+
+    memory: Tensor
+    places: Tensor
+    visible: Tensor | None
 
 
 class Transformer(nn.Module):
@@ -248,7 +257,6 @@ class Transformer(nn.Module):
         positions: Tensor,
         *,
         every_layer: bool = True,
-        query_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Encodes and decodes.
 
@@ -258,14 +266,36 @@ class Transformer(nn.Module):
             queries: (Q, D) embeddings of the queries.
             positions: (N or 1, D, H, W).
             every_layer: return the states of all decoder layers and not only of the last.
-            query_mask: (Q, Q) bool, True where a query sees another; None: everywhere.
 
         Returns:
             The decoder's states (K or 1, N, Q, D), and the encoded cells (N, D, H, W).
         """
+        cells = self.encode(features, mask, positions)
+        states = self.decode(cells, queries[None], every_layer=every_layer)
+        return states, cells.memory.transpose(1, 2).reshape(features.shape)
+
+    def encode(self, features: Tensor, mask: Tensor | None, positions: Tensor) -> EncodedCells:
+        """The first half of :meth:`forward`."""
         visible = None if mask is None else ~mask.flatten(1)[:, None, None]  # (N, 1, 1, L)
         places = positions.to(features.dtype).flatten(2).transpose(1, 2)  # (N or 1, L, D)
         memory = self.encoder(features.flatten(2).transpose(1, 2), places, visible)
-        x = memory.new_zeros(len(features), len(queries), self.embed_dim)
-        states = self.decoder(x, memory, memory + places, queries[None], visible, query_mask, every_layer=every_layer)
-        return states, memory.transpose(1, 2).reshape(features.shape)
+        return EncodedCells(memory, places, visible)
+
+    def decode(
+        self, cells: EncodedCells, places: Tensor, *, start: Tensor | None = None, every_layer: bool = True
+    ) -> Tensor:
+        """The second half of :meth:`forward`.
+
+        Args:
+            cells: what :meth:`encode` returned.
+            places: (N or 1, Q, D), added to the queries in every attention.
+            start: (N, Q, D), what the queries hold before the first layer; None: zeros.
+            every_layer: see :meth:`forward`.
+
+        Returns:
+            (K or 1, N, Q, D).
+        """
+        if start is None:
+            start = cells.memory.new_zeros(len(cells.memory), *places.shape[1:])
+        keys = cells.memory + cells.places
+        return self.decoder(start, cells.memory, keys, places, cells.visible, every_layer=every_layer)

@@ -49,16 +49,25 @@ class SetCriterion(nn.Module):
         Args:
             outputs: ``pred_logits`` (B, Q, C + 1), ``pred_boxes`` (B, Q, 4) cxcywh relative to the image and, with
                 masks, ``pred_masks`` (B, Q, h, w) logits of the last layer; ``aux_outputs``: the same of the layers
-                before it, without masks, if they are to learn too.
+                before it, without masks, if they are to learn too; ``enc_outputs``: predictions of the encoder's cells,
+                any number of them.
             targets: per image ``labels`` (Ti,), ``boxes`` (Ti, 4) cxcywh relative to the image and, with masks,
                 ``masks`` (Ti, H, W) of the padded batch's size.
 
         Returns:
             Unweighted ``loss_ce``, ``loss_bbox``, ``loss_giou`` and, with masks, ``loss_mask``, ``loss_dice`` of the
-            last layer; of the others with ``_0``, ``_1`` ... behind the name. Beside them two figures to watch:
+            last layer; of the others with ``_0``, ``_1`` ... ``_enc`` behind the name. Two figures to watch are added:
             ``class_error``, the share of matched predictions with a wrong class in percent, and ``cardinality_error``,
             by how many the number of predicted objects is off.
         """
+        losses = self._layers(outputs, targets)
+        if "enc_outputs" in outputs:
+            encoder = self._layers(outputs["enc_outputs"], targets)
+            losses.update((f"{name}_enc", loss) for name, loss in encoder.items())
+        return losses
+
+    def _layers(self, outputs: dict[str, Any], targets: Targets) -> Losses:
+        """The losses of the decoder's layers, or of the encoder's cells."""
         layers = [*outputs.get("aux_outputs", ()), outputs]
         logits = torch.stack([layer["pred_logits"] for layer in layers]).float()  # (K, B, Q, C + 1)
         boxes = torch.stack([layer["pred_boxes"] for layer in layers]).float()  # (K, B, Q, 4)
@@ -75,7 +84,7 @@ class SetCriterion(nn.Module):
         losses = {name: values[-1] for name, values in per_layer.items()}
         for name, values in per_layer.items():
             losses.update((f"{name}_{index}", value) for index, value in enumerate(values[:-1]))
-        if self.with_masks:
+        if "pred_masks" in outputs:
             losses.update(_mask_losses(outputs["pred_masks"].float(), targets, pairs, normalisers[1]))
         return losses | {"class_error": _class_error(logits[-1], labels, pairs)}
 

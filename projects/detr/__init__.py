@@ -2,7 +2,7 @@
 
 from . import mapper as mapper  # registers DetrDatasetMapper
 from . import meta_arch as meta_arch  # registers Detr
-from . import subset as subset  # registers streets_train_16
+from . import scenes as scenes  # registers views of the street scenes
 from .config import adapt_config, add_config
 
 __all__ = ["adapt_config", "add_config"]

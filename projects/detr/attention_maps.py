@@ -56,7 +56,7 @@ def attention_of(model: Detr, item: dict[str, Any]) -> Attention:
             hook.remove()
     height, width = encoded.source.shape[-2:]
     cells, queries = (layer.attention(*args)[0].mean(dim=0) for layer, args in zip(last, inputs))
-    outputs = detector.predict(encoded.states)
+    outputs = detector.predict(encoded)
     return Attention(
         queries=queries.unflatten(1, (height, width)),
         cells=cells.unflatten(1, (height, width)).unflatten(0, (height, width)),

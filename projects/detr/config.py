@@ -35,9 +35,10 @@ def add_config(cfg: CfgNode) -> None:
     # Which cells are padding: "ceil" spares every cell that an image touches, as the wrapper does; "nearest" asks the
     # pixel at the cell's corner, as the original code does.
     cfg.MODEL.DETR.PADDING_MASK = "ceil"  # or "nearest"
-    # Sets of queries that learn side by side from each image (Group DETR, arXiv 2207.13085); the first is the model.
-    cfg.MODEL.DETR.QUERY_GROUPS = 1  # not with MASK_ON
+    # Every encoded cell predicts too, and the queries start from the best of these predictions instead of from nothing
+    # (Efficient DETR, arXiv 2104.01318): not DETR as published, but it learns in a small part of the time.
+    cfg.MODEL.DETR.QUERY_SELECTION = False  # see above
     cfg.MODEL.DETR.ACTIVATION_CHECKPOINT = False  # compute the transformer's layers anew in the backward pass
-    # With MASK_ON: classes below are things, the others stuff. 0: there is no stuff and no panoptic output.
-    cfg.MODEL.DETR.NUM_THINGS = 0  # 80 for COCO panoptic
+    # With MASK_ON: also one label per pixel. Which classes are things is in the metadata of the training data set.
+    cfg.MODEL.DETR.PANOPTIC_ON = False  # without it all classes are things
     cfg.MODEL.DETR.PANOPTIC_SCORE_THRESH = 0.85  # least score of a segment of the panoptic output

@@ -3,6 +3,7 @@
 Two modules of one name cannot be registered in one process: either this one or theirs is imported.
 """
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert
 
 from densekit.d2.config import CfgNode, configurable
+from densekit.d2.data import MetadataCatalog
 from densekit.d2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, detector_postprocess
 from densekit.d2.structures import BitMasks, Boxes, ImageList, Instances, PolygonMasks
 from densekit.d2.utils.events import get_event_storage
@@ -23,6 +25,7 @@ from .backbone import MaskedBackbone
 from .detr import DETR
 from .frozen import load_detector
 from .panoptic import merge_masks, paste_masks
+from .query_selection import QuerySelection
 from .segmentation import SegmentingDETR
 
 _Size = tuple[int, int]
@@ -40,7 +43,7 @@ class Detr(nn.Module):
         pixel_mean: mean of each channel, in the units of the input.
         pixel_std: standard deviation of each channel.
         size_divisibility: what height and width of a padded batch must be a multiple of; 0: of nothing.
-        num_things: with masks, classes below are things and the others stuff; 0: no panoptic output.
+        things: for a panoptic model, the classes that are things; the others are stuff.
         panoptic_score_threshold: least score of a segment of the panoptic output.
     """
 
@@ -57,7 +60,7 @@ class Detr(nn.Module):
         pixel_mean: list[float],
         pixel_std: list[float],
         size_divisibility: int = 0,
-        num_things: int = 0,
+        things: Collection[int] | None = None,
         panoptic_score_threshold: float = 0.85,
     ) -> None:
         super().__init__()
@@ -65,7 +68,7 @@ class Detr(nn.Module):
         self.criterion = criterion
         self.loss_weights = loss_weights
         self.size_divisibility = size_divisibility
-        self.num_things = num_things
+        self.things = None if things is None else frozenset(things)
         self.panoptic_score_threshold = panoptic_score_threshold
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
@@ -95,7 +98,7 @@ class Detr(nn.Module):
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "size_divisibility": backbone.size_divisibility,
-            "num_things": keys.NUM_THINGS if cfg.MODEL.MASK_ON else 0,
+            "things": _things(cfg.DATASETS.TRAIN) if cfg.MODEL.MASK_ON and keys.PANOPTIC_ON else None,
             "panoptic_score_threshold": keys.PANOPTIC_SCORE_THRESH,
         }
 
@@ -138,8 +141,7 @@ class Detr(nn.Module):
         """
         targets = [self._target(item, images) for item in batched_inputs]
         outputs = self.detr(images.tensor, images.image_sizes)
-        groups = len(outputs["pred_logits"]) // len(targets)
-        losses = self.criterion(outputs, targets * groups)
+        losses = self.criterion(outputs, targets)
         storage = get_event_storage()
         for name in ("class_error", "cardinality_error"):
             storage.put_scalar(f"detr/{name}", losses[name].item())
@@ -169,10 +171,10 @@ class Detr(nn.Module):
         results = []
         for index, (item, size) in enumerate(zip(batched_inputs, images.image_sizes)):
             wanted = (item.get("height", size[0]), item.get("width", size[1]))
-            one = {name: outputs[name][index].float() for name in outputs if name != "aux_outputs"}
+            one = {name: values[index].float() for name, values in outputs.items()}
             result: dict[str, Any] = {"instances": self._instances(one, padded, size, wanted)}
-            if self.num_things:
-                result["panoptic_seg"] = self._panoptic(one, padded, size, wanted)
+            if self.things is not None:
+                result["panoptic_seg"] = self._panoptic(one, self.things, padded, size, wanted)
             results.append(result)
         return results
 
@@ -184,8 +186,8 @@ class Detr(nn.Module):
         found.pred_boxes.scale(scale_x=size[1], scale_y=size[0])
         found.scores, found.pred_classes = probability[:, :-1].max(dim=-1)
         found.query = torch.arange(len(probability), device=probability.device)
-        if self.num_things:  # queries for stuff are no instances
-            found = found[found.pred_classes < self.num_things]
+        if self.things is not None:  # queries for stuff are no instances
+            found = found[torch.isin(found.pred_classes, found.pred_classes.new_tensor(sorted(self.things)))]
         found = detector_postprocess(found, *wanted)
         queries = found.query
         found.remove("query")
@@ -194,7 +196,7 @@ class Detr(nn.Module):
         return found
 
     def _panoptic(
-        self, outputs: dict[str, Tensor], padded: _Size, size: _Size, wanted: _Size
+        self, outputs: dict[str, Tensor], things: Collection[int], padded: _Size, size: _Size, wanted: _Size
     ) -> tuple[Tensor, list[dict[str, Any]]]:
         """The merged masks in the host's form: identifiers start at 1, 0 is no segment."""
         segments, info = merge_masks(
@@ -203,7 +205,7 @@ class Detr(nn.Module):
             padded_size=padded,
             image_size=size,
             output_size=wanted,
-            num_things=self.num_things,
+            things=things,
             score_threshold=self.panoptic_score_threshold,
         )
         if not info:
@@ -213,13 +215,20 @@ class Detr(nn.Module):
 
 def _with_masks(cfg: CfgNode, detector: DETR, backbone: Backbone) -> SegmentingDETR:
     frozen = cfg.MODEL.DETR.FROZEN_WEIGHTS
-    if cfg.MODEL.DETR.QUERY_GROUPS != 1:
-        raise ValueError(
-            "MODEL.DETR.QUERY_GROUPS must be 1 with MODEL.MASK_ON: masks are learnt for one set of queries."
-        )
     if frozen:
         load_detector(detector, frozen)
     return SegmentingDETR(detector, channels=[channels for channels, _ in _maps(backbone)], frozen=bool(frozen))
+
+
+def _things(datasets: Sequence[str]) -> set[int]:
+    """The classes that the training data set calls things."""
+    known = MetadataCatalog.get(datasets[0]).get("thing_dataset_id_to_contiguous_id") if datasets else None
+    if known is None:
+        raise ValueError(
+            f"MODEL.DETR.PANOPTIC_ON: DATASETS.TRAIN is {tuple(datasets)}; its first data set must be a panoptic one, "
+            "whose metadata has thing_dataset_id_to_contiguous_id."
+        )
+    return set(known.values())
 
 
 def _maps(backbone: Backbone) -> list[tuple[int, int]]:
@@ -257,8 +266,8 @@ def _build_detector(cfg: CfgNode, backbone: Backbone) -> DETR:
         in_channels=channels,
         num_classes=keys.NUM_CLASSES,
         num_queries=keys.NUM_OBJECT_QUERIES,
-        query_groups=keys.QUERY_GROUPS,
         aux_loss=keys.DEEP_SUPERVISION,
+        selection=QuerySelection(keys.HIDDEN_DIM, keys.NUM_CLASSES) if keys.QUERY_SELECTION else None,
     )
 
 

@@ -3,6 +3,7 @@
 Q: queries, C: classes, S: segments, h, w: masks, H, W: wanted size.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ def merge_masks(
     padded_size: tuple[int, int],
     image_size: tuple[int, int],
     output_size: tuple[int, int] | None = None,
-    num_things: int,
+    things: Collection[int],
     score_threshold: float = 0.85,
 ) -> tuple[Tensor, list[dict[str, Any]]]:
     """Gives every pixel to the most certain mask.
@@ -36,7 +37,7 @@ def merge_masks(
         padded_size: (height, width) of the padded image.
         image_size: (height, width) of the image that the network saw, without its padding.
         output_size: (H, W) of the result; ``image_size`` if None.
-        num_things: classes below are things, the others stuff.
+        things: the classes that are things; the others are stuff.
         score_threshold: least score of a query that takes part.
 
     Returns:
@@ -52,7 +53,7 @@ def merge_masks(
     scaled = _upsampled(masks[keep].float(), padded_size, image_size)
 
     kept = torch.arange(len(labels), device=scaled.device)
-    segments = _resized(_joined(scaled.argmax(dim=0), labels, num_things), size)
+    segments = _resized(_joined(scaled.argmax(dim=0), labels, things), size)
     while True:
         areas = np.bincount(segments.reshape(-1), minlength=len(kept))
         large = areas > _LEAST_AREA
@@ -64,7 +65,7 @@ def merge_masks(
         segments = _resized(scaled[kept].argmax(dim=0), size)
     found = [labels[index] for index in kept.tolist()]
     info = [
-        {"id": number, "isthing": label < num_things, "category_id": label, "area": int(area)}
+        {"id": number, "isthing": label in things, "category_id": label, "area": int(area)}
         for number, (label, area) in enumerate(zip(found, areas))
     ]
     return torch.from_numpy(segments), info
@@ -101,9 +102,9 @@ def _upsampled(masks: Tensor, padded_size: tuple[int, int], image_size: tuple[in
     return full[:, : image_size[0], : image_size[1]]
 
 
-def _joined(owners: Tensor, labels: list[int], num_things: int) -> Tensor:
+def _joined(owners: Tensor, labels: list[int], things: Collection[int]) -> Tensor:
     """Replaces each query by the first of its class where that is stuff; (h, w) indices."""
-    first = [index if label < num_things else labels.index(label) for index, label in enumerate(labels)]
+    first = [index if label in things else labels.index(label) for index, label in enumerate(labels)]
     return torch.tensor(first, device=owners.device)[owners]
 
 

@@ -148,7 +148,7 @@ class SegmentingDETR(nn.Module):
     def forward(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
         """As :meth:`~projects.detr.detr.DETR.forward`, with ``pred_masks`` (B, Q, h, w), logits on the padded image."""
         encoded = self.detr.encode(images, sizes)
-        return self.detr.predict(encoded.states) | {"pred_masks": self.masks(encoded)}
+        return self.detr.predict(encoded) | {"pred_masks": self.masks(encoded)}
 
     def masks(self, encoded: Encoded) -> Tensor:
         """The masks (B, Q, h, w) of all queries."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from densekit.data.loader import SeededSamples
+from densekit.data.loader import SeededSamples, _wide
 from densekit.data.order import TrainingOrder
 
 
@@ -50,6 +50,12 @@ def test_groups_do_not_mix_and_lose_no_image():
     assert all(len({wide[index] for index, _ in batch}) == 1 for batch in batches)
     counts = Counter(index for batch in batches for index, _ in batch)
     assert max(counts.values()) - min(counts.values()) <= 2
+
+
+def test_images_are_grouped_where_all_records_tell_their_size():
+    records = [{"width": 4, "height": 3}, {"width": 3, "height": 4}]
+    assert _wide(records) == [True, False]
+    assert _wide([*records, {"file_name": "panoptic.png"}]) is None
 
 
 def test_a_batch_that_does_not_divide_is_refused():

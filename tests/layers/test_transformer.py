@@ -137,15 +137,6 @@ def test_masked_cells_have_no_influence(transformer):
     torch.testing.assert_close(transformer(x, mask, queries, positions, every_layer=False)[0], states[-1:])
 
 
-def test_a_query_mask_separates_groups(transformer):
-    x, queries, positions = features()
-    group = torch.tensor([0, 0, 1, 1, 1, 1])
-    states, _ = transformer(x, None, queries, positions, query_mask=group[:, None] == group)
-    for number in range(2):
-        alone, _ = transformer(x, None, queries[group == number], positions)
-        torch.testing.assert_close(states[:, :, group == number], alone, **close(torch.float64))
-
-
 def test_checkpointed_layers_have_the_same_gradients(transformer):
     x, queries, positions = features()
     again = Transformer(

@@ -133,6 +133,18 @@ def test_losses_of_every_layer_equal_the_slow_ones():
             torch.testing.assert_close(losses[name], expected, **close(torch.float32))
 
 
+def test_the_encoders_cells_are_matched_by_themselves():
+    """They are other in number than the queries."""
+    outputs, targets = predictions(), objects(3, 1)
+    cells = {"pred_logits": torch.randn(2, 9, CLASSES + 1), "pred_boxes": random_boxes(2, 9)}
+    alone, queries = criterion()(cells, targets), criterion()(outputs, targets)
+    losses = criterion()({**outputs, "enc_outputs": cells}, targets)
+    for name in ("loss_ce", "loss_bbox", "loss_giou"):
+        torch.testing.assert_close(losses[f"{name}_enc"], alone[name])
+        torch.testing.assert_close(losses[name], queries[name])
+    assert weighted({"loss_giou_enc": torch.tensor(1.5)}, WEIGHTS) == {"loss_giou_enc": 3.0}
+
+
 def test_mask_losses_equal_their_definitions():
     outputs, targets = predictions(layers=1, masks=True), objects(2, 1, masks=True)
     losses = criterion(with_masks=True)(outputs, targets)
@@ -156,16 +168,6 @@ def test_no_objects_give_no_box_losses_and_finite_gradients():
     assert outputs["pred_logits"].grad.abs().sum() > 0
     for values in (outputs["pred_boxes"], outputs["pred_masks"]):
         assert torch.isfinite(values.grad).all() and not values.grad.any()
-
-
-def test_repeated_targets_serve_groups_of_queries():
-    """Two groups that answer alike have the losses of one."""
-    outputs, targets = predictions(), objects(3, 1)
-    twice = {name: torch.cat((outputs[name], outputs[name])) for name in ("pred_logits", "pred_boxes")}
-    one = criterion()({name: outputs[name] for name in twice}, targets)
-    two = criterion()(twice, targets * 2)
-    for name, loss in one.items():
-        torch.testing.assert_close(two[name], loss)
 
 
 def test_figures_to_watch():

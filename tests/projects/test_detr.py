@@ -148,24 +148,30 @@ def test_a_batch_without_objects_has_finite_gradients():
     assert losses["loss_bbox"] == losses["loss_mask"] == 0
 
 
-def test_query_groups_learn_together_and_predict_apart():
-    grouped, plain = small(QUERY_GROUPS=3), small()
-    weights = grouped.state_dict()
-    weights["detr.query_embed.weight"] = weights["detr.query_embed.weight"][:7]
-    plain.load_state_dict(weights)
-    item = sample()
-    assert_same(predict(grouped, [item])[0]["instances"], predict(plain, [item])[0]["instances"])
-    # Three times the same queries have the losses of one of them.
-    grouped.detr.query_embed.weight.data = weights["detr.query_embed.weight"].repeat(3, 1)
-    for name, loss in train_losses(plain, [item, sample_of(64, 96)])[0].items():
-        torch.testing.assert_close(train_losses(grouped, [item, sample_of(64, 96)])[0][name], loss)
-    with pytest.raises(ValueError, match="QUERY_GROUPS must be 1"):
-        small("detr_R_50_masks", QUERY_GROUPS=2)
+def test_selected_queries_start_from_the_best_cells():
+    model, batch = small(QUERY_SELECTION=True, NUM_OBJECT_QUERIES=5), [sample_of(64, 96), sample_of(96, 64)]
+    losses, _ = train_losses(model, batch)
+    assert {"loss_ce_enc", "loss_bbox_enc", "loss_giou_enc"} <= losses.keys()
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    # Where both box heads answer 0, a query's box is that of its cell: a small one around the cell's centre.
+    for head in (model.detr.bbox_embed, model.detr.selection.bbox_embed):
+        for parameter in head.parameters():
+            parameter.data.zero_()
+    wide, tall = predict(model, batch)
+    columns, rows = ({1 / 6, 0.5, 5 / 6}, {0.25, 0.75})  # of 2 x 3 cells in 3 x 3 with padding
+    assert relative_centres(wide, 96, 64) <= {(round(x, 3), round(y, 3)) for x in columns for y in rows}
+    assert relative_centres(tall, 64, 96) <= {(round(x, 3), round(y, 3)) for x in rows for y in columns}
+
+
+def relative_centres(result, width, height):
+    boxes = result["instances"].pred_boxes.tensor / torch.tensor([width, height, width, height])
+    return {(round(x, 3), round(y, 3)) for x, y in ((boxes[:, :2] + boxes[:, 2:]) / 2).tolist()}
 
 
 @pytest.mark.parametrize("config", ["detr_R_50", "detr_R_50_panoptic"])
 def test_half_precision_and_checkpointed_layers(config):
-    model = small(config, ACTIVATION_CHECKPOINT=True, NUM_THINGS=2)
+    model = small(config, ACTIVATION_CHECKPOINT=True)
     batch = [sample(masks=True)]
     exact = train_losses(model, batch)[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -181,16 +187,17 @@ def test_half_precision_and_checkpointed_layers(config):
 
 
 def test_masks_are_of_the_frame_and_of_things():
-    model = small("detr_R_50_panoptic", NUM_THINGS=2, PANOPTIC_SCORE_THRESH=0.0)
+    model = small("detr_R_50_panoptic", NUM_CLASSES=133, PANOPTIC_SCORE_THRESH=0.0)
+    assert model.things == frozenset(range(80))
     results = predict(model, [sample() | {"height": 100, "width": 150}, sample(48, 64)])
     for result, size in zip(results, ((100, 150), (48, 64))):
         instances = result["instances"]
         assert instances.pred_masks.shape == (len(instances), *size) and instances.pred_masks.dtype == torch.bool
-        assert (instances.pred_classes < 2).all()
+        assert (instances.pred_classes < 80).all()
         segments, info = result["panoptic_seg"]
         assert segments.shape == size and segments.dtype == torch.int32
         assert set(segments.unique().tolist()) - {0} <= {segment["id"] for segment in info}
-        assert all(segment["id"] > 0 and segment["isthing"] == (segment["category_id"] < 2) for segment in info)
+        assert all(segment["id"] > 0 and segment["isthing"] == (segment["category_id"] < 80) for segment in info)
 
 
 def test_the_mask_head_splits_its_first_convolution_without_loss():
@@ -215,7 +222,7 @@ def test_small_masks_are_dropped_and_nothing_found_is_void():
     masks = torch.full((3, 20, 20), -5.0)
     masks[0, :, :10], masks[1, :, 10:] = 5.0, 5.0
     masks[2, 0, 0] = 9.0  # a mask of one pixel
-    frame = {"padded_size": (20, 20), "image_size": (20, 20), "num_things": 1}
+    frame = {"padded_size": (20, 20), "image_size": (20, 20), "things": {0}}
     segments, info = merge_masks(logits, masks, **frame)
     assert [segment["area"] for segment in info] == [200, 200] and segments[0, 0] == 0 and segments[0, 19] == 1
     # As stuff the first two are one segment; then nothing but it is left.
@@ -252,6 +259,10 @@ def test_the_backbone_has_a_learning_rate_of_its_own():
         ({"POSITION_EMBEDDING": "cosine"}, "sine, learned"),
         ({"PADDING_MASK": "floor"}, "ceil"),
         ({"HIDDEN_DIM": 130}, "multiple of 4"),
+        (
+            {"MODEL.MASK_ON": True, "MODEL.RESNETS.OUT_FEATURES": FOUR, "PANOPTIC_ON": True, "DATASETS.TRAIN": ()},
+            "must be a panoptic one",
+        ),
         ({"MODEL.MASK_ON": True}, "four feature maps"),
         ({"MODEL.MASK_ON": True, "MODEL.RESNETS.OUT_FEATURES": FOUR, "HIDDEN_DIM": 64}, "multiple of 128"),
     ],

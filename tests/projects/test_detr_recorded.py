@@ -122,7 +122,7 @@ def test_recorded_panoptic_cases_are_met_exactly(recorded, kind):
         padded_size=tuple(size),
         image_size=tuple(size),
         output_size=tuple(target[0]) if target else None,
-        num_things=91,
+        things=range(91),
     )
     assert torch.equal(segments, cases[kind]["seg"])
     assert info == cases[kind]["segments_info"]

@@ -41,6 +41,7 @@ def _rules(prefix: str) -> list[Rule]:
         rf"(?:class_embed|bbox_embed\.layers\.[012]|input_proj){linear}",
         r"query_embed\.weight",
         r"backbone\.1\.(?:row|col)_embed\.weight",
+        rf"selection\.(?:class_embed|bbox_embed\.layers\.[012]|place\.[02]){linear}",  # not the authors'
         r"backbone\.0\.backbone\..+",  # the wrapper's, and those of any backbone trained here
     )
     body, ours = r"(?:detr\.)*backbone\.0\.body\.", f"{prefix}backbone.0.backbone."
