@@ -166,6 +166,14 @@ class TestWeights:
         old = weights["backbone.body.layer1.0.downsample.1.running_var"]
         torch.testing.assert_close((variance + 1e-5).rsqrt(), old.rsqrt(), **close(torch.float32))
 
+    def test_mmdetections_head_fits(self):
+        names = [f"convs.{k}.weight" for k in range(4)] + [f"fcs.{k}.bias" for k in range(2)] + ["fc_mask_iou.weight"]
+        weights = {f"roi_head.mask_iou_head.{name}": torch.zeros(1) for name in names}
+        weights |= {"backbone.conv1.weight": torch.zeros(1), "rpn_head.rpn_conv.weight": torch.zeros(1)}
+        converted = part(find_layout(weights).convert(weights), "roi_heads.maskiou_head.")
+        head = MaskIoUHead(in_channels=2, resolution=4, num_classes=3, mask_channels=3, conv_dim=2, fc_dim=2)
+        assert len(converted) == len(names) and set(converted) <= set(head.state_dict())
+
     def test_unknown_names_are_listed(self, recorded):
         weights = {name: torch.zeros(4, 1) for name in recorded["manifest"]} | {
             "roi_heads.relation.fc.weight": torch.zeros(1)
