@@ -171,6 +171,10 @@ def _launch(
     if features.numel() == 0:
         return
     n, c, height, width = features.shape
+    if c * height * width * scale**2 >= 2**31:
+        raise ValueError(
+            f"One image of {c} x {height} x {width} at scale {scale} has too many values for 32-bit offsets."
+        )
     depth, subs = c // groups, triton.next_power_of_2(scale * scale)
     # Neighbouring threads take what lies together: channels of a pixel, or else pixels of a channel.
     wide = triton.next_power_of_2(min(depth, 64 if pixelwise else max(1, _TILE // (32 * subs))))
