@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_utils
 
-from densekit.d2.data import DatasetCatalog
 from densekit.evaluation.coco_metrics import CocoScores, evaluate_coco
 from densekit.evaluation.ground_truth import GroundTruth
 from densekit.metrics.detection_errors import TRUE, ImageMatches, calibration_bins, confusion, match_image
@@ -63,11 +62,12 @@ class Instances:
     matched_by: str
 
 
-def read_instances(run: RunFiles, results: Sequence[Entry]) -> Instances:
+def read_instances(run: RunFiles, records: Sequence[Entry], results: Sequence[Entry]) -> Instances:
     """Evaluates the results once more.
 
     Args:
         run: the run; its config says the deviations of the keypoints.
+        records: of the data set.
         results: the content of ``coco_instances_results.json``.
 
     Raises:
@@ -92,10 +92,10 @@ def read_instances(run: RunFiles, results: Sequence[Entry]) -> Instances:
         for task in tasks:
             scores[task] = evaluate_coco(truth, results, task, kpt_oks_sigmas=sigmas)
     by = "segm" if "segm" in tasks else "bbox"
-    return Instances(truth.categories, scores, _images(run, truth, results, by), by)
+    return Instances(truth.categories, scores, _images(records, truth, results, by), by)
 
 
-def _images(run: RunFiles, truth: GroundTruth, results: Sequence[Entry], by: str) -> list[InstanceImage]:
+def _images(records: Sequence[Entry], truth: GroundTruth, results: Sequence[Entry], by: str) -> list[InstanceImage]:
     found: dict[Any, list[Entry]] = {}
     for image_id, group in groupby(results, key=lambda result: result["image_id"]):
         found.setdefault(image_id, []).extend(group)
@@ -104,7 +104,7 @@ def _images(run: RunFiles, truth: GroundTruth, results: Sequence[Entry], by: str
         if annotation["category_id"] in truth.categories:
             annotated.setdefault(annotation["image_id"], []).append(annotation)
     images = []
-    for record in DatasetCatalog.get(run.dataset):
+    for record in records:
         key = record["image_id"]
         objects, detections = annotated.get(truth.image_numbers[key], []), found.get(key, [])
         matches = _match(truth, objects, detections, by)

@@ -61,7 +61,7 @@ class Semantic:
         return load_sem_seg(image.record), _classes_of(image.prediction, self.ids)
 
 
-def read_semantic(run: RunFiles) -> Semantic | None:
+def read_semantic(run: RunFiles, records: Sequence[Mapping[str, Any]]) -> Semantic | None:
     """Compares the kept label maps with the data set's; None where there are none, or no label maps to compare with.
 
     Raises:

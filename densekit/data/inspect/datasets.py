@@ -76,7 +76,9 @@ def _files_of(other: str, images: str | None) -> list[str]:
     if not os.path.isfile(other):
         _check_registered(other)
         metadata = MetadataCatalog.get(other)
-        json_file, folder = metadata.get("json_file"), metadata.get("image_root")
+        if metadata.get("gt_dir") is not None:  # a Cityscapes tree, whose loaders outline every object
+            return image_files(metadata.get("image_dir") or metadata.image_root)
+        json_file, folder = metadata.get("panoptic_json") or metadata.get("json_file"), metadata.get("image_root")
         if json_file is None or folder is None:
             return [record["file_name"] for record in DatasetCatalog.get(other)]
     if folder is None:
