@@ -33,6 +33,35 @@ def add_densekit_config(cfg: CfgNode) -> None:
     cfg.MODEL.FPN.TOP_LEVEL = "maxpool"
     # ROI_MASK_HEAD.NAME UpsamplerMaskHead: its upsampling layer, "deconv" being the host's own.
     cfg.MODEL.ROI_MASK_HEAD.UPSAMPLER = "deconv"
+    _add_semantic_heads(cfg)
+
+
+def _add_semantic_heads(cfg: CfgNode) -> None:
+    node = cfg.MODEL.SEM_SEG_HEAD
+    # A head on an earlier map that helps in training, of UPerHead and DeepLabV3PlusSemanticHead.
+    node.AUXILIARY = CfgNode()
+    node.AUXILIARY.IN_FEATURE = ""  # its map, e.g. "res4"; "": no such head
+    node.AUXILIARY.CONVS_DIM = 256  # channels
+    node.AUXILIARY.NUM_CONV = 1  # 3x3 convolutions before the classifier
+    node.AUXILIARY.LOSS_WEIGHT = 0.4
+    # SEM_SEG_HEAD.NAME DeepLabV3PlusSemanticHead (arXiv 1802.02611), keys of Detectron2's DeepLab project.
+    node.PROJECT_CHANNELS = [48]  # of each map but the coarsest, finest first, as it enters the decoder
+    node.ASPP_CHANNELS = 256
+    node.ASPP_DILATIONS = [6, 12, 18]  # for a coarsest map of stride 16; twice that for stride 8
+    node.ASPP_DROPOUT = 0.1
+    node.USE_DEPTHWISE_SEPARABLE_CONV = False
+    # SEM_SEG_HEAD.NAME UPerHead (arXiv 1807.10221); SEM_SEG_HEAD.CONVS_DIM are its channels, 512 in the paper's.
+    node.DROPOUT = 0.0  # probability that a channel is dropped before the classifier, of the auxiliary head's too
+    node = cfg.MODEL.UPERNET = CfgNode()
+    # "mmseg" convolves what was pooled, then enlarges it, and has its loss at every pixel; "csail", the authors',
+    # enlarges it first, and has its loss at the stride of the scores.
+    node.CONVENTION = "mmseg"
+    node.POOL_SCALES = [1, 2, 3, 6]  # sides of the pooling grids
+    # Names of densekit.layers.UPSAMPLERS, as in CARAFE's ablation (arXiv 1905.02188, section 5.2). "bilinear" is
+    # UPerNet's own: straight to the size that is needed.
+    node.PPM_UPSAMPLER = "bilinear"  # of what was pooled; a layer does the last doubling
+    node.FPN_UPSAMPLER = "bilinear"  # of the top-down path
+    node.FUSE_UPSAMPLER = "bilinear"  # of the levels to the finest size; a layer takes them there step by step
 
 
 def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:

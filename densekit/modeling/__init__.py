@@ -1,4 +1,6 @@
 """Parts of models that several systems share, written on the seam for both hosts. The import registers them."""
 
+from densekit.modeling import deeplab as deeplab  # DeepLabV3PlusSemanticHead
 from densekit.modeling import fpn as fpn  # build_fpn_backbone
 from densekit.modeling import mask_head as mask_head  # UpsamplerMaskHead
+from densekit.modeling import upernet as upernet  # UPerHead

@@ -13,6 +13,7 @@ from torch import nn
 from densekit.d2.config import CfgNode, configurable
 from densekit.d2.modeling import SEM_SEG_HEADS_REGISTRY
 from densekit.layers.points import point_sample, random_uncertain_points, uncertain_grid_points
+from densekit.modeling.semantic import all_losses
 
 from .point_head import build_point_head
 
@@ -101,7 +102,7 @@ class PointRendSemanticHead(nn.Module):
             return self._subdivide(features, coarse), {}
         if targets is None:
             raise ValueError("PointRendSemanticHead needs labels in training; the inputs have no 'sem_seg'.")
-        losses = self.coarse_sem_seg_head.losses(coarse, targets)
+        losses = all_losses(self.coarse_sem_seg_head, features, coarse, targets)
         return None, {**losses, "loss_sem_seg_point": self._point_loss(features, coarse, targets)}
 
     def _point_loss(

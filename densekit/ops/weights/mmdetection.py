@@ -10,19 +10,25 @@ from collections.abc import Collection
 
 from densekit.ops.weights.renaming import Layout, Rule, Weights, rename
 
-_RESNET: list[Rule] = [
-    (r"backbone\..+\.num_batches_tracked", None),
-    (r"backbone\.conv1\.weight", r"backbone.bottom_up.stem.conv1.weight"),
-    (r"backbone\.bn1\.(\w+)", r"backbone.bottom_up.stem.conv1.norm.\1"),
-]
-for k in range(1, 5):  # layer1 is res2
-    old, new = rf"backbone\.layer{k}\.(\d+)\.", rf"backbone.bottom_up.res{k + 1}.\1."
-    _RESNET += [
-        (old + r"conv(\d)\.weight", new + r"conv\2.weight"),
-        (old + r"bn(\d)\.(\w+)", new + r"conv\2.norm.\3"),
-        (old + r"downsample\.0\.weight", new + r"shortcut.weight"),
-        (old + r"downsample\.1\.(\w+)", new + r"shortcut.norm.\2"),
+
+def resnet_rules(target: str) -> list[Rule]:
+    """Rules for a ResNet under ``backbone`` in OpenMMLab's names, which goes to ``target``."""
+    rules: list[Rule] = [
+        (r"backbone\..+\.num_batches_tracked", None),
+        (r"backbone\.conv1\.weight", rf"{target}.stem.conv1.weight"),
+        (r"backbone\.bn1\.(\w+)", rf"{target}.stem.conv1.norm.\1"),
     ]
+    for k in range(1, 5):  # layer1 is res2
+        old, new = rf"backbone\.layer{k}\.(\d+)\.", rf"{target}.res{k + 1}.\1."
+        rules += [
+            (old + r"conv(\d)\.weight", new + r"conv\2.weight"),
+            (old + r"bn(\d)\.(\w+)", new + r"conv\2.norm.\3"),
+            (old + r"downsample\.0\.weight", new + r"shortcut.weight"),
+            (old + r"downsample\.1\.(\w+)", new + r"shortcut.norm.\2"),
+        ]
+    return rules
+
+
 _NECK: list[Rule] = []
 for k in range(5):  # the first level is p2, and upsample_modules.0 enlarges p3
     _NECK += [
@@ -55,7 +61,7 @@ def _matches(names: Collection[str]) -> bool:
 
 
 def _convert(weights: Weights) -> Weights:
-    return rename(weights, [*_RESNET, *_NECK, *_HEADS], MMDETECTION.name)
+    return rename(weights, [*resnet_rules("backbone.bottom_up"), *_NECK, *_HEADS], MMDETECTION.name)
 
 
 MMDETECTION = Layout("mmdetection", _matches, _convert)

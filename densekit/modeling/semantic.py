@@ -1,0 +1,147 @@
+"""What heads of semantic segmentation have in common: the slot's interface, losses and an auxiliary head.
+
+Shapes: N images, C classes, H x W the scores of a head, whose pixels are ``stride`` image pixels wide.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from densekit.d2.config import CfgNode
+from densekit.d2.layers import Conv2d, ShapeSpec, get_norm
+
+Features = Mapping[str, Tensor]
+Losses = dict[str, Tensor]
+
+
+class SemanticHead(nn.Module, ABC):
+    """Scores the classes of every pixel; subclasses supply :meth:`layers`.
+
+    Args:
+        stride: Image pixels from one of the scores to the next.
+        loss_weight: Factor of the loss.
+        ignore_value: Label of pixels that stay out of the loss.
+        loss_stride: Image pixels from one pixel with a loss to the next: 1, every pixel, where scores are interpolated
+            as in inference, or ``stride``, every score as it is.
+        auxiliary: A head on an earlier map that helps in training and is not used in inference, or None.
+    """
+
+    def __init__(
+        self,
+        *,
+        stride: int,
+        loss_weight: float = 1.0,
+        ignore_value: int = 255,
+        loss_stride: int = 1,
+        auxiliary: "SemanticHead | None" = None,
+    ) -> None:
+        super().__init__()
+        if loss_stride not in (1, stride):
+            raise ValueError(f"loss_stride={loss_stride} must be 1 or the stride of the scores, {stride}.")
+        self.stride = stride
+        self.loss_weight = loss_weight
+        self.ignore_value = ignore_value
+        self.loss_stride = loss_stride
+        self.auxiliary = auxiliary
+
+    @abstractmethod
+    def layers(self, features: Features) -> Tensor:
+        """The scores (N, C, H, W) from the maps of a batch by name."""
+
+    def forward(self, features: Features, targets: Tensor | None = None) -> tuple[Tensor | None, Losses]:
+        """Trains or predicts.
+
+        Args:
+            features: Maps of the batch by name.
+            targets: In training the labels of all pixels (N, height, width).
+
+        Returns:
+            In training None and the losses by name. Else scores (N, C, H * stride, W * stride), of which the image is
+            the upper left part, and no losses.
+
+        Raises:
+            ValueError: There are no labels in training.
+        """
+        scores = self.layers(features)
+        if not self.training:
+            return enlarge(scores, self.stride), {}
+        if targets is None:
+            raise ValueError(f"{type(self).__name__} needs labels in training; the inputs have no 'sem_seg'.")
+        return None, all_losses(self, features, scores, targets)
+
+    def losses(self, predictions: Tensor, targets: Tensor) -> Losses:
+        """Cross-entropy of the scores of :meth:`layers` with labels (N, height, width); not the auxiliary head's."""
+        # In float32: the sum over a whole batch of pixels overflows half precision.
+        scores = predictions.float()
+        if self.loss_stride == 1:
+            height, width = targets.shape[-2:]
+            scores = enlarge(scores, self.stride)[..., :height, :width]
+        else:
+            targets = _thin_labels(targets, scores.shape[-2:], self.stride, self.ignore_value)
+        return {"loss_sem_seg": self.loss_weight * _mean_cross_entropy(scores, targets, self.ignore_value)}
+
+
+def all_losses(head: Any, features: Features, scores: Tensor, targets: Tensor) -> Losses:
+    """The losses of a head with ``layers`` and ``losses``, and those of its auxiliary head if it has one."""
+    losses = head.losses(scores, targets)
+    if isinstance(head, SemanticHead) and head.auxiliary is not None:
+        auxiliary = head.auxiliary.losses(head.auxiliary.layers(features), targets)
+        losses |= {f"{name}_auxiliary": loss for name, loss in auxiliary.items()}
+    return losses
+
+
+def enlarge(x: Tensor, factor: int) -> Tensor:
+    """(N, C, H, W) to (N, C, H * factor, W * factor), bilinear with half-pixel centres."""
+    return F.interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=False)
+
+
+def _thin_labels(labels: Tensor, size: tuple[int, ...], stride: int, ignore_value: int) -> Tensor:
+    """The labels nearest to the centres of the scores, (N, height, width) to (N, H, W)."""
+    missing = [stride * side - own for side, own in zip(size, labels.shape[-2:])]
+    labels = F.pad(labels, (0, missing[1], 0, missing[0]), value=ignore_value)
+    return labels[:, stride // 2 :: stride, stride // 2 :: stride]
+
+
+def _mean_cross_entropy(scores: Tensor, labels: Tensor, ignore_value: int) -> Tensor:
+    """The mean over labelled pixels; 0 where there are none, which torch's own mean divides by."""
+    total = F.cross_entropy(scores, labels, ignore_index=ignore_value, reduction="sum")
+    return total / (labels != ignore_value).sum().clamp(min=1)
+
+
+def conv_norm_relu(in_channels: int, out_channels: int, kernel_size: int, norm: str) -> Conv2d:
+    """A convolution that keeps the size, its norm, or else a bias, and ReLU."""
+    return Conv2d(
+        in_channels,
+        out_channels,
+        kernel_size,
+        padding=kernel_size // 2,
+        bias=norm == "",
+        norm=get_norm(norm, out_channels),
+        activation=F.relu,
+    )
+
+
+def finest_first(cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, ShapeSpec]:
+    """The maps of ``MODEL.SEM_SEG_HEAD.IN_FEATURES`` by stride.
+
+    Raises:
+        ValueError: The backbone has no such map, or the finest does not have ``MODEL.SEM_SEG_HEAD.COMMON_STRIDE``.
+    """
+    node = cfg.MODEL.SEM_SEG_HEAD
+    if missing := [name for name in node.IN_FEATURES if name not in input_shape]:
+        raise ValueError(
+            f"MODEL.SEM_SEG_HEAD.IN_FEATURES names {', '.join(missing)}; the backbone {cfg.MODEL.BACKBONE.NAME} "
+            f"returns {', '.join(input_shape)}."
+        )
+    shapes = sorted(
+        ((name, input_shape[name]) for name in node.IN_FEATURES), key=lambda item: cast(int, item[1].stride)
+    )
+    if shapes[0][1].stride != node.COMMON_STRIDE:
+        raise ValueError(
+            f"MODEL.SEM_SEG_HEAD.COMMON_STRIDE is {node.COMMON_STRIDE}, but {node.NAME} makes scores of the stride of "
+            f"its finest map: {shapes[0][0]} has {shapes[0][1].stride}."
+        )
+    return dict(shapes)
