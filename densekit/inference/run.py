@@ -8,7 +8,7 @@ an earlier run ended, and neither do the predictions.
 import logging
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from densekit.engine.errors import DataError, user_errors
 from densekit.engine.setup import read_config
 from densekit.export.formats import choose_formats, needed_products
 from densekit.inference.finish import Output
-from densekit.inference.inputs import Picture, pictures_of_dataset, pictures_of_words
+from densekit.inference.inputs import pictures_of_dataset, pictures_of_words
 from densekit.inference.journal import Journal, Part
 from densekit.inference.names import find_classes
 from densekit.inference.outputs import LineMaker, products_of
@@ -43,6 +43,25 @@ logger = logging.getLogger(__name__)
 SOME_UNREADABLE = 1  # the exit code
 
 
+@dataclass
+class Job:
+    """What a run consists of once nothing can be refused any more.
+
+    Attributes:
+        cfg: the model's.
+        model: with its weights, in eval mode.
+        output: the pictures, and where and how their results are written.
+        products: which parts of the model's outputs are kept.
+        tiling: how pictures are cut.
+    """
+
+    cfg: CfgNode
+    model: Any
+    output: Output
+    products: list[str]
+    tiling: Tiling | None
+
+
 def run(args: Namespace) -> None:
     """Predicts what is not predicted yet, then writes the formats.
 
@@ -54,42 +73,60 @@ def run(args: Namespace) -> None:
     cv2.setNumThreads(1)  # the loader's processes are forked, and OpenCV's threads do not survive that
     with user_errors():
         setup_logger(name="densekit", distributed_rank=comm.get_rank())
-        folder, cfg = Path(args.output), read_predict_config(args)
-        # A run's own data sets are looked at on demand only: they may lie on another machine.
-        if catalog := args.datasets or (args.dataset and cfg.DATASETS.CATALOG):
-            register_from_yaml(catalog)
-        tiling = Tiling(args.tile, args.overlap) if args.tile else None
-        pictures = pictures_of_dataset(args.dataset) if args.dataset else pictures_of_words(args.input, folder)
-        classes = find_classes(cfg, args.dataset)
-        model = _load(cfg)
-        with torch.no_grad():
-            given = products_of(model)
-        output = Output(folder, pictures, classes, choose_formats(args.format, given))
-        products = needed_products(output.formats, given)
-        _refuse_tiled_panoptic(tiling, products)
+        job = _prepare(args)
         if comm.is_main_process():
-            claim(folder, _settings(args, cfg, pictures, products), overwrite=args.overwrite)
+            claim(job.output.folder, _settings(args, job), overwrite=args.overwrite)
         comm.synchronize()
-        done = _journal(output).done
+        done = _journal(job.output).done
         comm.synchronize()  # nobody reads the journal while it grows
-    if done and comm.is_main_process():
-        logger.info(f"{len(done)} of {len(pictures)} pictures are finished already in {folder}")
-    workers = cfg.DATALOADER.NUM_WORKERS if args.num_workers is None else args.num_workers
-    batches = open_batches(len(pictures), args.batch_size, done)[comm.get_rank() :: comm.get_world_size()]
-    if batches:
-        with user_errors((DataError,)):
-            predict_batches(
-                model,
-                Views(pictures, cfg.INPUT.FORMAT, _resizing(cfg), tiling),
-                batches,
-                Recorder(Part(folder), LineMaker(folder, classes, args.score_threshold), done),
-                products=products,
-                batch_size=args.batch_size,
-                num_workers=workers,
-                strict=args.strict,
-            )
+    workers = job.cfg.DATALOADER.NUM_WORKERS if args.num_workers is None else args.num_workers
+    with user_errors((DataError,)):
+        _predict(args, job, done, workers)
     comm.synchronize()
-    _finish(output, workers)
+    _finish(job.output, workers)
+
+
+def _prepare(args: Namespace) -> Job:
+    """Collects everything, and refuses what cannot be done; the output folder is not touched yet."""
+    cfg, folder = read_predict_config(args), Path(args.output)
+    # A run's own data sets are looked at on demand only: they may lie on another machine.
+    if catalog := args.datasets or (args.dataset and cfg.DATASETS.CATALOG):
+        register_from_yaml(catalog)
+    tiling = Tiling(args.tile, args.overlap) if args.tile else None
+    pictures = pictures_of_dataset(args.dataset) if args.dataset else pictures_of_words(args.input, folder)
+    classes = find_classes(cfg, args.dataset)
+    model = load_model(cfg)
+    with torch.no_grad():
+        given = products_of(model)
+    formats = choose_formats(args.format, given)
+    products = needed_products(formats, given)
+    if tiling is not None and "panoptic" in products:
+        raise ValueError(
+            "--tile cannot make panoptic maps: which of two segments lies in front is known within a tile only. Leave "
+            "out --tile, or ask for other formats, such as --format coco semantic."
+        )
+    return Job(cfg, model, Output(folder, pictures, classes, formats), products, tiling)
+
+
+def _predict(args: Namespace, job: Job, done: set[int], num_workers: int) -> None:
+    """Runs the model over this process's share of what is not done."""
+    output = job.output
+    if done and comm.is_main_process():
+        logger.info(f"{len(done)} of {len(output.pictures)} pictures are finished already in {output.folder}")
+    batches = open_batches(len(output.pictures), args.batch_size, done)[comm.get_rank() :: comm.get_world_size()]
+    if not batches:
+        return
+    maker = LineMaker(output.folder, output.classes, args.score_threshold)
+    predict_batches(
+        job.model,
+        Views(output.pictures, job.cfg.INPUT.FORMAT, resizing(job.cfg), job.tiling),
+        batches,
+        Recorder(Part(output.folder), maker, done),
+        products=job.products,
+        batch_size=args.batch_size,
+        num_workers=num_workers,
+        strict=args.strict,
+    )
 
 
 def read_predict_config(args: Namespace) -> CfgNode:
@@ -112,13 +149,14 @@ def read_predict_config(args: Namespace) -> CfgNode:
     return cfg
 
 
-def _load(cfg: CfgNode) -> Any:
+def load_model(cfg: CfgNode) -> Any:
+    """The model with its weights, in eval mode."""
     model = build_model(cfg)
     Checkpointer(model).load(cfg.MODEL.WEIGHTS)
     return model.eval()
 
 
-def _resizing(cfg: CfgNode) -> T.AugmentationList:
+def resizing(cfg: CfgNode) -> T.AugmentationList:
     """The test's resizing, from the mapper that the configuration names."""
     name = cfg.INPUT.MAPPER or "DatasetMapper"
     if name not in MAPPERS:
@@ -126,19 +164,11 @@ def _resizing(cfg: CfgNode) -> T.AugmentationList:
     return MAPPERS[name](cfg, False).augmentations  # type: ignore[attr-defined]
 
 
-def _refuse_tiled_panoptic(tiling: Tiling | None, products: Sequence[str]) -> None:
-    if tiling is not None and "panoptic" in products:
-        raise ValueError(
-            "--tile cannot make panoptic maps: which of two segments lies in front is known within a tile only. Leave "
-            "out --tile, or ask for other formats, such as --format coco semantic."
-        )
-
-
-def _settings(args: Namespace, cfg: CfgNode, pictures: Sequence[Picture], products: Sequence[str]) -> dict[str, Any]:
+def _settings(args: Namespace, job: Job) -> dict[str, Any]:
     return describe(
-        cfg,
-        pictures,
-        products=products,
+        job.cfg,
+        job.output.pictures,
+        products=job.products,
         score_threshold=args.score_threshold,
         batch_size=args.batch_size,
         tile=args.tile,

@@ -249,3 +249,12 @@ def test_the_names_that_training_wrote_go_with_the_weights(make_run, photos, tmp
     (run / "classes.json").write_text("{")
     assert stopped(*words, tmp_path / "damaged") == 2
     (run / "classes.json").unlink()
+
+
+def test_every_mapper_says_how_it_resizes():
+    from densekit.config import load_config
+    from densekit.data import MAPPERS
+    from densekit.inference.run import resizing
+
+    for name in MAPPERS:
+        assert "ResizeShortestEdge" in repr(resizing(load_config("", ["INPUT.MAPPER", name]))), name
