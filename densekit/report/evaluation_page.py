@@ -67,7 +67,8 @@ def evaluation_page(run: RunFiles, images: int) -> str:
     """
     if run.dataset not in DatasetCatalog:
         raise ValueError(f"Data set {run.dataset!r} is not registered: name its files with --datasets FILE.")
-    parts = _Parts(_instances(run), read_semantic(run), read_panoptic(run))
+    records = DatasetCatalog.get(run.dataset)
+    parts = _Parts(_instances(run, records), read_semantic(run, records), read_panoptic(run, records))
     results = _results(run, parts)
     metadata = MetadataCatalog.get(run.dataset)
     data = {"classes": parts.classes(), "learning": learning_groups(run.curves)}
@@ -101,7 +102,7 @@ def evaluation_page(run: RunFiles, images: int) -> str:
     return page(title, body, script="report.js", data=data)
 
 
-def _instances(run: RunFiles) -> Instances | None:
+def _instances(run: RunFiles, records: list[dict[str, Any]]) -> Instances | None:
     path = run.inference / "coco_instances_results.json"
     if not path.is_file():
         return None
@@ -112,7 +113,7 @@ def _instances(run: RunFiles) -> Instances | None:
     needed = {"image_id", "category_id", "bbox", "score"}
     if not isinstance(results, list) or not all(isinstance(r, dict) and needed <= r.keys() for r in results):
         raise ValueError(f"{path} is not a COCO results file: a list of {', '.join(sorted(needed))} is needed.")
-    return read_instances(run, results)
+    return read_instances(run, records, results)
 
 
 def _results(run: RunFiles, parts: _Parts) -> dict[str, dict[str, float | None]]:

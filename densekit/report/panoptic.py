@@ -1,13 +1,13 @@
 """What a page needs of an evaluation of panoptic segmentation, from the PNGs and the JSON that the evaluator kept."""
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from densekit.d2.data import DatasetCatalog
 from densekit.d2.utils.colormap import colormap
 from densekit.evaluation.panoptic_truth import PanopticTruth
 from densekit.metrics.panoptic_quality import Matching, Quality, match_segments, panoptic_quality
@@ -76,7 +76,7 @@ class Panoptic:
         return shades
 
 
-def read_panoptic(run: RunFiles) -> Panoptic | None:
+def read_panoptic(run: RunFiles, records: Iterable[Mapping[str, Any]]) -> Panoptic | None:
     """Compares the kept segments with the data set's; None where there are none.
 
     Raises:
@@ -91,7 +91,7 @@ def read_panoptic(run: RunFiles) -> Panoptic | None:
         annotations = json.loads(document.read_text(encoding="utf-8"))["annotations"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{document} is no JSON with 'annotations': {error!r}") from error
-    files = {record["image_id"]: record["file_name"] for record in DatasetCatalog.get(run.dataset)}
+    files = {record["image_id"]: record["file_name"] for record in records}
     images = []
     for annotation in annotations:
         key = annotation["image_id"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from densekit.d2.data import DatasetCatalog, MetadataCatalog
+from densekit.d2.data import MetadataCatalog
 from densekit.d2.utils.colormap import colormap
 from densekit.data.labels import IGNORE, load_sem_seg, read_values
 from densekit.evaluation.cityscapes import CityscapesSemSegEvaluator
@@ -68,7 +68,7 @@ def read_semantic(run: RunFiles, records: Sequence[Mapping[str, Any]]) -> Semant
         FileNotFoundError: A kept label map is missing.
         ValueError: A map does not fit the data set.
     """
-    records = [record for record in DatasetCatalog.get(run.dataset) if "sem_seg_file_name" in record]
+    records = [record for record in records if "sem_seg_file_name" in record]
     metadata = MetadataCatalog.get(run.dataset)
     names = list(metadata.get("stuff_classes") or ())
     found = _kept_maps(run, records, names) if records and names else None

@@ -12,6 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from densekit.cli import main
+from densekit.d2.data import DatasetCatalog
 from densekit.metrics.detection_errors import TRUE
 from densekit.report.evaluation_page import evaluation_page
 from densekit.report.instances import THRESHOLDS, instances_data, read_instances
@@ -67,7 +68,7 @@ def test_fates_of_detections_are_those_of_pycocotools(instance_run, task):
         for result in found:
             del result["segmentation"]
         results.write_text(json.dumps(found))
-    instances = read_instances(read_run(run, None), found)
+    instances = read_instances(read_run(run, None), DatasetCatalog.get("scene"), found)
     assert instances.matched_by == task
     evaluation = official(json_file, results, task)
     theirs = {}
@@ -88,7 +89,7 @@ def test_fates_of_detections_are_those_of_pycocotools(instance_run, task):
 
 def test_confusion_counts_everything_once(instance_run):
     run, _, results = instance_run
-    instances = read_instances(read_run(run, None), json.loads(results.read_text()))
+    instances = read_instances(read_run(run, None), DatasetCatalog.get("scene"), json.loads(results.read_text()))
     data = instances_data(instances)["confusion"]
     objects = np.concatenate([image.matches.true_classes[~image.matches.ignored] for image in instances.images])
     for threshold, sparse in zip(THRESHOLDS, data["cells"]):
@@ -150,7 +151,8 @@ def test_keypoints_and_no_predictions(instance_run, tmp_path):
 def test_semantic_and_panoptic_numbers_are_the_evaluators(map_run):
     run, numbers = map_run
     files = read_run(run, "maps")
-    semantic, panoptic = read_semantic(files), read_panoptic(files)
+    records = DatasetCatalog.get("maps")
+    semantic, panoptic = read_semantic(files, records), read_panoptic(files, records)
     assert 100 * semantic.scores.mean_iou == pytest.approx(numbers["sem_seg"]["mIoU"], rel=1e-12)
     for name, iou in zip(semantic.classes, semantic.scores.iou):
         assert 100 * iou == pytest.approx(numbers["sem_seg"][f"IoU-{name}"], rel=1e-12)
