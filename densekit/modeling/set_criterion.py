@@ -29,16 +29,13 @@ class SetCriterion(nn.Module):
         num_classes: C; index C means "no object".
         matcher: finds the pairs, for every layer anew.
         no_object_weight: weight of "no object" among the classes.
-        with_masks: also compare the masks of the last layer.
     """
 
     empty_weight: Tensor
 
-    def __init__(
-        self, *, num_classes: int, matcher: HungarianMatcher, no_object_weight: float = 0.1, with_masks: bool = False
-    ) -> None:
+    def __init__(self, *, num_classes: int, matcher: HungarianMatcher, no_object_weight: float = 0.1) -> None:
         super().__init__()
-        self.num_classes, self.matcher, self.with_masks = num_classes, matcher, with_masks
+        self.num_classes, self.matcher = num_classes, matcher
         weight = torch.ones(num_classes + 1)
         weight[-1] = no_object_weight
         self.register_buffer("empty_weight", weight)

@@ -86,7 +86,6 @@ class Detr(nn.Module):
                 num_classes=keys.NUM_CLASSES,
                 matcher=matcher,
                 no_object_weight=keys.NO_OBJECT_WEIGHT,
-                with_masks=cfg.MODEL.MASK_ON,
             ),
             "loss_weights": {
                 "loss_ce": 1.0,
@@ -137,7 +136,7 @@ class Detr(nn.Module):
         """The weighted losses; what has no weight goes to the event storage.
 
         Raises:
-            ValueError: an input has no ``instances``, or a class that the model does not have.
+            ValueError: an input has no ``instances``.
         """
         targets = [self._target(item, images) for item in batched_inputs]
         outputs = self.detr(images.tensor, images.image_sizes)
@@ -160,7 +159,7 @@ class Detr(nn.Module):
         }
         if "file_name" in item:
             target["name"] = item["file_name"]
-        if self.criterion.with_masks:
+        if isinstance(self.detr, SegmentingDETR):
             target["masks"] = _padded_masks(truth, images)
         return target
 

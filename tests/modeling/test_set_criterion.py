@@ -46,8 +46,8 @@ def objects(*counts, masks=False):
     return targets
 
 
-def criterion(**options):
-    return SetCriterion(num_classes=CLASSES, matcher=HungarianMatcher(), **options)
+def criterion():
+    return SetCriterion(num_classes=CLASSES, matcher=HungarianMatcher())
 
 
 def pair_cost(logits, box, label, wanted):
@@ -147,7 +147,7 @@ def test_the_encoders_cells_are_matched_by_themselves():
 
 def test_mask_losses_equal_their_definitions():
     outputs, targets = predictions(layers=1, masks=True), objects(2, 1, masks=True)
-    losses = criterion(with_masks=True)(outputs, targets)
+    losses = criterion()(outputs, targets)
     focal = dice = 0.0
     for image, (rows, columns) in enumerate(HungarianMatcher()(outputs, targets)):
         for q, t in zip(rows, columns):
@@ -162,7 +162,7 @@ def test_mask_losses_equal_their_definitions():
 
 def test_no_objects_give_no_box_losses_and_finite_gradients():
     outputs = predictions(masks=True)
-    losses = weighted(criterion(with_masks=True)(outputs, objects(0, 0, masks=True)), WEIGHTS)
+    losses = weighted(criterion()(outputs, objects(0, 0, masks=True)), WEIGHTS)
     assert all(loss == 0 for name, loss in losses.items() if not name.startswith("loss_ce"))
     sum(losses.values()).backward()
     assert outputs["pred_logits"].grad.abs().sum() > 0
@@ -191,7 +191,7 @@ def batch(start, stop):
 
 
 def losses_of(start, stop):
-    losses = weighted(criterion(with_masks=True)(*batch(start, stop)), WEIGHTS)
+    losses = weighted(criterion()(*batch(start, stop)), WEIGHTS)
     return {name: loss.item() for name, loss in losses.items()}
 
 

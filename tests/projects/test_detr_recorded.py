@@ -86,7 +86,7 @@ def test_recorded_matches_losses_and_gradients(case):
         for found, pair in zip(matcher(layer, targets), expected, strict=True):
             assert torch.equal(found[0], pair[0]) and torch.equal(found[1], pair[1])
 
-    criterion = SetCriterion(num_classes=7, matcher=matcher, with_masks="pred_masks" in outputs)
+    criterion = SetCriterion(num_classes=7, matcher=matcher)
     losses = criterion(outputs, targets)
     assert losses.keys() == record["losses"].keys()
     for name, expected in record["losses"].items():
