@@ -3,7 +3,7 @@
 The two take turns. The weights are random, so the number of detections is a setting: COCO's limit is 100, and trained
 models find a few dozen in most images. Example::
 
-    python benchmarks/mask_scoring.py --rounds 7 --threads 2 --detections 100 20
+    python benchmarks/mask_scoring.py --rounds 7 --threads 2 --detections 100 30
 """
 
 import argparse
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds after one to warm up")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
     parser.add_argument("--size", type=int, nargs=2, default=(800, 1066), metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--detections", type=int, nargs="+", default=[100, 20])
+    parser.add_argument("--detections", type=int, nargs="+", default=[100, 30])
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     for detections in args.detections:

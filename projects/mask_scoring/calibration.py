@@ -7,7 +7,6 @@ when masks are ranked by the class score, by the mask score, and by class score 
 
 import argparse
 import json
-import logging
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -26,8 +25,6 @@ from densekit.evaluation.ground_truth import GroundTruth
 from densekit.ops.files import atomic_write
 
 Results = Sequence[Mapping[str, Any]]
-
-logger = logging.getLogger(__name__)
 
 
 def true_overlaps(truth: GroundTruth, results: Results) -> np.ndarray:
@@ -77,10 +74,9 @@ def correlation(scores: Sequence[float], overlaps: np.ndarray) -> float:
 
 def plot(results: Results, overlaps: np.ndarray, path: Path) -> None:
     """Draws class score and mask score of every detection against its mask's true overlap, into a PNG file."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # here, since it is slow to import
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # here, since it is slow to import
 
-    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    figure = Figure(figsize=(9, 4.5))
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     for panel, (name, key) in zip(panels, (("class score", "score"), ("mask score", "mask_score"))):
         scores = [result.get(key, result["score"]) for result in results]
@@ -89,7 +85,7 @@ def plot(results: Results, overlaps: np.ndarray, path: Path) -> None:
         panel.set(xlim=(0, 1), ylim=(0, 1), xlabel="true overlap of the mask", ylabel=name, aspect="equal")
         panel.set_title(f"correlation {correlation(scores, overlaps):.2f}")
     with atomic_write(path, "wb") as file:
-        FigureCanvasAgg(figure).print_png(file)
+        figure.savefig(file, format="png", bbox_inches="tight")
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
@@ -141,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(f"error: {error.args[0] if isinstance(error, KeyError) else error}")
     rows = [[name, *metrics.values()] for name, metrics in aps.items()]
     table = tabulate(rows, headers=["masks ranked by", "AP", "AP50", "AP75"], tablefmt="pipe", floatfmt=".2f")
-    logger.info(f"{len(results)} masks, drawn in {args.output}. Mask AP:\n{table}")
+    print(f"{len(results)} masks, drawn in {args.output}. Mask AP:\n{table}")
 
 
 if __name__ == "__main__":
