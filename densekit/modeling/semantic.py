@@ -4,7 +4,7 @@ Shapes: N images, C classes, H x W the scores of a head, whose pixels are ``stri
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch.nn.functional as F
@@ -81,7 +81,7 @@ class SemanticHead(nn.Module, ABC):
             scores = enlarge(scores, self.stride)[..., :height, :width]
         else:
             targets = _thin_labels(targets, scores.shape[-2:], self.stride, self.ignore_value)
-        return {"loss_sem_seg": self.loss_weight * _mean_cross_entropy(scores, targets, self.ignore_value)}
+        return {"loss_sem_seg": self.loss_weight * mean_cross_entropy(scores, targets, self.ignore_value)}
 
 
 def all_losses(head: Any, features: Features, scores: Tensor, targets: Tensor) -> Losses:
@@ -98,14 +98,19 @@ def enlarge(x: Tensor, factor: int) -> Tensor:
     return F.interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=False)
 
 
+def pad_labels(labels: Tensor, size: Sequence[int], ignore_value: int) -> Tensor:
+    """Labels (N, height, width) with nothing to learn on the right and below, up to what the scores cover."""
+    missing = [max(0, wanted - side) for wanted, side in zip(size, labels.shape[-2:])]
+    return F.pad(labels, (0, missing[1], 0, missing[0]), value=ignore_value)
+
+
 def _thin_labels(labels: Tensor, size: tuple[int, ...], stride: int, ignore_value: int) -> Tensor:
     """The labels nearest to the centres of the scores, (N, height, width) to (N, H, W)."""
-    missing = [stride * side - own for side, own in zip(size, labels.shape[-2:])]
-    labels = F.pad(labels, (0, missing[1], 0, missing[0]), value=ignore_value)
+    labels = pad_labels(labels, [stride * side for side in size], ignore_value)
     return labels[:, stride // 2 :: stride, stride // 2 :: stride]
 
 
-def _mean_cross_entropy(scores: Tensor, labels: Tensor, ignore_value: int) -> Tensor:
+def mean_cross_entropy(scores: Tensor, labels: Tensor, ignore_value: int) -> Tensor:
     """The mean over labelled pixels; 0 where there are none, which torch's own mean divides by."""
     total = F.cross_entropy(scores, labels, ignore_index=ignore_value, reduction="sum")
     return total / (labels != ignore_value).sum().clamp(min=1)

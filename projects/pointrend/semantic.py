@@ -13,7 +13,7 @@ from torch import nn
 from densekit.d2.config import CfgNode, configurable
 from densekit.d2.modeling import SEM_SEG_HEADS_REGISTRY
 from densekit.layers.points import point_sample, random_uncertain_points, uncertain_grid_points
-from densekit.modeling.semantic import all_losses
+from densekit.modeling.semantic import all_losses, mean_cross_entropy, pad_labels
 
 from .point_head import build_point_head
 
@@ -116,9 +116,12 @@ class PointRendSemanticHead(nn.Module):
                 oversample=self.oversample,
                 importance=self.importance,
             )
+            # Scores of a backbone that pads nothing reach beyond an image whose sides its strides do not divide.
+            covered = [side * 2**self.subdivision_steps for side in coarse.shape[2:]]
+            targets = pad_labels(targets, covered, self.ignore_value)
             labels = point_sample(targets[:, None].float(), points, mode="nearest")[:, 0].long()  # (N, P)
         scores = self._predict(features, coarse, points)
-        return F.cross_entropy(scores, labels, ignore_index=self.ignore_value)
+        return mean_cross_entropy(scores, labels, self.ignore_value)
 
     def _predict(
         self, features: Mapping[str, torch.Tensor], coarse: torch.Tensor, points: torch.Tensor

@@ -69,6 +69,32 @@ def test_every_parameter_learns(separable):
     assert any("depthwise" in name for name, _ in model.named_parameters()) == separable
 
 
+def test_points_find_labels_in_images_that_the_stride_does_not_divide():
+    """A class per column: with labels stretched to the scores, points near the right edge would get a wrong one."""
+    refined = build_model(load_config(str(CONFIGS / "pointrend_semantic_R_18_upernet_streets.yaml"))).sem_seg_head
+    seen = []
+
+    def predict(features, coarse, points):
+        seen.append(points)
+        return torch.zeros(1, 19, points.shape[1]).requires_grad_()
+
+    refined._predict = predict
+    labels = torch.arange(17).expand(1, 13, 17)  # scores are 4 x 5, so they cover 16 x 20 pixels
+    asked = []
+
+    def record(scores, labels, ignore_value):
+        asked.append(labels)
+        return scores.sum()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("densekit.projects.pointrend.semantic.mean_cross_entropy", record)
+        refined._point_loss({}, torch.randn(1, 19, 4, 5), labels)
+    x, y = (seen[0][0] * torch.tensor([20, 16])).unbind(1)
+    expected = torch.where((x < 17) & (y < 13), x.floor().long(), 255)
+    inside = (x - x.round()).abs() > 1e-3  # on the border of two pixels either will do
+    assert torch.equal(asked[0][0][inside & (y < 12.999)], expected[inside & (y < 12.999)])
+
+
 def test_maps_without_a_projection_are_refused():
     cfg = default_config()
     cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES, cfg.MODEL.SEM_SEG_HEAD.PROJECT_CHANNELS = ["res5", "res2"], [48, 48]
@@ -93,6 +119,9 @@ def test_pointrend_refines_the_scores_of_the_head(name, coarse):
         losses = model([{"image": image, "sem_seg": labels}] * 2)
     expected = {"loss_sem_seg", "loss_sem_seg_point"} | ({"loss_sem_seg_auxiliary"} if coarse == "UPerHead" else set())
     assert set(losses) == expected
+    with EventStorage():
+        losses = model([{"image": image[:, :61, :90], "sem_seg": torch.full((61, 90), 255)}])
+    assert losses["loss_sem_seg_point"].item() == 0
     model.eval()
     refined.subdivision_num_points = 10
     with torch.no_grad():
