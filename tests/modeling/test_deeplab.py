@@ -1,4 +1,4 @@
-"""DeepLabV3+'s head: against a plain forward of the same weights, and under PointRend."""
+"""DeepLabV3+'s head: against a plain forward of the same weights, and under PointRend; whole models learn a picture."""
 
 from pathlib import Path
 
@@ -13,7 +13,8 @@ from densekit.d2.modeling import SEM_SEG_HEADS_REGISTRY, build_model
 from densekit.d2.utils.events import EventStorage
 from densekit.modeling.deeplab import DeepLabV3PlusSemanticHead
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "pointrend"
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "configs" / "pointrend"
 SHAPES = {"res2": ShapeSpec(channels=6, stride=4), "res5": ShapeSpec(channels=10, stride=16)}
 
 
@@ -130,3 +131,28 @@ def test_pointrend_refines_the_scores_of_the_head(name, coarse):
         before = refined.coarse_sem_seg_head(features)[0][0]
     changed = (fine - before).abs().amax(0) > 1e-4
     assert 0 < int(changed.sum()) < changed.numel()  # 10 points in each step, and what was interpolated from the first
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["upernet/upernet_R_18_carafe_streets", "pointrend/pointrend_semantic_R_18_deeplab_streets"],
+)
+def test_model_learns_a_picture(name):
+    """Two squares on a ground that only their colours tell apart, in 20 steps from random weights."""
+    model = build_model(load_config(str(ROOT / "configs" / f"{name}.yaml")))
+    labels = torch.zeros(64, 96, dtype=torch.int64)
+    labels[8:40, 8:40], labels[24:56, 56:88] = 3, 7
+    colours = torch.zeros(19, 3, dtype=torch.uint8)
+    colours[3], colours[7] = torch.tensor([200, 40, 40]), torch.tensor([40, 40, 200])
+    picture = {"image": colours[labels].permute(2, 0, 1), "sem_seg": labels}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for _ in range(20):
+        with EventStorage():
+            loss = sum(model([picture]).values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.eval()
+    with torch.no_grad():
+        found = model([picture])[0]["sem_seg"].argmax(0)
+    assert (found == labels).float().mean() > 0.9
