@@ -360,3 +360,18 @@ class TestWeights:
 
     def test_new_names_are_nobodys_layout(self, recorded):
         assert find_layout([f"roi_heads.mask_head.{name}" for name in recorded["instance"]["state_dict"]]) is None
+
+
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [
+        ("pointrend/pointrend_rcnn_R_50_FPN_1x_coco.yaml", "MODEL.ROI_HEADS.NUM_CLASSES"),
+        ("pointrend/pointrend_semantic_R_101_FPN_1x_cityscapes.yaml", "MODEL.SEM_SEG_HEAD.NUM_CLASSES"),
+        ("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml", None),
+    ],
+)
+def test_the_point_head_counts_the_classes_it_refines(config, key):
+    from densekit.data.class_counts import count_keys
+
+    keys = count_keys(load_config(str(ROOT / "configs" / config)))
+    assert keys.get("MODEL.POINT_HEAD.NUM_CLASSES") == (key and keys[key])

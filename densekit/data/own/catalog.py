@@ -149,6 +149,6 @@ def _register(place: Place, name: str, entry: Any) -> dict[str, Any]:
     options = {key: form.options[key].read(place, key, value) for key, value in given.items()}
     try:
         register(form.entry(name, **options))
-    except ValueError as error:
-        raise ValueError(f"{place.where}: {error}") from error
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(f"{place.where}: {error}") from error
     return {"form": form_name} | {key: portable(place, form.options[key], value) for key, value in given.items()}

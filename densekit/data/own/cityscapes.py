@@ -17,13 +17,13 @@ def _entry(name: str, *, root: str, split: str, task: str, labels: str = "fine")
     images, gt = os.path.join(root, f"leftImg8bit/{split}/"), os.path.join(root, f"{kind}/{split}/")
     for path in (images, gt):
         if not os.path.isdir(path):
-            raise FileNotFoundError(f"Data set {name!r}: {path} does not exist; split is {split!r}, labels {labels!r}.")
+            raise FileNotFoundError(f"{path} does not exist; split is {split!r}, labels {labels!r}.")
     if task == "instance_seg":
         return instance_entry(name, images, gt)
     if task == "sem_seg":
         return semantic_entry(name, images, gt)
     if labels != "fine":
-        raise ValueError(f"Data set {name!r}: task {task} needs labels: fine.")
+        raise ValueError(f"task {task} needs labels: fine.")
     standard, separated = cityscapes_panoptic_entries(name, root, (split,))
     return (standard if task == "panoptic" else separated)._replace(name=name)
 

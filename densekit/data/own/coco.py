@@ -21,7 +21,7 @@ def _panoptic(name: str, *, json: str, images: str, segments: str | None = None,
     segments = segments or os.path.splitext(json)[0]
     if not os.path.isdir(segments):
         raise FileNotFoundError(
-            f"Data set {name!r}: the panoptic PNGs of {json} are looked for in {segments}, which does not exist. Name "
+            f"the panoptic PNGs of {json} are looked for in {segments}, which does not exist. Name "
             "their folder under 'segments'."
         )
     return separated_entry(name, images, segments, json, instances, None, {"label_divisor": 1000})

@@ -61,16 +61,13 @@ def _entry(
     label_suffix: str = "",
 ) -> Entry:
     if len(classes.names) > MAX_CLASSES:
-        raise ValueError(
-            f"Data set {name!r}: {classes.source} has {len(classes.names)} classes of {MAX_CLASSES} at most."
-        )
+        raise ValueError(f"{classes.source} has {len(classes.names)} classes of {MAX_CLASSES} at most.")
     void = {*ignore, *classes.ignore}
     both = sorted(void & set(classes.ids))
     if both:
         named = dict(zip(classes.ids, classes.names))[both[0]]
         raise ValueError(
-            f"Data set {name!r}: the label value {both[0]} is the class {named!r} in {classes.source} and is to be "
-            "ignored too. A value cannot be both."
+            f"the label value {both[0]} is the class {named!r} and is to be ignored too. A value cannot be both."
         )
     index = {number: place for place, number in enumerate(classes.ids)}
     values = {IGNORE: IGNORE} | dict.fromkeys(void, IGNORE) | index

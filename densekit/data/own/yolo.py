@@ -92,7 +92,7 @@ def _object(
 
 
 def _entry(name: str, *, images: str, classes: ClassList, labels: str | None = None, split: str | None = None) -> Entry:
-    labels = labels or _beside(name, images)
+    labels = labels or _beside(images)
     metadata = {
         "thing_classes": list(classes.names),
         "thing_dataset_id_to_contiguous_id": {number: place for place, number in enumerate(classes.ids)},
@@ -102,13 +102,13 @@ def _entry(name: str, *, images: str, classes: ClassList, labels: str | None = N
     return Entry(name, functools.partial(load_yolo, images, labels, classes, split), metadata)
 
 
-def _beside(name: str, images: str) -> str:
+def _beside(images: str) -> str:
     """The folder of labels where these tools keep it: the last ``images`` of the path is ``labels``."""
     head, word, tail = images.rpartition(f"{os.sep}images")
     path = f"{head}{os.sep}labels{tail}"
     if not word or not os.path.isdir(path):
         raise FileNotFoundError(
-            f"Data set {name!r}: the text files of {images} are looked for in a folder 'labels' beside 'images', "
+            f"the text files of {images} are looked for in a folder 'labels' beside 'images', "
             f"and {path if word else 'there is none'} does not exist. Name their folder under 'labels'."
         )
     return path
