@@ -20,7 +20,7 @@ from densekit.d2.data import Metadata, MetadataCatalog
 from densekit.d2.structures import BoxMode
 from densekit.d2.utils.colormap import colormap
 from densekit.d2.utils.logger import log_first_n
-from densekit.data.coco_json import CocoFile, drop_unusable, read_coco_file
+from densekit.data.coco_json import CocoFile, drop_unusable, is_limb, read_coco_file
 from densekit.data.registry import Entry, register
 
 __all__ = ["load_coco_json", "register_coco_instances"]
@@ -142,13 +142,16 @@ class _Converter:
             )
         if not isinstance(counts, list):
             return rle
+        if not all(isinstance(count, int) and count >= 0 for count in counts):
+            self._file.fail(annotation, f"has RLE counts that begin with {str(counts)[:40]} and are no run lengths.")
         if sum(counts) != size[0] * size[1]:
             self._file.fail(annotation, f"has RLE counts of {sum(counts)} pixels for a mask of {size} (height, width).")
         return mask_util.frPyObjects(rle, *size)
 
     def _keypoints(self, annotation: dict[str, Any], keypoints: list[float]) -> list[float]:
         expected = self._points.get(annotation["category_id"], len(keypoints) // 3)
-        finite = not self._file.has_non_finite or bool(np.isfinite(keypoints).all())
+        finite = set(map(type, keypoints)) <= {int, float}
+        finite = finite and not (self._file.has_non_finite and not np.isfinite(keypoints).all())
         if len(keypoints) != 3 * expected or not finite:
             self._file.fail(
                 annotation,
@@ -175,7 +178,7 @@ def _first_few(ids: list[Any]) -> str:
 def _enter_metadata(file: CocoFile, name: str, numbers: dict[Any, int]) -> None:
     metadata = MetadataCatalog.get(name)
     categories = list(file.categories.values())
-    _enter(file, metadata, "thing_classes", [category["name"] for category in categories])
+    _enter(file, metadata, "thing_classes", [str(category["name"]) for category in categories])
     _enter(file, metadata, "thing_dataset_id_to_contiguous_id", numbers)
     with_points = {tuple(category["keypoints"]) for category in categories if category.get("keypoints")}
     if len(with_points) == 1:
@@ -191,10 +194,10 @@ def _enter_metadata(file: CocoFile, name: str, numbers: dict[Any, int]) -> None:
             metadata.keypoint_connection_rules = _limbs(limbs, points)
 
 
-def _limbs(skeleton: list[list[int]], points: tuple[str, ...]) -> list[tuple[str, str, tuple[int, int, int]]]:
+def _limbs(skeleton: list[Any], points: tuple[str, ...]) -> list[tuple[str, str, tuple[int, int, int]]]:
     """A skeleton, pairs of point numbers from 1, as (name, name, RGB colour); what is no such pair is left out."""
     colours = colormap(rgb=True).astype(int).tolist()
-    pairs = [pair for pair in skeleton if len(pair) == 2 and all(1 <= number <= len(points) for number in pair)]
+    pairs = [pair for pair in skeleton if is_limb(pair, len(points))]
     return [(points[a - 1], points[b - 1], tuple(colours[i % len(colours)])) for i, (a, b) in enumerate(pairs)]
 
 

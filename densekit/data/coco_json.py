@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,7 +16,7 @@ import numpy as np
 
 from densekit.d2.utils.file_io import PathManager
 
-__all__ = ["CocoFile", "check_inside", "drop_unusable", "entries_by_id", "read_coco_file", "read_json"]
+__all__ = ["CocoFile", "check_inside", "drop_unusable", "entries_by_id", "is_limb", "read_coco_file", "read_json"]
 
 logger = logging.getLogger(__name__)
 
@@ -183,6 +184,11 @@ def check_inside(path: str, what: str, name: Any) -> None:
         )
 
 
+def is_limb(limb: Any, count: int) -> bool:
+    """Returns whether an entry of a skeleton is a pair of keypoint numbers, from 1."""
+    return isinstance(limb, list) and len(limb) == 2 and all(isinstance(i, int) and 1 <= i <= count for i in limb)
+
+
 def _check_sizes(path: str, images: dict[Any, dict[str, Any]]) -> None:
     for image_id, image in images.items():
         for key in ("width", "height"):
@@ -204,9 +210,10 @@ def _check_ids(file: CocoFile) -> None:
         return
     _check_unique(path, "annotation", [annotation["id"] for annotation in annotations])
     for key, known in (("image_id", file.images), ("category_id", file.categories)):
-        if {annotation[key] for annotation in annotations} <= known.keys():
-            continue
-        wrong = [annotation for annotation in annotations if annotation[key] not in known]
+        with suppress(TypeError):  # of a list as an id
+            if {annotation[key] for annotation in annotations} <= known.keys():
+                continue
+        wrong = [a for a in annotations if isinstance(a[key], list | dict) or a[key] not in known]
         which = "image" if key == "image_id" else "category"
         listed = f"The known ids are {_first(known, 100)}." if which == "category" else f"It lists {len(known)} images."
         raise ValueError(

@@ -56,7 +56,7 @@ def read_panoptic_file(path: str) -> PanopticFile:
     for number, annotation in enumerate(content["annotations"]):
         _check(path, number, annotation, categories)
         image_id = annotation["image_id"]
-        if image_id not in images:
+        if not isinstance(image_id, int | str) or image_id not in images:
             raise ValueError(f"{path}: an annotation is of image {image_id!r}, which 'images' does not list.")
         if image_id in annotations:
             raise ValueError(f"{path}: image {image_id!r} has two annotations. Remove one.")
@@ -68,7 +68,7 @@ def read_panoptic_file(path: str) -> PanopticFile:
 
 def _check(path: str, number: int, annotation: Any, categories: dict[int, dict[str, Any]]) -> None:
     keys = ("image_id", "file_name", "segments_info")
-    missing = [key for key in keys if not isinstance(annotation, dict) or key not in annotation]
+    missing = [key for key in keys if not isinstance(annotation, dict) or annotation.get(key) is None]
     if missing:
         hint = ""
         if isinstance(annotation, dict) and "bbox" in annotation:
@@ -77,14 +77,17 @@ def _check(path: str, number: int, annotation: Any, categories: dict[int, dict[s
     where = f"the annotation of image {annotation['image_id']}"
     check_inside(path, where, annotation["file_name"])
     seen: set[int] = set()
-    for segment in annotation["segments_info"]:
+    segments = annotation["segments_info"]
+    if not isinstance(segments, list) or not all(isinstance(segment, dict) for segment in segments):
+        raise ValueError(f"{path}: {where} has segments_info that is no list of objects with id and category_id.")
+    for segment in segments:
         segment_id, category = segment.get("id"), segment.get("category_id")
         if not isinstance(segment_id, int) or not 0 < segment_id <= MAX_ID or segment_id in seen:
             raise ValueError(
                 f"{path}: {where} has a segment with id {segment_id!r}. Ids are different numbers from 1 to {MAX_ID}, "
                 "the colours of the PNG; 0 is what belongs to no segment."
             )
-        if category not in categories:
+        if not isinstance(category, int | str) or category not in categories:
             raise ValueError(
                 f"{path}: {where}: segment {segment_id} has category_id {category!r}, which 'categories' does not list."
             )

@@ -108,7 +108,7 @@ def _gallery(
 ) -> Markup | None:
     """Builds the cards of the ``count`` worst and the ``count`` best images; None where no image can be judged."""
     judged = [(rank(image), number) for number, image in enumerate(images)]
-    order = [number for (value, second), number in sorted(judged) if not math.isnan(value)]
+    order = [number for _, number in sorted(entry for entry in judged if not math.isnan(entry[0][0]))]
     if not order:
         return None
     share = len(order) if len(order) <= count else min(count, math.ceil(len(order) / 2))

@@ -32,7 +32,13 @@ def test_records(tiny):
 
 
 def test_a_skeleton_becomes_the_limbs_of_pictures(tiny):
-    tiny.content["categories"][1]["skeleton"] = [[1, 2], [2, 3], [3, 9]]  # there is no ninth point
+    tiny.content["categories"][1]["skeleton"] = [
+        [1, 2],
+        [2, 3],
+        [3, 9],
+        3,
+        ["a", "b"],
+    ]  # there is no ninth point, and names are none
     tiny.write()
     tiny.load("tiny_limbs")
     limbs = MetadataCatalog.get("tiny_limbs").keypoint_connection_rules

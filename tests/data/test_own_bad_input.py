@@ -42,6 +42,8 @@ VOC = [
     ("<xmin>5<", "<xmin>nan<", "<xmin> is 'nan'"),
     ("<xmin>5<", "<xmin>30<", "box of 'dog', 30 7 24 16 .*no area"),
     ("<bndbox>", "<box>", "not XML"),
+    ("<annotation>", "<?xml version='1.0' encoding='gb2312'?><annotation>", r"a\.xml is not XML.*saved in UTF-8"),
+    ("<annotation>", "<?xml version='1.0' encoding='none'?><annotation>", r"a\.xml is not XML.*saved in UTF-8"),
 ]
 
 
@@ -103,6 +105,7 @@ LABELME = [
     (lambda c: c["shapes"][0].update(shape_type="star"), "shape_type 'star'"),
     (lambda c: c["shapes"][0].update(shape_type="mask", mask="%%"), "no PNG in base 64"),
     (lambda c: c["shapes"][0].update(points=[[3, 3], [3, 9]]), "rectangle without area"),
+    (lambda c: c["shapes"][0].update(points=[[3, 3], [3, 3]], shape_type="circle"), "circle without area"),
     (lambda c: c["shapes"][0].update(label="horse"), r"'horse', which .*does not list \(cat, dog\)"),
 ]
 
@@ -182,6 +185,26 @@ def test_class_list_files(folder):
     (folder / "classes.json").write_text(json.dumps({"names": ["a"], "colors": [[1, 2]]}))
     with pytest.raises(ValueError, match="colors must be"):
         load(folder, **entry | {"classes": "classes.json"})
+    (folder / "classes.json").write_text(json.dumps({"names": ["a"], "ignore_label": "void"}))
+    with pytest.raises(ValueError, match=r"classes\.json: ignore_label is 'void'"):
+        load(folder, **entry | {"classes": "classes.json"})
+    (folder / "data.yaml").write_text("nc: 3\nnames: [cat, dog]\n")
+    with pytest.raises(ValueError, match=r"data\.yaml says nc: 3 and names 2 classes"):
+        load(folder, **entry | {"classes": "data.yaml"})
+    (folder / "classes.json").write_text(json.dumps({"0": "a", "00": "b"}))
+    with pytest.raises(ValueError, match=r"classes\.json: the number 0 occurs twice"):
+        load(folder, **entry | {"classes": "classes.json"})
+
+
+def test_text_that_is_not_utf_8(folder):
+    entry = write_yolo(folder)
+    (folder / "list.txt").write_bytes(b"\xe4.jpg\n")
+    with pytest.raises(ValueError, match=r"list\.txt is not text in UTF-8"):
+        register_from_yaml(write_catalog(folder, listed=entry | {"split": "list.txt"}))
+        DatasetCatalog.get("listed")
+    (folder / "labels" / "a.txt").write_bytes(b"0 0.5 0.5 0.1 0.1 \xe4\n")
+    with pytest.raises(ValueError, match=r"a\.txt is not text in UTF-8"):
+        load(folder, **entry)
 
 
 def test_label_maps(folder):

@@ -1,5 +1,7 @@
 """Every form of own data: the same objects whatever they are stored in, and what may differ between tools."""
 
+import base64
+import io
 import json
 
 import numpy as np
@@ -83,6 +85,36 @@ def test_ids_of_the_data_set(folder):
     register_from_yaml(write_catalog(folder, by_name=write_voc(folder)))
     DatasetCatalog.get("by_name")
     assert MetadataCatalog.get("by_name").thing_dataset_id_to_contiguous_id == {1: 0, 2: 1}
+    register_from_yaml(write_catalog(folder, numbered=write_voc(folder) | {"classes": {7: "cat", 3: "dog"}}))
+    DatasetCatalog.get("numbered")
+    assert MetadataCatalog.get("numbered").thing_dataset_id_to_contiguous_id == {3: 0, 7: 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("classes.json", '{"1": "dog", "0": "cat"}'),
+        ("classes.json", '\ufeff{"names": {"0": "cat", "1": "dog"}}'),
+        ("classes.yaml", "nc: 2\nnames: {0: cat, 1: dog}"),
+        ("classes.txt", "\ufeffcat\ndog\n"),
+    ],
+)
+def test_files_of_classes(folder, name, text):
+    (folder / name).write_text(text, encoding="utf-8")
+    records, metadata = load(folder, **write_yolo(folder) | {"classes": name})
+    assert metadata.thing_classes == list(CLASSES) and len(records) == 3
+
+
+def test_masks_of_labelme_may_be_a_pixel_wide(folder):
+    entry = write_labelme(folder)
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((5, 1), 255, dtype=np.uint8)).save(buffer, "PNG")
+    mask = base64.b64encode(buffer.getvalue()).decode()
+    shape = {"label": "cat", "shape_type": "mask", "points": [[3, 4], [3, 8]], "mask": mask}
+    (folder / "json" / "c.json").write_text(json.dumps({"shapes": [shape]}))
+    (record,) = (record for record in load(folder, **entry)[0] if record["image_id"] == "c")
+    (annotation,) = record["annotations"]
+    assert annotation["bbox"] == pytest.approx([3, 4, 4, 9], abs=0.3)  # outlines run within their pixels
 
 
 def test_boxes_of_voc_may_leave_the_image_a_little(folder):

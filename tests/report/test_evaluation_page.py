@@ -12,10 +12,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from densekit.cli import main
-from densekit.d2.data import DatasetCatalog
-from densekit.metrics.detection_errors import TRUE
+from densekit.d2.data import DatasetCatalog, MetadataCatalog
+from densekit.metrics.detection_errors import TRUE, match_image
 from densekit.report.evaluation_page import evaluation_page
-from densekit.report.instances import THRESHOLDS, instances_data, read_instances
+from densekit.report.gallery import instance_gallery
+from densekit.report.instances import THRESHOLDS, InstanceImage, Instances, instances_data, read_instances
 from densekit.report.panoptic import read_panoptic
 from densekit.report.run_files import read_run
 from densekit.report.semantic import read_semantic
@@ -85,6 +86,23 @@ def test_fates_of_detections_are_those_of_pycocotools(instance_run, task):
     assert {-1, 0, 1} <= set(ours.values())
     taken = sum(int((image.matches.found_score >= 0).sum()) for image in instances.images)
     assert taken == sum(fate == TRUE for fate in ours.values())
+
+
+def test_images_that_cannot_be_judged_are_ranked_nowhere(tmp_path):
+    """The one without objects and detections stands between the others, and must not split their order."""
+    boxes = np.array([[0.0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]])
+
+    def image(objects, detections):
+        scores, classes = np.full(detections, 0.9), np.zeros(detections, dtype=int)
+        overlaps = (boxes[:detections, None] == boxes[None, :objects]).all(-1).astype(float)
+        nothing = np.zeros(objects, dtype=bool)
+        matches = match_image(scores, classes, np.zeros(objects, dtype=int), nothing, overlaps)
+        return InstanceImage(str(tmp_path / f"{objects}-{detections}.jpg"), [], [], matches)
+
+    images = [image(*counts) for counts in ((1, 1), (0, 0), (3, 1), (0, 0), (3, 2), (0, 0), (3, 0))]
+    gallery = str(instance_gallery(Instances({1: "a"}, {}, images, "bbox"), MetadataCatalog.get("none"), 4))
+    ranks = re.findall(r'<figure[^>]*?data-worst="(\d)".*?<b>(\S+)\.jpg', gallery)
+    assert [name for _, name in sorted(ranks)] == ["3-0", "3-1", "3-2", "1-1"]
 
 
 def test_confusion_counts_everything_once(instance_run):

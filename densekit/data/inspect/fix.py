@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from densekit.data.coco_json import is_limb
 from densekit.data.inspect.coco_file import Entry, is_complete
-from densekit.data.inspect.keypoints import is_limb, keypoint_names, keypoint_table
+from densekit.data.inspect.keypoints import keypoint_names, keypoint_table
 from densekit.data.inspect.masks import polygon_problem, rle_problem, segmentation_extent
 from densekit.data.inspect.objects import (
     BORDER,

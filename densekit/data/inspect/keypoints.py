@@ -4,10 +4,11 @@ from typing import Any
 
 import numpy as np
 
+from densekit.data.coco_json import is_limb
 from densekit.data.inspect.coco_file import Entries, Entry
 from densekit.data.inspect.findings import Findings
 
-__all__ = ["check_keypoints", "is_limb", "keypoint_names", "keypoint_table"]
+__all__ = ["check_keypoints", "keypoint_names", "keypoint_table"]
 
 
 def check_keypoints(entries: Entries, findings: Findings, border: float) -> None:
@@ -66,11 +67,6 @@ def _check_category(category: Entry, findings: Findings) -> None:
 
 def _mirrored(name: str) -> str:
     return name.replace("left", "right") if "left" in name else name.replace("right", "left")
-
-
-def is_limb(limb: Any, count: int) -> bool:
-    """Returns whether this is a pair of keypoint numbers, from 1."""
-    return isinstance(limb, list) and len(limb) == 2 and all(isinstance(i, int) and 1 <= i <= count for i in limb)
 
 
 def _check_annotation(annotation: Entry, count: int, entries: Entries, findings: Findings, border: float) -> None:

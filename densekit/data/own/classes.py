@@ -25,6 +25,7 @@ class ClassList:
         ids: The number of each class in the data set's files; 0, 1, ... for a plain list.
         colours: RGB of each class, if the list has them.
         ignore: Numbers that the list declares to be no class.
+        numbered: Whether the numbers stand in the list, or are only places in it.
     """
 
     source: str
@@ -32,6 +33,7 @@ class ClassList:
     ids: tuple[int, ...]
     colours: tuple[tuple[int, int, int], ...] = ()
     ignore: tuple[int, ...] = ()
+    numbered: bool = False
 
 
 def class_list(value: Any, where: str = "") -> ClassList:
@@ -51,8 +53,9 @@ def class_list(value: Any, where: str = "") -> ClassList:
     extras: Mapping[str, Any] = {}
     if isinstance(content, dict) and ("names" in content or "classes" in content):
         extras, content = content, content.get("names", content.get("classes"))
-    entries = content.items() if isinstance(content, dict) else enumerate(content if isinstance(content, list) else ())
-    pairs = list(entries)
+    numbered = isinstance(content, dict)
+    entries = content.items() if numbered else enumerate(content if isinstance(content, list) else ())
+    pairs = [(_number(number), name) for number, name in entries]
     if not pairs:
         raise ValueError(f"{source}: there is no list of classes. Write names, or {{number: name}}.")
     for number, name in pairs:
@@ -66,12 +69,24 @@ def class_list(value: Any, where: str = "") -> ClassList:
     if twice:
         raise ValueError(f"{source}: the class {twice[0]!r} occurs twice.")
     ids = tuple(number for number, _ in pairs)
-    return ClassList(source, names, ids, _colours(source, extras, len(names)), _ignored(extras))
+    again = next((number for number in ids if ids.count(number) > 1), None)
+    if again is not None:
+        raise ValueError(f"{source}: the number {again} occurs twice.")
+    if extras.get("nc", len(names)) != len(names):
+        raise ValueError(
+            f"{source} says nc: {extras['nc']} and names {len(names)} classes. Correct the one or the other."
+        )
+    return ClassList(source, names, ids, _colours(source, extras, len(names)), _ignored(source, extras), numbered)
+
+
+def _number(key: Any) -> Any:
+    """The keys of JSON are always text."""
+    return int(key) if isinstance(key, str) and key.isdecimal() else key
 
 
 def _read(path: str) -> Any:
     ending = os.path.splitext(path)[1].lower()
-    with open(path, encoding="utf-8") as stream:
+    with open(path, encoding="utf-8-sig") as stream:  # some editors write a mark at the beginning
         try:
             if ending == ".json":
                 return json.load(stream)
@@ -93,16 +108,20 @@ def _colours(source: str, extras: Mapping[str, Any], count: int) -> tuple[tuple[
     return tuple((red, green, blue) for red, green, blue in colours)
 
 
-def _ignored(extras: Mapping[str, Any]) -> tuple[int, ...]:
+def _ignored(source: str, extras: Mapping[str, Any]) -> tuple[int, ...]:
     value = extras.get("ignore_label")
-    return () if value is None else tuple(value) if isinstance(value, list) else (value,)
+    values = [] if value is None else value if isinstance(value, list) else [value]
+    if not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
+        raise ValueError(f"{source}: ignore_label is {value!r}; it must be a whole number or a list of them.")
+    return tuple(values)
 
 
 def named_classes(classes: ClassList | None, found: set[str], name: str) -> dict[str, int]:
     """Returns the index of each class of a form whose files hold names.
 
     Args:
-        classes: The list of the entry; None takes the names that occur, in alphabetical order.
+        classes: The list of the entry, whose numbers, if it has them, become the data set's ids; None takes the names
+            that occur, in alphabetical order.
         found: The names that occur.
         name: The data set's.
 
@@ -110,11 +129,12 @@ def named_classes(classes: ClassList | None, found: set[str], name: str) -> dict
         ValueError: A name is not in the list; or the classes contradict those known of the data set.
     """
     if classes is None:
-        names = tuple(sorted(found))
-        source = "the annotations"
+        source, names = "the annotations", tuple(sorted(found))
+        ids: tuple[int, ...] = ()
     else:
-        names = tuple(n for n in classes.names if n not in _LABELME_EXTRAS)
-        source = classes.source
+        listed = [(number, n) for number, n in zip(classes.ids, classes.names) if n not in _LABELME_EXTRAS]
+        source, names = classes.source, tuple(n for _, n in listed)
+        ids = tuple(number for number, _ in listed) if classes.numbered else ()
         unknown = sorted(found - set(names))
         if unknown:
             raise ValueError(
@@ -122,8 +142,8 @@ def named_classes(classes: ClassList | None, found: set[str], name: str) -> dict
                 f"{source} does not list ({', '.join(names)}). Correct the one or the other; names are compared "
                 "letter by letter."
             )
-    # From 1, as in COCO's files: in many formats that predictions may be written in, 0 is the background.
-    enter_things(name, names, tuple(range(1, len(names) + 1)), source)
+    # Else from 1, as in COCO's files: in many formats that predictions may be written in, 0 is the background.
+    enter_things(name, names, ids or tuple(range(1, len(names) + 1)), source)
     return {class_name: index for index, class_name in enumerate(names)}
 
 

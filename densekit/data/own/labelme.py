@@ -94,7 +94,7 @@ def _read(path: str, image: str) -> dict[str, Any]:
             continue
         outlines = _outlines(where, shape)
         group = shape.get("group_id")
-        key = number if group is None else (label, group)
+        key = number if group is None else (label, str(group))
         whole = objects.setdefault(key, {"category_id": label, "iscrowd": 0, "segmentation": []})
         whole["segmentation"].extend(outline.ravel().tolist() for outline in outlines)
     for whole in objects.values():
@@ -136,12 +136,15 @@ def _outlines(where: str, shape: dict[str, Any]) -> Sequence[np.ndarray]:
         )
     if kind == "circle":
         centre, edge = points[:2]
+        radius = float(np.linalg.norm(edge - centre))
+        if radius <= 0:
+            raise ValueError(f"{where} is a circle without area. Correct or remove it.")
         angles = np.arange(_CIRCLE) * (2 * math.pi / _CIRCLE)
-        return [centre + np.linalg.norm(edge - centre) * np.stack([np.cos(angles), np.sin(angles)], axis=1)]
+        return [centre + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)]
     (x0, y0), (x1, y1) = points.min(axis=0), points.max(axis=0)
-    if x1 <= x0 or y1 <= y0:
-        raise ValueError(f"{where} is a {kind} without area. Correct or remove it.")
     if kind == "rectangle":
+        if x1 <= x0 or y1 <= y0:
+            raise ValueError(f"{where} is a rectangle without area. Correct or remove it.")
         return [np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])]
     found = [outline + np.array([x0, y0]) for outline in polygons(_mask(where, shape))]
     if not found:

@@ -4,7 +4,7 @@ import os
 
 from densekit.data.pictures import SUFFIXES, list_pictures
 
-__all__ = ["list_annotations", "pick"]
+__all__ = ["list_annotations", "pick", "read_lines"]
 
 
 def list_annotations(folder: str, ending: str) -> dict[str, str]:
@@ -14,6 +14,19 @@ def list_annotations(folder: str, ending: str) -> dict[str, str]:
         ValueError: There are none.
     """
     return list_pictures(folder, (ending,))
+
+
+def read_lines(path: str) -> list[str]:
+    """Reads the lines of a text file, without the space around them.
+
+    Raises:
+        ValueError: It is not UTF-8.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as stream:  # some editors write a mark at the beginning
+            return [line.strip() for line in stream]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8: {error}. Save it with that encoding.") from error
 
 
 def pick(found: dict[str, str], split: str | None) -> dict[str, str]:
@@ -31,8 +44,7 @@ def pick(found: dict[str, str], split: str | None) -> dict[str, str]:
     by_end: dict[str, list[str]] = {}
     for key in found:
         by_end.setdefault(key.rsplit("/", 1)[-1], []).append(key)
-    with open(split, encoding="utf-8") as stream:
-        lines = [line.strip() for line in stream if line.strip()]
+    lines = [line for line in read_lines(split) if line]
     if not lines:
         raise ValueError(f"{split} is empty; it should name the images of the data set, one on each line.")
     picked: dict[str, str] = {}

@@ -62,8 +62,11 @@ def _read(path: str, image: str) -> dict[str, Any]:
     """A record whose categories are still names."""
     try:
         root = ElementTree.parse(path).getroot()
-    except ElementTree.ParseError as error:
-        raise ValueError(f"{path} is not XML: {error}. A file that breaks off was not copied to its end.") from error
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the others: of its encoding
+        raise ValueError(
+            f"{path} is not XML: {error}. A file that breaks off was not copied to its end, "
+            "and one of another encoding has to be saved in UTF-8."
+        ) from error
     if root.tag != "annotation":
         raise ValueError(f"{path} is no Pascal VOC file: it is a <{root.tag}> and should be an <annotation>.")
     height, width = image_size(image)

@@ -11,7 +11,7 @@ from typing import Any
 from densekit.d2.structures import BoxMode
 from densekit.data.own.classes import ClassList
 from densekit.data.own.options import Form, Option, classes, file, folder
-from densekit.data.own.pairing import pick
+from densekit.data.own.pairing import pick, read_lines
 from densekit.data.pictures import image_size, list_pictures
 from densekit.data.regions import in_threads
 from densekit.data.registry import Entry, Records
@@ -49,10 +49,9 @@ def load_yolo(images: str, labels: str, classes: ClassList, split: str | None = 
         path = os.path.join(labels, f"{key}.txt")
         objects = []
         if os.path.isfile(path):
-            with open(path, encoding="utf-8") as stream:
-                for number, line in enumerate(stream, start=1):
-                    if line.strip():
-                        objects.append(_object(f"{path}, line {number}", line, index, classes, height, width))
+            for number, line in enumerate(read_lines(path), start=1):
+                if line:
+                    objects.append(_object(f"{path}, line {number}", line, index, classes, height, width))
         return {"file_name": picture, "image_id": key, "height": height, "width": width, "annotations": objects}
 
     return in_threads(record, list(chosen.items()))
@@ -64,9 +63,7 @@ def _object(
     try:
         words = [float(word) for word in line.split()]
     except ValueError as error:
-        raise ValueError(
-            f"{where}: {line.strip()[:80]!r} is not made of numbers ({error}). A line is {_LINE}."
-        ) from error
+        raise ValueError(f"{where}: {line[:80]!r} is not made of numbers ({error}). A line is {_LINE}.") from error
     box = len(words) == 5
     if not box and (len(words) < 7 or len(words) % 2 == 0):
         raise ValueError(f"{where}: {len(words)} numbers. A line is {_LINE}.")
@@ -76,7 +73,7 @@ def _object(
             f"numbered {min(classes.ids)} to {max(classes.ids)}. Correct the one or the other."
         )
     if not all(-_SLACK <= value <= 1 + _SLACK for value in words[1:]):
-        raise ValueError(f"{where}: {line.strip()[:80]!r} has values outside 0 to 1. A line is {_LINE}.")
+        raise ValueError(f"{where}: {line[:80]!r} has values outside 0 to 1. A line is {_LINE}.")
     common = {"bbox_mode": BoxMode.XYXY_ABS, "category_id": index[int(words[0])], "iscrowd": 0}
     if box:
         x, y, w, h = words[1] * width, words[2] * height, words[3] * width, words[4] * height
