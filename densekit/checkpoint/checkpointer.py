@@ -34,8 +34,9 @@ class Checkpointer(DetectionCheckpointer):
         return self.load(path, checkpointables=[])
 
     def has_checkpoint(self) -> bool:
-        """Whether there is anything to resume, be it whole or not."""
-        return bool(CheckpointFolder(self.save_dir).newest_first())
+        """Whether the first process sees anything to resume, be it whole or not; to be called in all processes."""
+        found = comm.is_main_process() and bool(CheckpointFolder(self.save_dir).newest_first())
+        return comm.all_gather(found)[0]
 
     def _newest_whole(self) -> str:
         """The same file in all processes, chosen by the first one."""
@@ -58,13 +59,20 @@ class Checkpointer(DetectionCheckpointer):
         return chosen
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Loads a weight file; an empty path loads nothing.
+        """Loads a weight file; an empty path loads nothing. To be called in all processes.
 
         Raises:
-            FileNotFoundError: there is no such file.
+            FileNotFoundError: there is no such file, or not every process sees it.
             ValueError: the file is damaged, needs code to load, or belongs to another architecture.
         """
-        if path and not os.path.isfile(self.path_manager.get_local_path(path)):
+        sees_it = comm.all_gather(not path or os.path.isfile(self.path_manager.get_local_path(path)))
+        if any(sees_it) and not all(sees_it):
+            blind = ", ".join(str(rank) for rank, sees in enumerate(sees_it) if not sees)
+            raise FileNotFoundError(
+                f"{path} does not exist for the processes {blind}: every machine needs the file under this path, and "
+                "one that resumes an OUTPUT_DIR that all of them share."
+            )
+        if not all(sees_it):
             raise FileNotFoundError(
                 f"MODEL.WEIGHTS {path!r} does not exist. Give the path of a .pth, .pkl or .safetensors file, or "
                 "MODEL.WEIGHTS '' to start from random weights."

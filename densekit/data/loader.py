@@ -1,9 +1,12 @@
 """The training loader: images in an order that a resumed run continues, augmented the same whoever loads them."""
 
 import logging
+import os
 import random
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import cv2
@@ -18,12 +21,14 @@ from densekit.d2.data.samplers import RepeatFactorTrainingSampler
 from densekit.d2.utils import comm
 from densekit.data.order import Draw, TrainingOrder
 
-__all__ = ["SeededSamples", "build_train_loader"]
+__all__ = ["SeededSamples", "build_train_loader", "prepare_worker", "start_workers"]
 
 Mapper = Callable[[dict[str, Any]], dict[str, Any] | None]
 
 # A mapper that refuses this many images one after another accepts none.
 _REFUSALS = 1000
+
+_STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 
 class SeededSamples(Dataset):
@@ -107,7 +112,7 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[Any]:
         batch_sampler=order,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=_as_it_is,
-        worker_init_fn=_one_thread,
+        worker_init_fn=prepare_worker,
         generator=torch.Generator(),  # else starting an iteration would draw from the model's random numbers
     )
 
@@ -151,6 +156,29 @@ def _as_it_is(samples: list[Any]) -> list[Any]:
     return samples
 
 
-def _one_thread(worker: int) -> None:
-    """OpenCV would start as many threads in every worker as there are cores."""
-    cv2.setNumThreads(0)
+def start_workers(loader: Iterable[Any]) -> Iterator[Any]:
+    """Begins to iterate over a loader; signals to stop wait until its processes are prepared for them."""
+    if getattr(loader, "worker_init_fn", None) is not prepare_worker or not hasattr(signal, "pthread_sigmask"):
+        return iter(loader)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def prepare_worker(worker: int) -> None:
+    """Makes a loader's process frugal and lets it outlive the signals that ask a run to stop.
+
+    Schedulers send them to all processes of a job, and a run dies of a loader that dies. The second SIGTERM ends the
+    process, for a run that ends sends one or two to those that are left.
+    """
+    cv2.setNumThreads(0)  # OpenCV would start as many threads in every worker as there are cores
+
+    def survive_once(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, lambda *_: os._exit(0))
+
+    signal.signal(signal.SIGTERM, survive_once)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)

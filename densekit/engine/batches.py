@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from densekit.data.loader import start_workers
 from densekit.engine.errors import DataError
 
 
@@ -24,7 +25,7 @@ class RememberedBatches:
         return len(self.loader)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[Any]:
-        batches = iter(self.loader)
+        batches = start_workers(self.loader)
         while True:
             self._before_each()
             try:

@@ -157,7 +157,7 @@ def _signals_passed_on() -> Iterator[None]:
 def _spawn(main: Callable[[Namespace], Any], args: Namespace) -> None:
     """Starts the processes; an error in one of them ends the job with that error's own traceback and code."""
     try:
-        with _signals_passed_on() if args.num_gpus > 1 else nullcontext():
+        with _signals_passed_on() if args.num_gpus * args.num_machines > 1 else nullcontext():
             spawn(main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
     except ProcessExitedException as error:
         sys.exit(error.exit_code)  # the process has said why

@@ -41,7 +41,7 @@ class StopRequest:
     def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        self._before = {}
+        self._before, self.received = {}, 0
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number

@@ -26,7 +26,7 @@ from densekit.d2.evaluation import DatasetEvaluator
 from densekit.d2.modeling import GeneralizedRCNNWithTTA
 from densekit.d2.utils import comm
 from densekit.d2.utils.events import CommonMetricPrinter, EventWriter, TensorboardXWriter
-from densekit.data.loader import build_train_loader
+from densekit.data.loader import build_train_loader, prepare_worker
 from densekit.data.mapper import MAPPERS
 from densekit.data.order import TrainingOrder
 from densekit.engine.batches import RememberedBatches
@@ -184,6 +184,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[Any]:
         loader = build_detection_test_loader(cfg, dataset_name, mapper=_mapper(cfg, is_train=False))
+        loader.worker_init_fn = prepare_worker
         return RememberedBatches(loader, before_each=STOP.leave_if_received)
 
     @classmethod
