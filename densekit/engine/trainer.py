@@ -100,8 +100,10 @@ class Trainer(DefaultTrainer):
             f"Resumed from {self.checkpointer.source}: {self.start_iter} of {self.max_iter} iterations are done."
         )
         self._evaluation.is_overdue = bool(kept.get("evaluation_due"))
-        if self._order is not None and kept.get("data_seed") is not None:
-            self._order.seed, self._order.start = kept["data_seed"], self.start_iter
+        if self._order is not None:
+            self._order.start = self.start_iter
+            if kept.get("data_seed") is not None:  # checkpoints of other programs have none
+                self._order.seed = kept["data_seed"]
         states = kept.get("random_states") or []
         if len(states) == comm.get_world_size():
             set_random_state(states[comm.get_rank()])

@@ -113,3 +113,11 @@ def test_a_replaced_file_is_never_listed_with_the_old_content(run, monkeypatch):
         Checkpointer(model, str(run), steps=Steps()).save("model_0000029")
     assert "model_0000029.pth" not in CheckpointFolder(run).sums()
     assert resumed(run) == (30, 30.0)
+
+
+def test_a_file_that_one_machine_lacks_is_an_error_in_all_processes(run, monkeypatch):
+    file = str(run / "model_0000029.pth")
+    for others in ([True, False], [False, True]):
+        monkeypatch.setattr("densekit.d2.utils.comm.all_gather", lambda mine, others=others: others)
+        with pytest.raises(FileNotFoundError, match=rf"does not exist for the processes {others.index(False)}:"):
+            Checkpointer(nn.Linear(20, 30)).load(file)

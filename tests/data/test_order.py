@@ -1,6 +1,8 @@
 """The order of training images and the loader that follows it."""
 
+import os
 import random
+import signal
 from collections import Counter
 from itertools import chain, islice
 
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from densekit.data.loader import SeededSamples, _wide
+from densekit.data.loader import SeededSamples, _wide, prepare_worker, start_workers
 from densekit.data.order import TrainingOrder
 
 
@@ -84,3 +86,16 @@ def test_a_refused_image_is_replaced_by_one_that_is_not():
     assert [samples[index, 3] for index in range(3)] == [2, 2, 2]
     with pytest.raises(ValueError, match=r"INPUT\.MAPPER"):
         SeededSamples([0], lambda record: None)[0, 1]
+
+
+def test_loaders_outlive_a_signal_to_the_whole_job():
+    numbers = torch.utils.data.TensorDataset(torch.arange(40))
+    batches = start_workers(torch.utils.data.DataLoader(numbers, num_workers=1, worker_init_fn=prepare_worker))
+    worker = batches._workers[0]
+    for number in (signal.SIGTERM, signal.SIGUSR1):  # as soon as it is started: both wait until it is prepared
+        os.kill(worker.pid, number)
+    assert [int(batch) for (batch,) in take(batches, 20)] == list(range(20))
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+    worker.terminate()
+    worker.join(10)
+    assert worker.exitcode == 0

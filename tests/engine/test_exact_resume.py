@@ -90,6 +90,22 @@ def test_resume_equals_a_run_that_never_stopped(arguments, tmp_path):
     assert_equal_states(whole, final(tmp_path / "out"))
 
 
+def test_a_checkpoint_of_another_program_goes_on_with_later_images(arguments, tmp_path):
+    opts = ["SOLVER.MAX_ITER", 2, "DATASETS.TEST", "()"]
+    trainer = Trainer(setup(arguments(*opts)))
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    state = final(tmp_path / "out")
+    (tmp_path / "out" / "SHA256SUMS").unlink()
+    kept = ("model", "trainer", "iteration")
+    torch.save({key: state[key] for key in kept}, tmp_path / "out" / "model_final.pth")
+    trainer = Trainer(setup(arguments("SOLVER.MAX_ITER", 3, *opts[2:], resume=True)))
+    trainer.resume_or_load(resume=True)
+    assert (trainer._order.seed, trainer._order.start) == (3, 2)
+    trainer.train()
+    assert final(tmp_path / "out")["iteration"] == 2
+
+
 @pytest.mark.slow
 def test_two_killed_processes_resume_exactly(tiny_root, tmp_path):
     command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(tiny_root / "tiny.yaml"), "--resume"]
