@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         FileNotFoundError, ValueError, KeyError: the command line names what does not exist or contradicts itself.
     """
+    from densekit.d2.data import MetadataCatalog
     from densekit.data import register_from_yaml
     from densekit.data.inspect import Options, content_hashes, inspect_coco, inspect_dataset
     from densekit.ops.files import atomic_write
@@ -61,6 +62,9 @@ def run(args: argparse.Namespace) -> int:
             raise FileNotFoundError(f"The folder of {path} does not exist.")
     if args.datasets:
         register_from_yaml(args.datasets)
+    source = MetadataCatalog.get(args.name).get("json_file") if args.coco is None else args.coco
+    if args.fix is not None and source is not None and args.fix.resolve() == Path(source).resolve():
+        raise ValueError(f"--fix {args.fix} is the annotation file itself. Give the corrected copy another name.")
     others = {} if args.against is None else content_hashes(args.against, args.images, args.workers)
     options = Options(args.num_classes, others, args.decode, args.workers)
     if args.coco is not None:

@@ -459,3 +459,13 @@ def test_a_wrong_command_line_ends_with_2(words, capsys):
 def test_clean_data_ends_with_0(data, capsys):
     assert main(["check", "--coco", data.json_file, "--images", str(data.images)]) == 0
     assert "0 errors, 0 warnings, 0 notes" in capsys.readouterr().out
+
+
+def test_the_correction_never_replaces_the_file_itself(data, capsys, monkeypatch):
+    data.write()
+    before = (data.folder / "data.json").read_bytes()
+    monkeypatch.chdir(data.folder)
+    with pytest.raises(SystemExit) as caught:
+        main(["check", "--coco", str(data.folder / "data.json"), "--images", str(data.images), "--fix", "data.json"])
+    assert caught.value.code == 2 and "is the annotation file itself" in capsys.readouterr().err
+    assert (data.folder / "data.json").read_bytes() == before
