@@ -137,7 +137,7 @@ def _attention_figure(arguments: argparse.Namespace, cfg: CfgNode, model: Detr) 
     scores, classes = seen.probability[:, :-1].max(dim=1)
     order = scores.argsort(descending=True)
     chosen = order[scores[order] >= arguments.score][: arguments.count]
-    if not len(chosen) and not arguments.point:
+    if not len(chosen) and (arguments.what == "queries" or not arguments.point):
         raise ValueError(
             f"{arguments.image}: no query has a score of {arguments.score}; the best has {scores.max():.2f}. "
             "Lower --score, or choose other weights."

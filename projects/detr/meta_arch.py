@@ -279,9 +279,11 @@ def _dilate_like_torchvision(backbone: Any) -> None:
 def _padded_masks(truth: Instances, images: ImageList) -> Tensor:
     """Ground-truth masks (N, H, W) bool of the padded batch's size."""
     height, width = truth.image_size
+    padded_height, padded_width = images.tensor.shape[-2:]
+    if not len(truth):  # the mapper gives an image without objects no masks either
+        return torch.zeros(0, padded_height, padded_width, dtype=torch.bool, device=images.device)
     masks: Any = truth.gt_masks
     if isinstance(masks, PolygonMasks):
         masks = BitMasks.from_polygon_masks(masks, height, width)
     bits = masks.tensor.to(images.device)
-    padded_height, padded_width = images.tensor.shape[-2:]
     return F.pad(bits, (0, padded_width - width, 0, padded_height - height))

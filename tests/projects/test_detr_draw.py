@@ -49,7 +49,7 @@ def test_the_command_draws_and_refuses(tmp_path):
         draw.main(["encoder", "--output", str(tmp_path / "no.png"), *image, "--point", "80", "3", *config])
     image[-1] = "1.1"
     with pytest.raises(ValueError, match=r"no query has a score of 1\.1"):
-        draw.main(["queries", "--output", str(tmp_path / "no.png"), *image, *config])
+        draw.main(["queries", "--output", str(tmp_path / "no.png"), *image, "--point", "1", "1", *config])
     assert not (tmp_path / "no.png").exists()
     figure = draw.draw_slots(torch.rand(20, 13, 4))
     assert len(figure.axes) == 13
