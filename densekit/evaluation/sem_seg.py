@@ -99,7 +99,9 @@ class SemSegEvaluator(DatasetEvaluator):
             name = item["file_name"]
             if name not in self._records:
                 raise ValueError(f"Image {name} is not one of '{self._dataset_name}'.")
-            classes = output["sem_seg"].argmax(dim=0).to(torch.uint8).cpu().numpy()
+            scores = output["sem_seg"]
+            small = torch.uint8 if len(scores) <= 256 else torch.int32  # what has to leave the device
+            classes = scores.argmax(dim=0).to(small).cpu().numpy()
             prediction = {"file_name": name}
             if self._labelled:
                 try:

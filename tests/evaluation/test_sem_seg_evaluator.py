@@ -203,3 +203,13 @@ def test_things_among_the_stuff_classes_keep_the_ids_of_things(tmp_path):
     )
     run(SemSegEvaluator(name, str(tmp_path / "out")), [labels])
     assert (np.asarray(Image.open(tmp_path / "out" / "sem_seg" / "0.png")) == 26).all()
+
+
+def test_a_class_beyond_a_byte_is_not_taken_for_another(tmp_path):
+    names = [f"class {k}" for k in range(300)]
+    register(tmp_path, [None], stuff_classes=names, stuff_dataset_id_to_contiguous_id={k: k for k in range(300)})
+    evaluator = SemSegEvaluator("tiny", output_dir=tmp_path / "out")
+    evaluator.process([{"file_name": "/images/a/0.jpg"}], [{"sem_seg": scores(np.full(SIZE, 299), 300)}])
+    evaluator.evaluate()
+    entries = json.loads((tmp_path / "out" / "sem_seg_predictions.json").read_text())
+    assert [entry["category_id"] for entry in entries] == [299]
