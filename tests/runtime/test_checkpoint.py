@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,16 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path, suffix):
     with pytest.raises(ValueError, match=r"evil.*system.*run code"):
         read_checkpoint(path)
     assert not marker.exists()
+
+
+def test_a_command_line_beside_the_weights_is_no_code(tmp_path):
+    arguments = Namespace(lr=0.1, names=["a"], nested=Namespace(on=True))
+    torch.save({"model": {"a": torch.ones(2)}, "args": arguments}, tmp_path / "a.pth")
+    checkpoint = read_checkpoint(tmp_path / "a.pth")
+    assert torch.equal(checkpoint["model"]["a"], torch.ones(2)) and checkpoint["args"] == arguments
+    torch.save({"model": {"a": torch.ones(2)}, "args": Namespace(run=Path("/tmp"))}, tmp_path / "b.pth")
+    with pytest.raises(ValueError, match="pathlib"):
+        read_checkpoint(tmp_path / "b.pth")
 
 
 def test_pickled_functions_of_numpy_are_refused(tmp_path):

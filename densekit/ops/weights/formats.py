@@ -6,6 +6,7 @@
 - ``.safetensors``.
 """
 
+import argparse
 import codecs
 import pickle
 import re
@@ -63,7 +64,9 @@ def _read_torch(path: Path) -> dict[str, Any]:
 
 def _load_torch(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # Training scripts like to save their command line beside the weights; a Namespace is attributes and no code.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(_REFUSED.format(path=path, what=_named_global(error))) from error
     except (RuntimeError, EOFError, UnicodeDecodeError) as error:
