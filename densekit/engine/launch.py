@@ -154,11 +154,21 @@ def _signals_passed_on() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def _in_rank(main: Callable[[Namespace], Any], args: Namespace, loaders: str) -> None:
+    """Runs ``main`` in a process whose own processes, those of the loaders, start as in a job of one process.
+
+    In a process that was spawned they would be spawned as well, each importing everything anew.
+    """
+    multiprocessing.set_start_method(loaders, force=True)
+    main(args)
+
+
 def _spawn(main: Callable[[Namespace], Any], args: Namespace) -> None:
     """Starts the processes; an error in one of them ends the job with that error's own traceback and code."""
     try:
         with _signals_passed_on() if args.num_gpus * args.num_machines > 1 else nullcontext():
-            spawn(main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
+            loaders = multiprocessing.get_start_method()
+            spawn(_in_rank, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, (main, args, loaders))
     except ProcessExitedException as error:
         sys.exit(error.exit_code)  # the process has said why
     except ProcessRaisedException as error:
