@@ -20,9 +20,8 @@ from densekit.d2.structures import BoxMode
 from densekit.data.coco_json import read_json
 from densekit.data.own.classes import ClassList, named_classes
 from densekit.data.own.options import Form, Option, classes, file, folder
-from densekit.data.own.pairing import list_annotations, pick
-from densekit.data.pictures import image_size, list_pictures
-from densekit.data.regions import in_threads
+from densekit.data.own.pairing import read_pairs
+from densekit.data.pictures import image_size
 from densekit.data.registry import Entry, Records
 from densekit.ops.outlines import polygons
 
@@ -54,15 +53,7 @@ def load_labelme(
         FileNotFoundError: A JSON file has no image.
         ValueError: A JSON file cannot be parsed, contradicts its image or has a shape that cannot be used.
     """
-    pictures = list_pictures(images)
-
-    def read(item: tuple[str, str]) -> dict[str, Any]:
-        key, path = item
-        if key not in pictures:
-            raise FileNotFoundError(f"{path} describes an image {key} that is not in {images}.")
-        return _read(path, pictures[key]) | {"image_id": key}
-
-    records = in_threads(read, list(pick(list_annotations(annotations, ".json"), split).items()))
+    records = read_pairs(images, annotations, ".json", split, _read)
     left_out = sum(record.pop("left_out") for record in records)
     if left_out:
         logger.warning("%s: %d points and lines are left out; they have no area.", annotations, left_out)

@@ -1,10 +1,43 @@
 """Images and their annotation files, joined by their names."""
 
 import os
+from collections.abc import Callable
+from typing import Any
 
 from densekit.data.pictures import SUFFIXES, list_pictures
+from densekit.data.regions import in_threads
 
-__all__ = ["list_annotations", "pick", "read_lines"]
+__all__ = ["list_annotations", "pick", "read_lines", "read_pairs"]
+
+
+def read_pairs(
+    images: str, annotations: str, ending: str, split: str | None, read: Callable[[str, str], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Reads every annotation file together with the image of its name.
+
+    Args:
+        images: Folder of the images.
+        annotations: Folder of the annotation files.
+        ending: Of their names.
+        split: Text file with the names to take; None takes all.
+        read: Makes a record of an annotation file and its image.
+
+    Returns:
+        The records, with the name as ``image_id``.
+
+    Raises:
+        FileNotFoundError: An annotation file has no image.
+        ValueError: There are no annotation files, or ``read`` refuses some.
+    """
+    pictures = list_pictures(images)
+
+    def read_pair(item: tuple[str, str]) -> dict[str, Any]:
+        key, path = item
+        if key not in pictures:
+            raise FileNotFoundError(f"{path} describes an image {key} that is not in {images}.")
+        return read(path, pictures[key]) | {"image_id": key}
+
+    return in_threads(read_pair, list(pick(list_annotations(annotations, ending), split).items()))
 
 
 def list_annotations(folder: str, ending: str) -> dict[str, str]:

@@ -12,9 +12,8 @@ from xml.etree import ElementTree
 from densekit.d2.structures import BoxMode
 from densekit.data.own.classes import ClassList, named_classes
 from densekit.data.own.options import Form, Option, classes, file, folder
-from densekit.data.own.pairing import list_annotations, pick
-from densekit.data.pictures import image_size, list_pictures
-from densekit.data.regions import in_threads
+from densekit.data.own.pairing import read_pairs
+from densekit.data.pictures import image_size
 from densekit.data.registry import Entry, Records
 
 __all__ = ["VOC"]
@@ -42,15 +41,7 @@ def load_voc(
         FileNotFoundError: An XML file has no image.
         ValueError: An XML file cannot be parsed, contradicts its image or has a box without area.
     """
-    pictures = list_pictures(images)
-
-    def read(item: tuple[str, str]) -> dict[str, Any]:
-        key, path = item
-        if key not in pictures:
-            raise FileNotFoundError(f"{path} describes an image {key} that is not in {images}.")
-        return _read(path, pictures[key]) | {"image_id": key}
-
-    records = in_threads(read, list(pick(list_annotations(annotations, ".xml"), split).items()))
+    records = read_pairs(images, annotations, ".xml", split, _read)
     objects = [annotation for record in records for annotation in record["annotations"]]
     index = named_classes(classes, {annotation["category_id"] for annotation in objects}, name)
     for annotation in objects:
