@@ -10,7 +10,7 @@ import yaml
 
 from densekit.d2.data import MetadataCatalog
 
-__all__ = ["ClassList", "class_list", "enter_things", "named_classes"]
+__all__ = ["ClassList", "class_list", "enter_things", "number_names"]
 
 _LABELME_EXTRAS = ("__ignore__", "_background_")
 
@@ -116,18 +116,20 @@ def _ignored(source: str, extras: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(values)
 
 
-def named_classes(classes: ClassList | None, found: set[str], name: str) -> dict[str, int]:
-    """Returns the index of each class of a form whose files hold names.
+def number_names(records: list[dict[str, Any]], classes: ClassList | None, name: str) -> None:
+    """Replaces the names of classes, which the files of some forms hold, by their indices.
 
     Args:
+        records: Whose annotations have a name as ``category_id``; changed in place.
         classes: The list of the entry, whose numbers, if it has them, become the data set's ids; None takes the names
             that occur, in alphabetical order.
-        found: The names that occur.
         name: The data set's.
 
     Raises:
         ValueError: A name is not in the list; or the classes contradict those known of the data set.
     """
+    objects = [annotation for record in records for annotation in record["annotations"]]
+    found = {annotation["category_id"] for annotation in objects}
     if classes is None:
         source, names = "the annotations", tuple(sorted(found))
         ids: tuple[int, ...] = ()
@@ -144,7 +146,9 @@ def named_classes(classes: ClassList | None, found: set[str], name: str) -> dict
             )
     # Else from 1, as in COCO's files: in many formats that predictions may be written in, 0 is the background.
     enter_things(name, names, ids or tuple(range(1, len(names) + 1)), source)
-    return {class_name: index for index, class_name in enumerate(names)}
+    index = {class_name: index for index, class_name in enumerate(names)}
+    for annotation in objects:
+        annotation["category_id"] = index[annotation["category_id"]]
 
 
 def enter_things(name: str, names: tuple[str, ...], ids: tuple[int, ...], source: str) -> None:

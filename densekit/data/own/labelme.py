@@ -18,7 +18,7 @@ from PIL import Image
 
 from densekit.d2.structures import BoxMode
 from densekit.data.coco_json import read_json
-from densekit.data.own.classes import ClassList, named_classes
+from densekit.data.own.classes import ClassList, number_names
 from densekit.data.own.options import Form, Option, classes, file, folder
 from densekit.data.own.pairing import read_pairs
 from densekit.data.pictures import image_size
@@ -57,10 +57,7 @@ def load_labelme(
     left_out = sum(record.pop("left_out") for record in records)
     if left_out:
         logger.warning("%s: %d points and lines are left out; they have no area.", annotations, left_out)
-    objects = [annotation for record in records for annotation in record["annotations"]]
-    index = named_classes(classes, {annotation["category_id"] for annotation in objects}, name)
-    for annotation in objects:
-        annotation["category_id"] = index[annotation["category_id"]]
+    number_names(records, classes, name)
     return records
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from densekit.d2.structures import BoxMode
-from densekit.data.own.classes import ClassList, named_classes
+from densekit.data.own.classes import ClassList, number_names
 from densekit.data.own.options import Form, Option, classes, file, folder
 from densekit.data.own.pairing import read_pairs
 from densekit.data.pictures import image_size
@@ -42,10 +42,7 @@ def load_voc(
         ValueError: An XML file cannot be parsed, contradicts its image or has a box without area.
     """
     records = read_pairs(images, annotations, ".xml", split, _read)
-    objects = [annotation for record in records for annotation in record["annotations"]]
-    index = named_classes(classes, {annotation["category_id"] for annotation in objects}, name)
-    for annotation in objects:
-        annotation["category_id"] = index[annotation["category_id"]]
+    number_names(records, classes, name)
     return records
 
 
