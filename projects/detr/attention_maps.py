@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .meta_arch import Detr
+from .meta_arch import DetrDetector
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Attention:
 
 
 @torch.no_grad()
-def attention_of(model: Detr, item: dict[str, Any]) -> Attention:
+def attention_of(model: DetrDetector, item: dict[str, Any]) -> Attention:
     """Runs the model on one image and computes the attention of its last layers.
 
     Args:

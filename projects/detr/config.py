@@ -1,11 +1,16 @@
 """Configuration of DETR: ``MODEL.DETR`` with the keys of the authors' Detectron2 wrapper and a few of ours."""
 
+import logging
+
 from densekit.d2.config import CfgNode
 
 
 def adapt_config(cfg: CfgNode) -> None:
-    """Makes a YAML of the authors' wrapper mean here what it means there: its optimizer's name and its own mapper."""
+    """Makes a YAML of the authors' wrapper mean here what it means there: its model, optimizer and mapper."""
     if cfg.MODEL.META_ARCHITECTURE == "Detr":
+        cfg.MODEL.META_ARCHITECTURE = "DetrDetector"
+        logging.getLogger(__name__).info("Detr of the authors' Detectron2 wrapper is densekit's DetrDetector")
+    if cfg.MODEL.META_ARCHITECTURE == "DetrDetector":
         if cfg.SOLVER.OPTIMIZER == "ADAMW":
             cfg.SOLVER.OPTIMIZER = "AdamW"  # as densekit writes it
         if not cfg.INPUT.MAPPER:

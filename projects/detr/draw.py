@@ -34,7 +34,7 @@ from densekit.engine.errors import user_errors
 from densekit.ops.files import atomic_write
 
 from .attention_maps import attention_of, boxes_of_slots
-from .meta_arch import Detr
+from .meta_arch import DetrDetector
 
 _COLUMNS = 4
 _PANEL = (3.2, 2.0)  # inches
@@ -130,7 +130,7 @@ def _lit(picture: np.ndarray, attention: Tensor) -> np.ndarray:
     return (picture * shade).astype(np.uint8)
 
 
-def _attention_figure(arguments: argparse.Namespace, cfg: CfgNode, model: Detr) -> Figure:
+def _attention_figure(arguments: argparse.Namespace, cfg: CfgNode, model: DetrDetector) -> Figure:
     picture = read_image(arguments.image, "RGB")
     height, width = picture.shape[:2]
     seen = attention_of(model, DatasetMapper(cfg, False)({"file_name": arguments.image}))
@@ -153,7 +153,7 @@ def _attention_figure(arguments: argparse.Namespace, cfg: CfgNode, model: Detr) 
     return draw_encoder(picture, seen.cells, arguments.point or [(x, y) for x, y in centres.tolist()])
 
 
-def _slots_figure(arguments: argparse.Namespace, cfg: CfgNode, model: Detr) -> Figure:
+def _slots_figure(arguments: argparse.Namespace, cfg: CfgNode, model: DetrDetector) -> Figure:
     records = DatasetCatalog.get(arguments.dataset or cfg.DATASETS.TEST[0])
     items = map(DatasetMapper(cfg, False), records)
     return draw_slots(boxes_of_slots(model, islice(items, arguments.images)))
@@ -189,9 +189,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse(sys.argv[1:] if argv is None else argv)
     cfg = load_config(arguments.config_file, arguments.opts)
     model = build_model(cfg)
-    if not isinstance(model, Detr):
+    if not isinstance(model, DetrDetector):
         raise ValueError(
-            f"{arguments.config_file}: MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}, not Detr."
+            f"{arguments.config_file}: MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}, not DetrDetector."
         )
     Checkpointer(model).load(cfg.MODEL.WEIGHTS)
     model.eval()

@@ -1,6 +1,7 @@
-"""The slot: what the host builds for ``MODEL.META_ARCHITECTURE`` ``"Detr"``, the name of the authors' wrapper.
+"""The slot: what the host builds for ``MODEL.META_ARCHITECTURE`` ``"DetrDetector"``.
 
-Two modules of one name cannot be registered in one process: either this one or theirs is imported.
+The authors' wrapper calls its model ``"Detr"``. A registry refuses a name twice, so this one has a name of its own, and
+configs that say ``"Detr"`` are translated as they are loaded.
 """
 
 from collections.abc import Collection, Sequence
@@ -33,7 +34,7 @@ _POSITIONS: dict[str, type[nn.Module]] = {"sine": SinePositionEncoding, "learned
 
 
 @META_ARCH_REGISTRY.register()
-class Detr(nn.Module):
+class DetrDetector(nn.Module):
     """DETR behind the host's interface of a model.
 
     Args:
