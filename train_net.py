@@ -7,15 +7,14 @@ from densekit.arguments import parse_arguments
 def main() -> None:
     """Reads the command line before torch is imported, then runs the job in as many processes as it asks for."""
     args = parse_arguments()
-    from densekit.config import describe_config
     from densekit.engine import launch, run, user_errors
-    from densekit.engine.setup import read_config
+    from densekit.engine.setup import describe, read_config
 
     with user_errors():
-        cfg, _ = read_config(args)
         if args.print_config or args.diff:
-            print(describe_config(cfg, args.config_file, args.opts, changed_only=args.diff))
+            print(describe(args))
             return
+        cfg, _ = read_config(args)
     launch(run, args, cfg.MODEL.DEVICE)
 
 

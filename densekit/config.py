@@ -1,11 +1,12 @@
 """Configuration of a run: densekit's own keys, and a loader that says what is wrong with a file or an override."""
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import yaml
 
-from densekit.config_check import check_file, check_options, lines_of_keys
+from densekit.config_check import all_keys, check_file, check_options, lines_of_keys
 from densekit.d2.config import CfgNode, get_cfg
 
 
@@ -81,6 +82,13 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     """
     from densekit.projects import adapt_all_configs
 
+    cfg = _merged(config_file, opts)
+    adapt_all_configs(cfg)
+    return cfg
+
+
+def _merged(config_file: str, opts: Sequence[str]) -> CfgNode:
+    """The values as they are written; projects have not adapted them."""
     cfg = default_config()
     if config_file:
         check_file(cfg, config_file)
@@ -92,7 +100,6 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
             ) from error
     check_options(cfg, opts)
     cfg.merge_from_list(list(opts))
-    adapt_all_configs(cfg)
     return cfg
 
 
@@ -113,26 +120,47 @@ def default_config() -> CfgNode:
     return cfg
 
 
-def describe_config(cfg: CfgNode, config_file: str, opts: Sequence[str], *, changed_only: bool = False) -> str:
+def key_owners() -> dict[str, str]:
+    """Returns every key that a project has added -> its folder, such as ``projects/carafe``."""
+    from densekit.projects import add_each_config
+
+    cfg = get_cfg()
+    add_densekit_config(cfg)
+    owners: dict[str, str] = {}
+    known = set(all_keys(cfg))
+    for name in add_each_config(cfg):
+        owners |= dict.fromkeys(set(all_keys(cfg)) - known, f"projects/{name}")
+        known |= owners.keys()
+    return owners
+
+
+def describe_config(
+    cfg: CfgNode, config_file: str, opts: Sequence[str], notes: Iterable[str] = (), *, changed_only: bool = False
+) -> str:
     """Writes a config with the origin of every value.
 
     Args:
-        cfg: What :func:`load_config` made of the file and the overrides, maybe adapted to the machine since.
+        cfg: What :func:`load_config` made of the file and the overrides, maybe adapted to machine and data since.
         config_file: The file.
         opts: The overrides.
+        notes: Sentences on what was adapted and why, which name the keys.
         changed_only: Leave out what has its default, and show the default of the rest.
 
     Returns:
-        A line ``KEY: value  # origin`` for each key. Origins are default, a file with its line, command line, or
-        "adapted" for what neither of these says.
+        A line ``KEY: value  # origin`` for each key. Origins are default, a file with its line, command line, or for
+        what none of these says: which project has adapted it, or the note.
     """
     lines = lines_of_keys(config_file) if config_file else {}
-    defaults, plain, given = dict(_leaves(default_config())), dict(_leaves(load_config(config_file, opts))), opts[::2]
+    defaults, merged = dict(_leaves(default_config())), _merged(config_file, opts)
+    written, given = dict(_leaves(merged)), opts[::2]
+    adapted = dict(_adapted(merged))
     rows = []
     for key, value in sorted(_leaves(cfg)):
         before, origin = defaults.get(key), "default"
-        if value != plain.get(key):
-            origin = "adapted"
+        if value != written.get(key):
+            note = next((note for note in notes if re.search(rf"(?<![\w.]){re.escape(key)}(?![\w.]*\w)", note)), None)
+            reason = f"adapted: {note}" if note else "adapted"
+            origin = adapted[key][0] if key in adapted and adapted[key][1] == value else reason
         elif key in given:
             origin = "command line"
         elif key in lines:
@@ -142,6 +170,19 @@ def describe_config(cfg: CfgNode, config_file: str, opts: Sequence[str], *, chan
         elif value != before:
             rows.append(f"{key}: {before!r} -> {value!r}  # {origin}")
     return "\n".join(rows)
+
+
+def _adapted(cfg: CfgNode) -> Iterator[tuple[str, tuple[str, Any]]]:
+    """Lets the projects adapt a merged config; each key that one changes, with who it was and the new value."""
+    from densekit.projects import adapt_each_config
+
+    before = dict(_leaves(cfg))
+    for name in adapt_each_config(cfg):
+        after = dict(_leaves(cfg))
+        yield from (
+            (key, (f"adapted by projects/{name}", value)) for key, value in after.items() if value != before[key]
+        )
+        before = after
 
 
 def _leaves(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:

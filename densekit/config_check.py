@@ -6,7 +6,7 @@ chain a key came from. Nothing here changes the config.
 
 import difflib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -15,6 +15,7 @@ from densekit.d2.config import CfgNode
 from densekit.d2.utils.file_io import PathManager
 
 _BASE_KEY = "_BASE_"
+_SHOWN = 6
 
 
 def check_file(cfg: CfgNode, path: str, _chain: tuple[str, ...] = ()) -> None:
@@ -155,10 +156,35 @@ def _check_unlisted(root: CfgNode, value: Any, key: str, where: str) -> None:
 
 
 def _unknown(cfg: CfgNode, key: str) -> str:
-    """The sentence about a key that does not exist."""
-    nearest = _nearest(cfg, key)
-    hint = f"The nearest: {', '.join(nearest)}." if nearest else "Nothing that exists is like it."
-    return f"there is no config key {key}. {hint}"
+    """The sentences about a key that does not exist."""
+    from densekit.config import key_owners  # which imports this module
+
+    owners, nearest = key_owners(), _nearest(cfg, key)
+    named = [f"{other} ({owners[other]})" if other in owners else other for other in nearest]
+    sentences = [f"there is no config key {key}."]
+    if nearest:
+        sentences.append(f"The nearest: {', '.join(named)}.")
+    node = _project_node(key, owners)
+    if node and owners[node] not in {owners.get(other) for other in nearest}:
+        inside = sorted(other for other in owners if other.startswith(f"{node}."))
+        listed = ", ".join(inside[:_SHOWN]) + (", ..." if len(inside) > _SHOWN else "")
+        sentences.append(f"Keys of that kind belong to {owners[node]}, which has {listed}.")
+    if len(sentences) == 1:
+        sentences.append("Nothing that exists is like it.")
+    return " ".join(sentences)
+
+
+def _project_node(key: str, owners: Mapping[str, str]) -> str | None:
+    """The node of a project that a key with these words was probably meant for."""
+    own = {other.rpartition(".")[0] for other in owners} & owners.keys()
+    tails = {node.rpartition(".")[2]: node for node in sorted(own)}
+    parts = key.upper().split(".")
+    for part in parts:
+        for tail, node in tails.items():
+            if f"_{tail}_" in f"_{part}_":
+                return node
+    near = (match for part in parts for match in difflib.get_close_matches(part, tails, n=1, cutoff=0.8))
+    return tails.get(next(near, ""))
 
 
 def _nearest(cfg: CfgNode, key: str, count: int = 3) -> list[str]:
@@ -171,15 +197,16 @@ def _nearest(cfg: CfgNode, key: str, count: int = 3) -> list[str]:
         by_owner = difflib.SequenceMatcher(None, owner.lower(), other_owner.lower()).ratio()
         return 0.7 * by_name + 0.3 * by_owner
 
-    ranked = sorted(_all_keys(cfg), key=likeness, reverse=True)
+    ranked = sorted(all_keys(cfg), key=likeness, reverse=True)
     return [other for other in ranked[:count] if likeness(other) > 0.6]
 
 
-def _all_keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
+def all_keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
+    """Yields ``A``, ``A.B`` ... for every key below a node, nodes included."""
     for key, value in node.items():
         yield prefix + key
         if isinstance(value, CfgNode):
-            yield from _all_keys(value, f"{prefix}{key}.")
+            yield from all_keys(value, f"{prefix}{key}.")
 
 
 def _check_type(current: Any, value: Any, key: str, where: str) -> None:

@@ -16,7 +16,7 @@ FILE = "datasets.yaml"
 _FLAGS = (("train_data", "--train-data", "own_train", "TRAIN"), ("val_data", "--val-data", "own_val", "TEST"))
 
 
-def register_own_data(cfg: CfgNode, args: Namespace) -> list[str]:
+def register_own_data(cfg: CfgNode, args: Namespace, *, writes: bool = True) -> list[str]:
     """Registers what ``--datasets`` (or DATASETS.CATALOG), ``--train-data`` and ``--val-data`` describe.
 
     The run's folder gets a copy of the descriptions with absolute paths, ``datasets.yaml``, and DATASETS.CATALOG names
@@ -25,6 +25,7 @@ def register_own_data(cfg: CfgNode, args: Namespace) -> list[str]:
     Args:
         cfg: The config, not frozen. The flags set DATASETS.TRAIN and DATASETS.TEST.
         args: The command line.
+        writes: Whether the folder gets its copy.
 
     Returns:
         Lines for the log.
@@ -46,7 +47,7 @@ def register_own_data(cfg: CfgNode, args: Namespace) -> list[str]:
         notes.append("There is no --val-data: nothing will be evaluated.")
     if entries:
         cfg.DATASETS.CATALOG = os.path.abspath(os.path.join(cfg.OUTPUT_DIR, FILE))
-        if comm.is_main_process():
+        if writes and comm.is_main_process():
             with atomic_write(cfg.DATASETS.CATALOG) as file:
                 file.write("# Own data sets of this run; the paths are absolute.\n")
                 yaml.safe_dump(entries, file, sort_keys=False, allow_unicode=True)

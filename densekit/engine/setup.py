@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 import densekit
-from densekit.config import explicit_keys, load_config
+from densekit.config import describe_config, explicit_keys, load_config
 from densekit.d2 import HOST
 from densekit.d2.config import CfgNode
 from densekit.d2.engine import default_setup
@@ -51,6 +51,46 @@ def read_config(args: Namespace) -> tuple[CfgNode, list[str]]:
     return cfg, notes
 
 
+def prepare(args: Namespace, *, writes: bool = True) -> tuple[CfgNode, list[str], list[str]]:
+    """The configuration as the run has it: after the machine, the flags and the data have had their say.
+
+    Args:
+        args: the command line.
+        writes: whether the run's folder is made and gets its description of own data.
+
+    Returns:
+        The configuration, not frozen, lines for the log with what was given up or left out, and such with what was
+        taken from the data.
+
+    Raises:
+        ValueError, FileNotFoundError, KeyError: with what is wrong and where.
+    """
+    cfg, warnings = read_config(args)
+    _check_augmented_test(cfg)
+    if writes:
+        check_output_dir(cfg.OUTPUT_DIR)
+    warnings += register_own_data(cfg, args, writes=writes)
+    return cfg, warnings, _count_classes(cfg, args)
+
+
+def describe(args: Namespace) -> str:
+    """What ``--print-config`` and ``--diff`` print; nothing is written.
+
+    Raises:
+        ValueError, FileNotFoundError: from the configuration, not from the data, which may be on another machine.
+    """
+    problem = ""
+    try:
+        cfg, warnings, notes = prepare(args, writes=False)
+        notes = [*warnings, *notes]
+    except (ValueError, KeyError, OSError) as error:
+        cfg, notes = read_config(args)  # what is wrong with the configuration itself ends here
+        problem = f"\n# A run would end with: {error}"
+    flags = (("DATASETS.TRAIN", "train_data"), ("DATASETS.TEST", "val_data"), ("DATASETS.CATALOG", "datasets"))
+    notes += [f"{key} by --{name.replace('_', '-')}" for key, name in flags if getattr(args, name)]
+    return describe_config(cfg, args.config_file, args.opts, notes, changed_only=args.diff) + problem
+
+
 def setup(args: Namespace) -> CfgNode:
     """Checks the configuration, the output folder and the data, then starts the log of the run.
 
@@ -60,21 +100,16 @@ def setup(args: Namespace) -> CfgNode:
     Raises:
         ValueError, FileNotFoundError, KeyError: with what is wrong and where; nothing heavy has run by then.
     """
-    cfg, notes = read_config(args)
-    _check_augmented_test(cfg)
-    check_output_dir(cfg.OUTPUT_DIR)
-    notes += register_own_data(cfg, args)
+    cfg, warnings, notes = prepare(args)
     logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="densekit")
     logger.info(versions())
-    for note in notes:
+    for note in warnings:
         logger.warning(note)
-    for note in _count_classes(cfg, args):
+    for note in notes:
         logger.info(note)
     cfg.freeze()
     if comm.is_main_process():
-        check_datasets(cfg, train=not args.eval_only)
-        check_evaluation(cfg.DATASETS.TEST)
-        _check_identity(cfg, args)
+        check_data(cfg, args)
     default_setup(cfg, args)
     if comm.is_main_process():
         with atomic_write(os.path.join(cfg.OUTPUT_DIR, "config.yaml")) as file:
@@ -82,6 +117,17 @@ def setup(args: Namespace) -> CfgNode:
         if not args.eval_only:
             write_classes(cfg.OUTPUT_DIR, cfg.DATASETS.TRAIN[0])
     return cfg
+
+
+def check_data(cfg: CfgNode, args: Namespace) -> None:
+    """Looks through the data sets of the run, and whether the weights are of the same classes.
+
+    Raises:
+        ValueError, FileNotFoundError, KeyError: with what is wrong and where.
+    """
+    check_datasets(cfg, train=not args.eval_only)
+    check_evaluation(cfg.DATASETS.TEST)
+    _check_identity(cfg, args)
 
 
 def _count_classes(cfg: CfgNode, args: Namespace) -> list[str]:
