@@ -15,14 +15,18 @@ from typing import Any
 
 import cv2
 import numpy as np
-from cityscapesscripts.helpers.labels import Label, id2label
 from cityscapesscripts.helpers.labels import labels as LABELS
-from scipy import ndimage
 from tqdm import tqdm
 
+from densekit.data.cityscapes_files import (
+    panoptic_colours,
+    panoptic_document,
+    panoptic_folder,
+    panoptic_png_name,
+    panoptic_records,
+)
 from densekit.data.labels import IGNORE, read_values
 from densekit.ops.files import atomic_write
-from densekit.ops.panoptic_png import id2rgb
 
 __all__ = ["main", "make_panoptic", "make_train_ids"]
 
@@ -75,10 +79,10 @@ def make_panoptic(folder: Path, split: str, workers: int, progress: bool) -> int
     Raises:
         ValueError: A picture of instance ids cannot be read, or has a value that is no label.
     """
-    target = folder / f"cityscapes_panoptic_{split}"
+    target = panoptic_folder(folder, split)
     document = target.with_suffix(".json")
     sources = sorted((folder / split).glob("*/*_instanceIds.png"))
-    made = [target / path.name.replace("_instanceIds", "_panoptic") for path in sources]
+    made = [target / panoptic_png_name(path) for path in sources]
     missing = {path for path in made if not _is_complete(path)}
     if not sources or (not missing and document.is_file()):
         return 0
@@ -87,60 +91,15 @@ def make_panoptic(folder: Path, split: str, workers: int, progress: bool) -> int
     def make(pair: tuple[Path, Path]) -> tuple[Json, Json]:
         source, png = pair
         ids = read_values(str(source))
-        segments = _segments(source, ids)
+        image, annotation = panoptic_records(source, ids)
         if png in missing:
-            keep = np.zeros(int(ids.max()) + 1, dtype=np.int32)
-            keep[[segment["id"] for segment in segments]] = [segment["id"] for segment in segments]
-            _write_png(png, id2rgb(keep[ids])[..., ::-1])  # BGR
-        image_id = source.name.removesuffix("_gtFine_instanceIds.png")
-        file_name = source.name.replace("_instanceIds.png", "_leftImg8bit.png")
-        image = {"id": image_id, "width": ids.shape[1], "height": ids.shape[0], "file_name": file_name}
-        return image, {"image_id": image_id, "file_name": png.name, "segments_info": segments}
+            _write_png(png, panoptic_colours(ids, annotation)[..., ::-1])  # BGR
+        return image, annotation
 
     pairs = _each(make, list(zip(sources, made)), workers, f"panoptic {split}" if progress else None)
-    content = {
-        "images": [image for image, _ in pairs],
-        "annotations": [annotation for _, annotation in pairs],
-        "categories": [_category(label) for label in LABELS if not label.ignoreInEval],
-    }
     with atomic_write(document) as file:
-        json.dump(content, file, sort_keys=True)
+        json.dump(panoptic_document(pairs), file, sort_keys=True)
     return len(missing)
-
-
-def _segments(source: Path, ids: np.ndarray) -> list[Json]:
-    """The entry of every segment that the benchmark counts, by id."""
-    counts = np.bincount(ids.ravel())
-    segments = []
-    for value, window in enumerate(ndimage.find_objects(ids + 1)):  # 0 would be background
-        if window is None:
-            continue
-        label = id2label.get(value if value < 1000 else value // 1000)
-        if label is None:
-            raise ValueError(f"{source} has the instance id {value}, which is no label of Cityscapes. Unpack it anew.")
-        if label.ignoreInEval:
-            continue
-        rows, columns = window
-        segments.append(
-            {
-                "id": value,
-                "category_id": label.id,
-                "area": int(counts[value]),
-                "bbox": [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start],
-                "iscrowd": int(value < 1000 and label.hasInstances),
-            }
-        )
-    return segments
-
-
-def _category(label: Label) -> Json:
-    return {
-        "id": label.id,
-        "name": label.name,
-        "color": label.color,
-        "supercategory": label.category,
-        "isthing": int(label.hasInstances),
-    }
 
 
 def _train_ids_of(path: Path) -> Path:

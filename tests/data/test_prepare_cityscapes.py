@@ -17,8 +17,9 @@ from densekit.data.prepare_cityscapes import main
 
 @pytest.fixture
 def tree(streets, tmp_path):
-    shutil.copytree(streets / "cityscapes", tmp_path / "cityscapes")
-    return tmp_path / "cityscapes"
+    """With fine labels only, and as they are downloaded."""
+    made = shutil.ignore_patterns("gtCoarse", "cityscapes_panoptic_*")
+    return shutil.copytree(streets / "cityscapes", tmp_path / "cityscapes", ignore=made)
 
 
 def run(tree):
@@ -55,6 +56,18 @@ def test_the_files_are_those_of_cityscapes_scripts(tree, tmp_path):
     for split in ("train", "val"):
         name = f"gtFine/cityscapes_panoptic_{split}.json"
         assert json.loads((tree / name).read_text()) == json.loads((tmp_path / "official" / name).read_text())
+
+
+def test_the_generator_of_scenes_writes_the_same_panoptic_files(tree, streets):
+    assert run(tree) == 0
+    for split in ("train", "val"):
+        names = [f"gtFine/cityscapes_panoptic_{split}.json"]
+        documents = [json.loads((root / name).read_text()) for root in (tree, streets / "cityscapes") for name in names]
+        assert documents[0] == documents[1] and documents[0]["annotations"]
+    made = sorted(tree.rglob("*_panoptic.png"))
+    assert len(made) == 5
+    for path in made:
+        assert path.read_bytes() == (streets / "cityscapes" / path.relative_to(tree)).read_bytes()
 
 
 def test_a_second_run_makes_what_is_missing_or_broken_off(tree, capsys):

@@ -38,7 +38,11 @@ def _ids(root, split, file_name):
 
 
 def _gt_fine(root, split, kind):
-    files = sorted((root / "cityscapes" / "gtFine" / split).glob(f"*/*_gtFine_{kind}.png"))
+    return _labels(root, "gtFine", split, kind)
+
+
+def _labels(root, folder, split, kind):
+    files = sorted((root / "cityscapes" / folder / split).glob(f"*/*_{folder}_{kind}.png"))
     return [cv2.imread(str(file), cv2.IMREAD_UNCHANGED) for file in files]
 
 
@@ -81,6 +85,20 @@ def test_formats_agree(root, split):
         found = coco.imgToAnns[annotation["image_id"]]
         key = lambda s: (s["category_id"], s["area"], s["bbox"], s["iscrowd"])  # noqa: E731
         assert sorted(map(key, found)) == sorted(map(key, things))
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_coarse_labels_are_right_and_leave_borders_out(root, split):
+    fine = _gt_fine(root, split, "instanceIds")
+    coarse = _labels(root, "gtCoarse", split, "instanceIds")
+    labels = _labels(root, "gtCoarse", split, "labelIds")
+    assert len(coarse) == SIZE[split]
+    for ids, drawn, label_map in zip(fine, coarse, labels):
+        assert (drawn == ids)[drawn > 0].all()
+        assert 0.4 < (drawn > 0).mean() < 0.95
+        border = (ids[:-1] != ids[1:])[:, :-1] | (ids[:, :-1] != ids[:, 1:])[:-1]
+        assert not drawn[:-1, :-1][border].any()
+        assert (label_map == np.where(drawn >= 1000, drawn // 1000, drawn)).all()
 
 
 def test_polygons_cover_their_masks(root):
@@ -255,6 +273,11 @@ def test_cityscapes_scripts_read_the_tree(root):
             assert np.mean(drawn // 1000 == instances // 1000) > 0.97
             count = lambda ids: np.bincount(np.unique(ids[ids >= 1000]) // 1000, minlength=34)  # noqa: E731
             assert (count(drawn) == count(instances)).all()
+        for document in (root / "cityscapes" / "gtCoarse" / split).glob("*/*_polygons.json"):
+            annotation = Annotation()
+            annotation.fromJsonFile(str(document))
+            labels = cv2.imread(str(document).replace("_polygons.json", "_labelIds.png"), cv2.IMREAD_UNCHANGED)
+            assert (np.array(createLabelImage(annotation, "ids")) == labels).mean() > 0.99
 
 
 @pytest.mark.skipif(importlib.util.find_spec("cityscapesscripts") is None, reason="needs cityscapesScripts")

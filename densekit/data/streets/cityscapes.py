@@ -4,7 +4,6 @@ import numpy as np
 
 from densekit.data.streets.coco import Json
 from densekit.data.streets.labels import LABELS, STUFF
-from densekit.data.streets.panoptic import label_ids
 from densekit.data.streets.render import Picture
 from densekit.ops.outlines import polygons
 
@@ -20,12 +19,12 @@ def stem(split: int, index: int, count: int) -> tuple[str, str]:
     return city, f"{city}_{index:06d}_{_FRAME:06d}"
 
 
-def colour_image(picture: Picture) -> np.ndarray:
-    """The label colours of each pixel, BGR (H, W, 3) uint8."""
+def colour_image(labels: np.ndarray) -> np.ndarray:
+    """The colours of label ids (H, W), BGR (H, W, 3) uint8."""
     table = np.zeros((256, 3), dtype=np.uint8)
     for label in LABELS.values():
         table[label.id] = label.colour[::-1]
-    return table[label_ids(picture)]
+    return table[labels]
 
 
 def polygon_document(picture: Picture) -> Json:

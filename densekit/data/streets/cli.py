@@ -13,7 +13,7 @@ The folder then holds the same scenes as
   annotations/instances_{train,val}.json       COCO instances: boxes, polygons, crowds as RLE
   annotations/person_keypoints_{train,val}.json  COCO person keypoints
   annotations/panoptic_{train,val}{.json,/}    COCO panoptic
-  cityscapes/{leftImg8bit,gtFine}/             a Cityscapes tree with real label ids
+  cityscapes/{leftImg8bit,gtFine,gtCoarse}/    a Cityscapes tree with real label ids, its panoptic files, coarse labels
   streets.json                                 the parameters; written last
 
 Registered as streets_train, streets_val, keypoints_streets_train and keypoints_streets_val.

@@ -27,7 +27,8 @@ def register_streets(root: str | os.PathLike[str] | None = None) -> None:
 
     ``streets_<split>`` (instances), ``keypoints_streets_<split>``, ``streets_panoptic_<split>`` (COCO panoptic,
     separated), and of the Cityscapes tree ``streets_fine_instance_seg_<split>``, ``streets_fine_sem_seg_<split>``,
-    ``streets_fine_panoptic_<split>`` and ``streets_fine_panoptic_<split>_separated``; splits are train and val.
+    ``streets_fine_panoptic_<split>`` and ``streets_fine_panoptic_<split>_separated``, of its coarse labels
+    ``streets_coarse_instance_seg_<split>`` and ``streets_coarse_sem_seg_<split>``; splits are train and val.
     Registering the same folder again is harmless.
 
     Args:
@@ -61,8 +62,10 @@ def _entries(folder: Path) -> Iterator["Entry"]:
         yield separated_entry(
             f"streets_panoptic_{split}", images, str(panoptic), f"{panoptic}.json", objects, None, instances | _stuff()
         )
-    yield from cityscapes_entries("streets_fine", str(folder / "cityscapes"), "gtFine", _SPLITS)
-    yield from cityscapes_panoptic_entries("streets_fine_panoptic", str(folder / "cityscapes"), _SPLITS)
+    tree = str(folder / "cityscapes")
+    yield from cityscapes_entries("streets_fine", tree, "gtFine", _SPLITS)
+    yield from cityscapes_entries("streets_coarse", tree, "gtCoarse", _SPLITS)
+    yield from cityscapes_panoptic_entries("streets_fine_panoptic", tree, _SPLITS)
 
 
 def _instances() -> dict[str, Any]:

@@ -10,12 +10,21 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
+from densekit.data.cityscapes_files import (
+    panoptic_colours,
+    panoptic_document,
+    panoptic_folder,
+    panoptic_png_name,
+    panoptic_records,
+)
 from densekit.data.streets import cityscapes, coco, panoptic
+from densekit.data.streets.coarse import coarse_document, coarse_ids, coarse_outlines
 from densekit.data.streets.coco import Json
 from densekit.data.streets.render import Picture, make_picture
 from densekit.ops.panoptic_png import id2rgb
@@ -23,11 +32,9 @@ from densekit.ops.panoptic_png import id2rgb
 MARKER = "streets.json"
 SPLITS = ("train", "val")
 LEAST_SIDE = 32
-_VERSION = 1  # raise it whenever the same parameters give other files
+_VERSION = 2  # raise it whenever the same parameters give other files
 
-
-# Of one picture: its image record, and its instance, person and panoptic annotations.
-_Result = tuple[Json, list[Json], list[Json], Json]
+_FINE, _COARSE = "gtFine", "gtCoarse"
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,24 @@ class Parameters:
                 raise ValueError(f"{name}={getattr(self, name)}: pictures need at least {LEAST_SIDE} pixels a side")
         if self.seed < 0:
             raise ValueError(f"seed={self.seed}: seeds are not negative")
+
+
+class _Result(NamedTuple):
+    """What the documents say of one picture.
+
+    Attributes:
+        image: its record.
+        instances: its objects.
+        persons: its persons with keypoints.
+        segments: its panoptic annotation.
+        frame: its record and panoptic annotation in the Cityscapes tree.
+    """
+
+    image: Json
+    instances: list[Json]
+    persons: list[Json]
+    segments: Json
+    frame: tuple[Json, Json]
 
 
 @dataclass(frozen=True)
@@ -195,8 +220,9 @@ def _make_folders(stage: Path, wanted: Parameters) -> None:
         (stage / "annotations" / f"panoptic_{name}").mkdir()
         count = getattr(wanted, name)
         for city in {cityscapes.stem(split, i, count)[0] for i in range(count)}:
-            for kind in ("leftImg8bit", "gtFine"):
+            for kind in ("leftImg8bit", _FINE, _COARSE):
                 (stage / "cityscapes" / kind / name / city).mkdir(parents=True)
+        panoptic_folder(stage / "cityscapes" / _FINE, name).mkdir()
 
 
 def _write_one(job: _Job) -> _Result:
@@ -207,39 +233,57 @@ def _write_one(job: _Job) -> _Result:
     _write_png(job.folder / split / name, picture.image)
     ids = panoptic.segment_ids(picture)
     _write_png(job.folder / "annotations" / f"panoptic_{split}" / name, id2rgb(ids)[..., ::-1])  # BGR
-    _write_cityscapes(job, picture, ids, job.folder / split / name)
+    frame = _write_cityscapes(job, picture, ids, job.folder / split / name)
     instances, persons = coco.annotate(picture, job.image_id)
     record = coco.image_record(job.image_id, name, picture)
-    return record, instances, persons, panoptic.annotate(picture, ids, job.image_id, name)
+    return _Result(record, instances, persons, panoptic.annotate(picture, ids, job.image_id, name), frame)
 
 
-def _write_cityscapes(job: _Job, picture: Picture, ids: np.ndarray, image: Path) -> None:
-    split = SPLITS[job.split]
+def _write_cityscapes(job: _Job, picture: Picture, ids: np.ndarray, image: Path) -> tuple[Json, Json]:
+    """Writes a frame of the tree; returns its entries in the panoptic document."""
+    split, tree = SPLITS[job.split], job.folder / "cityscapes"
     city, stem = cityscapes.stem(job.split, job.index, getattr(job.parameters, split))
-    left = job.folder / "cityscapes" / "leftImg8bit" / split / city / f"{stem}_leftImg8bit.png"
+    left = tree / "leftImg8bit" / split / city / f"{stem}_leftImg8bit.png"
     try:
         os.link(image, left)
     except OSError:  # a file system without links
         shutil.copyfile(image, left)
-    prefix = job.folder / "cityscapes" / "gtFine" / split / city / f"{stem}_gtFine_"
-    _write_png(Path(f"{prefix}labelIds.png"), panoptic.label_ids(picture))
-    _write_png(Path(f"{prefix}instanceIds.png"), ids.astype(np.uint16))
-    _write_png(Path(f"{prefix}color.png"), cityscapes.colour_image(picture))
-    _write_json(Path(f"{prefix}polygons.json"), cityscapes.polygon_document(picture))
+    fine = tree / _FINE / split / city / f"{stem}_{_FINE}"
+    instances = _write_labels(fine, ids, cityscapes.polygon_document(picture))
+    outlines = coarse_outlines(ids)
+    coarse = tree / _COARSE / split / city / f"{stem}_{_COARSE}"
+    _write_labels(coarse, coarse_ids(outlines, ids.shape), coarse_document(outlines, ids.shape))
+    frame = panoptic_records(instances, ids)
+    colours = panoptic_colours(ids, frame[1])[..., ::-1]  # BGR
+    _write_png(panoptic_folder(tree / _FINE, split) / panoptic_png_name(instances), colours)
+    return frame
+
+
+def _write_labels(prefix: Path, ids: np.ndarray, document: Json) -> Path:
+    """Writes the label files of a frame from its instance ids; returns that of these ids."""
+    labels = panoptic.label_ids(ids)
+    instances = Path(f"{prefix}_instanceIds.png")
+    _write_png(Path(f"{prefix}_labelIds.png"), labels)
+    _write_png(instances, ids.astype(np.uint16))
+    _write_png(Path(f"{prefix}_color.png"), cityscapes.colour_image(labels))
+    _write_json(Path(f"{prefix}_polygons.json"), document)
+    return instances
 
 
 def _write_documents(stage: Path, jobs: list[_Job], results: list[_Result]) -> None:
     folder = stage / "annotations"
     for split, name in enumerate(SPLITS):
         mine = [result for job, result in zip(jobs, results) if job.split == split]
-        images = [record for record, _, _, _ in mine]
-        instances = [annotation for _, found, _, _ in mine for annotation in found]
-        persons = [annotation for _, _, found, _ in mine for annotation in found]
-        segments = [annotation for _, _, _, annotation in mine]
+        images = [result.image for result in mine]
+        instances = [annotation for result in mine for annotation in result.instances]
+        persons = [annotation for result in mine for annotation in result.persons]
+        segments = [result.segments for result in mine]
         _write_json(folder / f"instances_{name}.json", coco.document(images, instances, coco.INSTANCE_CATEGORIES))
         _write_json(folder / f"person_keypoints_{name}.json", coco.document(images, persons, coco.KEYPOINT_CATEGORIES))
         document = {"info": coco.INFO, "licenses": [], "images": images, "annotations": segments}
         _write_json(folder / f"panoptic_{name}.json", document | {"categories": panoptic.CATEGORIES})
+        frames = panoptic_folder(stage / "cityscapes" / _FINE, name).with_suffix(".json")
+        _write_json(frames, panoptic_document(result.frame for result in mine))
 
 
 def _write_png(path: Path, image: np.ndarray) -> None:
