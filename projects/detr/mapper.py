@@ -12,6 +12,7 @@ from densekit.d2.data import transforms as T
 from densekit.d2.structures import BitMasks, Instances
 from densekit.data.labels import read_values
 from densekit.data.mapper import MAPPERS, DatasetMapper
+from densekit.data.training_images import TrainingInput, as_planes, read_training_image
 
 _BEFORE_CROP = (400, 500, 600)  # short sides, pixels
 _VOID = 255  # pixels of no segment, while a map of segments is transformed
@@ -50,13 +51,13 @@ class DetrDatasetMapper(DatasetMapper):
             raise self._explained(dataset_dict, error) from error
 
     def _panoptic(self, record: dict[str, Any]) -> dict[str, Any]:
-        image = utils.read_image(record["file_name"], format=self.image_format)
+        image = read_training_image(record["file_name"], self.image_format)
         utils.check_image_size(record, image)
         segments = record.pop("segments_info")
         numbers = _numbered(read_values(record.pop("pan_seg_file_name")), [segment["id"] for segment in segments])
-        inputs = T.AugInput(image, sem_seg=numbers)
+        inputs = TrainingInput(image, sem_seg=numbers)
         self.augmentations(inputs)
-        record["image"] = torch.as_tensor(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
+        record["image"] = as_planes(inputs.image)
         classes = torch.tensor([segment["category_id"] for segment in segments], dtype=torch.int64)
         instances = _segment_instances(torch.tensor(inputs.sem_seg), classes)
         if not self.use_instance_mask:
