@@ -3,6 +3,14 @@
 from densekit.d2.config import CfgNode
 
 
+def adapt_config(cfg: CfgNode) -> None:
+    """With the upper bound, takes the model and the mapper that bring the ground truth to the region heads."""
+    if cfg.MODEL.MASK_SCORING.UPPER_BOUND and cfg.MODEL.ROI_HEADS.NAME.startswith("MaskScoring"):
+        if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":
+            cfg.MODEL.META_ARCHITECTURE = "TruthfulRCNN"
+        cfg.INPUT.MAPPER = cfg.INPUT.MAPPER or "TruthfulMapper"
+
+
 def add_config(cfg: CfgNode) -> None:
     """Adds ``MODEL.MASK_SCORING`` to ``cfg``."""
     cfg.MODEL.MASK_SCORING = CfgNode()
@@ -17,3 +25,6 @@ def add_config(cfg: CfgNode) -> None:
     cfg.MODEL.MASK_SCORING.CONV_DIM = 256  # their channels
     cfg.MODEL.MASK_SCORING.FC_DIM = 1024  # width of the two fully connected layers
     cfg.MODEL.MASK_SCORING.LOSS_WEIGHT = 1.0  # factor of the l2 loss
+    # In an evaluation, score each mask by its true overlap with the ground truth: the paper's upper bound, what a
+    # perfect head would reach.
+    cfg.MODEL.MASK_SCORING.UPPER_BOUND = False  # True: the head is not asked

@@ -20,7 +20,7 @@ from densekit.d2.structures import Instances
 from densekit.modeling.mask_logits import check_gives_logits, concat_classes, forward_with_logits, select_classes
 
 from .maskiou_head import MaskIoUHead, TargetClasses, mask_iou_loss
-from .targets import maskiou_targets
+from .targets import best_overlaps, maskiou_targets
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -35,6 +35,7 @@ class MaskScoringROIHeads(StandardROIHeads):
         maskiou_pooler: of the regions' features for it; None if it takes those of the mask head.
         maskiou_targets: which classes' overlap is learned.
         maskiou_loss_weight: factor of its loss.
+        maskiou_upper_bound: in inference, take the true overlaps with what :meth:`show_truth` was given.
         **kwargs: see :class:`StandardROIHeads`.
 
     Raises:
@@ -49,6 +50,7 @@ class MaskScoringROIHeads(StandardROIHeads):
         maskiou_pooler: ROIPooler | None = None,
         maskiou_targets: TargetClasses = "selected",
         maskiou_loss_weight: float = 1.0,
+        maskiou_upper_bound: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -61,6 +63,7 @@ class MaskScoringROIHeads(StandardROIHeads):
         self.maskiou_pooler = maskiou_pooler
         self.maskiou_targets = maskiou_targets
         self.maskiou_loss_weight = maskiou_loss_weight
+        self.maskiou_upper_bound = maskiou_upper_bound
         self._truth: list[Instances] = []
 
     @classmethod
@@ -94,7 +97,12 @@ class MaskScoringROIHeads(StandardROIHeads):
             "maskiou_pooler": pooler,
             "maskiou_targets": own.TARGET,
             "maskiou_loss_weight": own.LOSS_WEIGHT,
+            "maskiou_upper_bound": own.UPPER_BOUND,
         }
+
+    def show_truth(self, truth: list[Instances]) -> None:
+        """Hands over the objects of the images that come next: "gt_boxes", "gt_classes" and "gt_masks" of each."""
+        self._truth = truth
 
     def label_and_sample_proposals(self, proposals: list[Instances], targets: list[Instances]) -> list[Instances]:
         """Also keeps the ground truth until the masks are there, where the targets ask for more than the matches."""
@@ -110,6 +118,9 @@ class MaskScoringROIHeads(StandardROIHeads):
         if self.mask_pooler is not None:
             x = self.mask_pooler(list(x.values()), boxes)
         result, logits = forward_with_logits(self.mask_head, x, instances)
+        if self.maskiou_upper_bound and not self.training:
+            _set_mask_scores(self._true_overlaps(logits, instances), instances)
+            return result
         if self.maskiou_pooler is not None:
             x = self.maskiou_pooler([features[name] for name in self.box_in_features], boxes)
         classes = concat_classes(instances, "gt_classes" if self.training else "pred_classes")
@@ -119,6 +130,19 @@ class MaskScoringROIHeads(StandardROIHeads):
         else:
             _set_mask_scores(select_classes(overlaps, classes), instances)
         return result
+
+    def _true_overlaps(self, logits: torch.Tensor, instances: list[Instances]) -> torch.Tensor:
+        """The overlap (R,) of each detection's mask with the best object of its class."""
+        if len(self._truth) != len(instances):
+            raise ValueError(
+                f"MODEL.MASK_SCORING.UPPER_BOUND has the ground truth of {len(self._truth)} images for the detections "
+                f"of {len(instances)}; META_ARCHITECTURE TruthfulRCNN hands it over."
+            )
+        masks = select_classes(logits, concat_classes(instances, "pred_classes")) > 0
+        per_image = zip(masks.split([len(x) for x in instances]), instances, self._truth)
+        overlaps = torch.cat([best_overlaps(m, x, truth) for m, x, truth in per_image])
+        self._truth = []
+        return overlaps
 
     def _masks(self, logits: torch.Tensor, classes: torch.Tensor, instances: list[Instances]) -> torch.Tensor:
         """The masks that the MaskIoU head sees. In training their gradient goes back into the mask head."""

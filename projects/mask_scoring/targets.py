@@ -40,6 +40,28 @@ def maskiou_targets(
     return targets.scatter(1, classes[:, None], own[:, None])
 
 
+def best_overlaps(masks: torch.Tensor, detections: Instances, truth: Instances) -> torch.Tensor:
+    """The overlap of each detected mask with that object of its class which it overlaps most.
+
+    Args:
+        masks: (R, M, M) bool, in the boxes of the detections.
+        detections: "pred_boxes" and "pred_classes".
+        truth: all objects of the image, "gt_boxes", "gt_classes" and "gt_masks".
+
+    Returns:
+        (R,) in [0, 1]; 0 where no object of the class meets the box.
+    """
+    best = torch.zeros(len(detections), device=masks.device)
+    if len(detections) == 0 or len(truth) == 0:  # an image without objects has no masks either
+        return best
+    meet = pairwise_iou(detections.pred_boxes, truth.gt_boxes) > 0
+    meet &= detections.pred_classes[:, None] == truth.gt_classes
+    region, obj = meet.nonzero(as_tuple=True)
+    boxes = detections.pred_boxes.tensor[region]
+    overlaps = _overlaps(masks[region], truth.gt_masks[obj], boxes, detections.image_size)
+    return best.scatter_reduce(0, region, overlaps, "amax")
+
+
 def _best_of_other_classes(boxes: torch.Tensor, classes: torch.Tensor, truth: Instances) -> torch.Tensor:
     """(R, G) bool: object g overlaps region r, is not of its class, and no object of g's class overlaps r more."""
     iou = pairwise_iou(Boxes(boxes), truth.gt_boxes)  # (R, G)

@@ -8,15 +8,17 @@ import numpy as np
 import pycocotools.mask as mask_utils
 import pytest
 import torch
+from PIL import Image
 from tolerances import PARITY, close
 
 from densekit.config import load_config
 from densekit.d2.layers import ShapeSpec
 from densekit.d2.modeling import build_model, build_roi_heads
 from densekit.d2.modeling.poolers import ROIPooler
-from densekit.d2.structures import BitMasks, Boxes, ImageList, Instances, PolygonMasks
+from densekit.d2.structures import BitMasks, Boxes, BoxMode, ImageList, Instances, PolygonMasks
 from densekit.d2.utils.events import EventStorage
 from densekit.data import register_coco_instances
+from densekit.data.mapper import MAPPERS
 from densekit.evaluation.coco_metrics import evaluate_coco
 from densekit.evaluation.ground_truth import GroundTruth
 from densekit.evaluation.predictions import instances_to_coco_json
@@ -378,6 +380,87 @@ class TestHeads:
 
         with pytest.raises(ValueError, match="Hidden keeps its logits"):
             check_gives_logits(Hidden())
+
+
+UPPER_BOUND = ("MODEL.MASK_SCORING.UPPER_BOUND", True)
+
+
+class TestUpperBound:
+    def detections(self, boxes, classes):
+        x = Instances(SIZE)
+        x.pred_boxes, x.pred_classes = Boxes(torch.tensor(boxes)), torch.tensor(classes)
+        x.scores = torch.linspace(0.9, 0.5, len(classes))
+        return x
+
+    @pytest.mark.parametrize("bitmaps", [False, True])
+    @pytest.mark.parametrize("mask_input", INPUTS)
+    def test_masks_have_their_true_overlaps(self, mask_input, bitmaps):
+        """Masks fill their boxes. The objects are boxes of 40 x 48 (class 0) and 46 x 40 pixels (class 2)."""
+        model = heads(mask_input, "selected", "MaskRCNNConvUpsampleHead", *UPPER_BOUND).eval()
+        torch.nn.init.constant_(model.mask_head.predictor.bias, 1e4)
+        boxes = [[10.0, 8, 50, 56], [10, 8, 30, 56], [10, 8, 50, 56], [30, 20, 76, 60], [0, 0, 9, 7]]
+        found = [self.detections(boxes, [0, 0, 1, 2, 0]), self.detections(boxes[:1], [0])]
+        model.show_truth(truth(bitmaps))
+        with torch.no_grad():
+            first, second = model.forward_with_given_boxes(features(), found)
+        overlaps = first.mask_scores / first.scores
+        torch.testing.assert_close(overlaps, torch.tensor([1, 0.5, 0, 1, 0]), atol=0.02, rtol=0)
+        assert second.mask_scores.tolist() == [0]  # there are no objects in the second image
+
+    def test_of_two_objects_the_better_counts(self):
+        model = heads("selected", "selected", "MaskRCNNConvUpsampleHead", *UPPER_BOUND).eval()
+        torch.nn.init.constant_(model.mask_head.predictor.bias, 1e4)
+        every, _ = truth()
+        every.gt_classes = torch.tensor([0, 0])
+        model.show_truth([every, every])
+        boxes = [[10.0, 8, 50, 56], [30, 20, 76, 60]]
+        with torch.no_grad():
+            found = model.forward_with_given_boxes(features(), [self.detections(boxes, [0, 0])] * 2)
+        torch.testing.assert_close(found[1].mask_scores, found[1].scores, atol=0.02, rtol=0)
+
+    @pytest.mark.parametrize("extra", [(), POINTREND[1:]], ids=["masks", "pointrend"])
+    def test_a_model_with_annotations_in_its_batch(self, extra):
+        """The key alone chooses the model that shows them, and the mapper that reads them."""
+        sizes = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0]
+        sizes += ["TEST.DETECTIONS_PER_IMAGE", 5, "MODEL.ROI_MASK_HEAD.CONV_DIM", 32, "MODEL.MASK_SCORING.FC_DIM", 8]
+        if extra:
+            extra = ("MODEL.ROI_MASK_HEAD.NAME", POINTREND[0], *extra, "MODEL.ROI_HEADS.NUM_CLASSES", 3)
+        words = [str(word) for word in (*sizes, *UPPER_BOUND, *extra)]
+        cfg = load_config(str(ROOT / "configs/mask_scoring/mask_scoring_R_18_FPN_streets.yaml"), words)
+        assert cfg.INPUT.MAPPER == "TruthfulMapper"
+        model = build_model(cfg).eval()
+        batch = [
+            {"image": torch.randint(0, 256, (3, *SIZE), dtype=torch.uint8), "instances": x, "height": 128, "width": 160}
+            for x in truth(bitmaps=False)
+        ]
+        for x in batch:
+            x["instances"].gt_classes.clamp_(max=cfg.MODEL.ROI_HEADS.NUM_CLASSES - 1)
+        with torch.no_grad():
+            first, second = (result["instances"] for result in model(batch))
+        assert len(second) and second.mask_scores.tolist() == [0] * len(second)
+        assert ((first.mask_scores >= 0) & (first.mask_scores <= first.scores)).all()
+        del batch[1]["instances"]
+        with pytest.raises(ValueError, match="has no 'instances'"):
+            model(batch)
+
+    def test_heads_without_the_truth_say_who_brings_it(self):
+        model = heads("selected", "selected", "MaskRCNNConvUpsampleHead", *UPPER_BOUND).eval()
+        with torch.no_grad(), pytest.raises(ValueError, match="TruthfulRCNN"):
+            model(IMAGES, features(), proposals())
+
+    def test_mapper_keeps_what_the_host_drops(self, tmp_path):
+        picture = tmp_path / "picture.png"
+        Image.fromarray(np.zeros((*SIZE, 3), dtype=np.uint8)).save(picture)
+        outline = [10.0, 8.0, 50.0, 8.0, 50.0, 56.0, 10.0, 56.0]
+        note = {"bbox": [10, 8, 40, 48], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0, "segmentation": [outline]}
+        record = {"file_name": str(picture), "height": SIZE[0], "width": SIZE[1], "annotations": [note]}
+        cfg = load_config(
+            str(ROOT / "configs/mask_scoring/mask_scoring_R_50_FPN_1x.yaml"), ["INPUT.MIN_SIZE_TEST", "128"]
+        )
+        assert "instances" not in MAPPERS["DatasetMapper"](cfg, False)(record)
+        mapped = MAPPERS["TruthfulMapper"](cfg, False)(record)
+        assert mapped["instances"].gt_boxes.tensor.tolist() == [[20, 16, 100, 112]]
+        assert mapped["instances"].gt_masks.area().tolist() == [80 * 96]
 
 
 class TestEvaluation:
