@@ -2,6 +2,7 @@
 
   densekit check coco_2017_val                                   a standard name
   densekit check cells_train --datasets cells.yaml --against cells_val
+  densekit check cells_train --config-file output/cells/config.yaml
   densekit check --coco train.json --images images --fix corrected.json --html findings.html
 
 Images are read in full but not decoded, since a JPEG or PNG shows without that whether it breaks off or was damaged;
@@ -25,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``densekit check``."""
     parser.add_argument("name", nargs="?", metavar="NAME", help="a registered data set")
     parser.add_argument("--datasets", metavar="FILE", help="YAML file of own data sets, as of train_net.py")
+    parser.add_argument("--config-file", metavar="FILE", help="a configuration that names that file, of a run or not")
     parser.add_argument("--coco", metavar="JSON", help="a COCO annotation file instead of a name, with --images")
     parser.add_argument("--images", metavar="DIR", help="the folder that the file names of --coco are relative to")
     parser.add_argument(
@@ -48,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         FileNotFoundError, ValueError, KeyError: the command line names what does not exist or contradicts itself.
     """
+    from densekit.config import load_config
     from densekit.d2.data import MetadataCatalog
     from densekit.data import register_from_yaml
     from densekit.data.inspect import Options, content_hashes, inspect_coco, inspect_dataset
@@ -60,8 +63,9 @@ def run(args: argparse.Namespace) -> int:
     for path in (args.html, args.fix):
         if path is not None and not path.absolute().parent.is_dir():
             raise FileNotFoundError(f"The folder of {path} does not exist.")
-    if args.datasets:
-        register_from_yaml(args.datasets)
+    catalog = args.datasets or (load_config(args.config_file).DATASETS.CATALOG if args.config_file else "")
+    if catalog:
+        register_from_yaml(catalog, [name for name in (args.name, args.against) if name])
     source = MetadataCatalog.get(args.name).get("json_file") if args.coco is None else args.coco
     if args.fix is not None and source is not None and args.fix.resolve() == Path(source).resolve():
         raise ValueError(f"--fix {args.fix} is the annotation file itself. Give the corrected copy another name.")

@@ -22,7 +22,8 @@ examples:
     densekit predict output/demo --input scans/ --output found --tile 1024 --overlap 0.2
 
   a registered data set, under its own image ids; every score, for an evaluation elsewhere
-    densekit predict output/demo --datasets my.yaml --dataset my_test --output found --score-threshold 0
+    densekit predict output/demo --input streets_val --output found --score-threshold 0
+    densekit predict output/demo --input my_test --datasets my.yaml --output found --score-threshold 0
 
   4 GPUs; two processes on the CPU; other keys of the configuration
     densekit predict output/demo --input photos/ --output found --num-gpus 4 --batch-size 8
@@ -51,9 +52,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("words", nargs="*", metavar="RUN_DIR", help="a training run's OUTPUT_DIR; then KEY VALUE pairs")
     parser.add_argument("--config-file", default="", metavar="FILE", help="the model's configuration, see configs/")
     parser.add_argument("--weights", default="", metavar="FILE", help="the model's weights (default: RUN_DIR's last)")
-    parser.add_argument("--input", nargs="+", metavar="PATH", help="pictures, folders, patterns, videos")
-    parser.add_argument("--dataset", default="", metavar="NAME", help="a registered data set in place of --input")
-    parser.add_argument("--datasets", default="", metavar="FILE", help="YAML file of own data sets, as of train_net.py")
+    parser.add_argument(
+        "--input", nargs="+", metavar="PATH", help="pictures, folders, patterns, videos; or one data set"
+    )
+    parser.add_argument("--dataset", default="", metavar="NAME", help="a data set in place of --input")
+    parser.add_argument(
+        "--datasets", default="", metavar="FILE", help="YAML file of own data sets (what the run has kept)"
+    )
     parser.add_argument("--output", default="", metavar="DIR", help="folder for the results (RUN_DIR/predictions)")
     parser.add_argument("--format", nargs="+", metavar="NAME", help="what to write, see below")
     parser.add_argument(

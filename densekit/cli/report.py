@@ -27,17 +27,15 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         FileNotFoundError, ValueError: the run has no such evaluation, or its files do not fit the data set.
     """
-    from densekit.data import register_from_yaml
+    from densekit.data.own.runs import register_for_run
     from densekit.ops.files import atomic_write
     from densekit.report.evaluation_page import evaluation_page
     from densekit.report.run_files import read_run
 
     if args.images < 1:
         raise ValueError(f"--images {args.images}: at least 1 is needed.")
-    kept = args.run / "datasets.yaml"  # a run with own data sets keeps what was said about them
-    if args.datasets or kept.is_file():
-        register_from_yaml(args.datasets or kept)
     files = read_run(args.run, args.dataset)
+    register_for_run(args.run, args.datasets, [files.dataset])
     target = args.output or files.inference / "report.html"
     if not target.absolute().parent.is_dir():
         raise FileNotFoundError(f"The folder of {target} does not exist.")

@@ -25,6 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="leftImg8bit/SPLIT, which says what frames there are; by default that of the data set",
     )
+    parser.add_argument(
+        "--datasets", metavar="FILE", help="YAML file of own data sets (by default what the run has kept)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace FILE.zip if it exists")
 
 
@@ -34,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ValueError: There are no predictions, or not of every frame, or some cannot be used.
     """
+    from densekit.data.own.runs import register_for_run, run_of
     from densekit.evaluation.cityscapes.submission import find_predictions, image_folder, list_images, write_submission
 
     if args.output.suffix != ".zip":
@@ -41,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
     if args.output.exists() and not args.overwrite:
         raise ValueError(f"{args.output} exists; add --overwrite to replace it.")
     folder = find_predictions(args.run, args.kind)
+    if args.images is None:
+        register_for_run(run_of(folder) or folder, args.datasets, [folder.absolute().parent.name])
     images = list_images(args.images or image_folder(folder))
     args.output.parent.mkdir(parents=True, exist_ok=True)
     count = write_submission(folder, images, args.output, progress=True)

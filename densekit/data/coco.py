@@ -127,6 +127,10 @@ class _Converter:
         if len(polygons) < len(segmentation):
             kind = self._SHORT if polygons else self._NO_POLYGON
             self._left_out.setdefault(kind, []).append(annotation["id"])
+        odd = next((p for p in polygons if not set(map(type, p)) <= {int, float}), None)
+        if odd is not None:
+            value = next(value for value in odd if type(value) not in (int, float))
+            self._file.fail(annotation, f"has a polygon with the coordinate {value!r}. Write numbers, without quotes.")
         if self._file.has_non_finite and not all(np.isfinite(polygon).all() for polygon in polygons):
             self._file.fail(annotation, "has a polygon with NaN or infinite coordinates. Remove or correct it.")
         return polygons

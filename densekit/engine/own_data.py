@@ -8,10 +8,9 @@ import yaml
 
 from densekit.d2.config import CfgNode
 from densekit.d2.utils import comm
-from densekit.data.own.catalog import register_entries, register_flag
+from densekit.data.own.catalog import read_catalog, register_entries, register_flag
+from densekit.data.own.runs import CATALOG
 from densekit.ops.files import atomic_write
-
-FILE = "datasets.yaml"
 
 _FLAGS = (("train_data", "--train-data", "own_train", "TRAIN"), ("val_data", "--val-data", "own_val", "TEST"))
 
@@ -33,22 +32,30 @@ def register_own_data(cfg: CfgNode, args: Namespace, *, writes: bool = True) -> 
     Raises:
         FileNotFoundError, ValueError: A description is wrong, or contradicts an override.
     """
-    path = args.datasets or cfg.DATASETS.CATALOG
-    entries: dict[str, Any] = register_entries(path) if path else {}
+    flagged: dict[str, Any] = {}
     for attribute, flag, name, key in _FLAGS:
         if value := getattr(args, attribute):
             if f"DATASETS.{key}" in args.opts[::2]:
                 raise ValueError(f"{flag} and DATASETS.{key} both say what to use; leave one of them out.")
-            entries[name] = register_flag(flag, name, value)
+            flagged[name] = register_flag(flag, name, value)
             cfg.DATASETS[key] = (name,)
     notes = []
     if args.train_data and not args.val_data and "DATASETS.TEST" not in args.opts[::2]:
         cfg.DATASETS.TEST = ()
         notes.append("There is no --val-data: nothing will be evaluated.")
+    path = args.datasets or cfg.DATASETS.CATALOG
+    used = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    entries = (register_entries(path, used) if path else {}) | flagged
     if entries:
-        cfg.DATASETS.CATALOG = os.path.abspath(os.path.join(cfg.OUTPUT_DIR, FILE))
+        cfg.DATASETS.CATALOG = os.path.abspath(os.path.join(cfg.OUTPUT_DIR, CATALOG))
         if writes and comm.is_main_process():
-            with atomic_write(cfg.DATASETS.CATALOG) as file:
-                file.write("# Own data sets of this run; the paths are absolute.\n")
-                yaml.safe_dump(entries, file, sort_keys=False, allow_unicode=True)
+            _keep(cfg.DATASETS.CATALOG, entries)
     return notes
+
+
+def _keep(path: str, entries: dict[str, Any]) -> None:
+    """Adds descriptions to those that the folder has, of data sets that it was trained or evaluated on before."""
+    entries = (read_catalog(path) if os.path.isfile(path) else {}) | entries
+    with atomic_write(path) as file:
+        file.write("# Own data sets of this run; the paths are absolute.\n")
+        yaml.safe_dump(entries, file, sort_keys=False, allow_unicode=True)

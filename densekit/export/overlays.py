@@ -145,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     setup_logger(name="densekit")
     try:
         if args.datasets:
-            register_from_yaml(args.datasets)
+            register_from_yaml(args.datasets, [args.dataset])
         written = draw_overlays(
             args.predictions,
             args.dataset,

@@ -39,6 +39,12 @@ class Picture:
     frame: int | None = None
 
 
+def name_among(words: Sequence[str]) -> str:
+    """Returns the word of a command line that may be a data set's name, because it is alone and no file; else ""."""
+    word = words[0] if len(words) == 1 else ""
+    return "" if glob.has_magic(word) or os.path.exists(os.path.expanduser(word)) else word
+
+
 def pictures_of_words(words: Sequence[str], leave_out: str | Path) -> list[Picture]:
     """Collects what the words of a command line name: files, folders with all below them, and patterns.
 
@@ -92,7 +98,10 @@ def _nothing(path: str) -> str:
         return f"holds no file with one of the suffixes {' '.join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))}"
     if glob.has_magic(path):
         return "matches no file"
-    return "does not exist; give images, videos, folders, or patterns in quotes"
+    return (
+        "does not exist and is the name of no data set; give images, videos, folders, patterns in quotes, or the name "
+        "of a data set (own ones with --datasets FILE)"
+    )
 
 
 def _frames(path: str) -> Iterable[int | None]:

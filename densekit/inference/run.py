@@ -6,6 +6,7 @@ an earlier run ended, and neither do the predictions.
 """
 
 import logging
+import os
 import sys
 from argparse import Namespace
 from dataclasses import dataclass
@@ -18,16 +19,18 @@ import torch
 import densekit.data.builtin  # noqa: F401 - registers the standard names
 from densekit.checkpoint import Checkpointer
 from densekit.d2.config import CfgNode
+from densekit.d2.data import DatasetCatalog
 from densekit.d2.data import transforms as T
 from densekit.d2.modeling import build_model
 from densekit.d2.utils import comm
 from densekit.d2.utils.logger import setup_logger
 from densekit.data import MAPPERS, register_from_yaml
+from densekit.data.own.runs import catalog_of_run
 from densekit.engine.errors import DataError, user_errors
 from densekit.engine.setup import read_config
 from densekit.export.formats import choose_formats, needed_products
 from densekit.inference.finish import Output
-from densekit.inference.inputs import pictures_of_dataset, pictures_of_words
+from densekit.inference.inputs import name_among, pictures_of_dataset, pictures_of_words
 from densekit.inference.journal import Journal, Part
 from densekit.inference.names import find_classes
 from densekit.inference.outputs import LineMaker, products_of
@@ -89,12 +92,10 @@ def run(args: Namespace) -> None:
 def _prepare(args: Namespace) -> Job:
     """Collects everything, and refuses what cannot be done; the output folder is not touched yet."""
     cfg, folder = read_predict_config(args), Path(args.output)
-    # A run's own data sets are looked at on demand only: they may lie on another machine.
-    if catalog := args.datasets or (args.dataset and cfg.DATASETS.CATALOG):
-        register_from_yaml(catalog)
     tiling = Tiling(args.tile, args.overlap) if args.tile else None
-    pictures = pictures_of_dataset(args.dataset) if args.dataset else pictures_of_words(args.input, folder)
-    classes = find_classes(cfg, args.dataset)
+    dataset = _data_set(args, cfg)
+    pictures = pictures_of_dataset(dataset) if dataset else pictures_of_words(args.input, folder)
+    classes = find_classes(cfg, dataset)
     model = load_model(cfg)
     with torch.no_grad():
         given = products_of(model)
@@ -106,6 +107,17 @@ def _prepare(args: Namespace) -> Job:
             "out --tile, or ask for other formats, such as --format coco semantic."
         )
     return Job(cfg, model, Output(folder, pictures, classes, formats), products, tiling)
+
+
+def _data_set(args: Namespace, cfg: CfgNode) -> str:
+    """The name of the data set to predict on, registered if it is the user's own; "" for pictures."""
+    name = args.dataset or name_among(args.input)
+    kept = catalog_of_run(args.run_dir) if args.run_dir else ""
+    catalog = args.datasets or kept or cfg.DATASETS.CATALOG
+    # A run's own data sets are looked at on demand only: they may lie on another machine.
+    if args.datasets or (catalog and (args.dataset or (name and os.path.isfile(catalog)))):
+        register_from_yaml(catalog, [name])
+    return name if args.dataset or name in DatasetCatalog else ""
 
 
 def _predict(args: Namespace, job: Job, done: set[int], num_workers: int) -> None:

@@ -85,6 +85,11 @@ BROKEN = {
     "short box": (set_annotation(bbox=[1, 2, 3]), ("annotation 102", "[1, 2, 3]", "four finite")),
     "box of text": (set_annotation(bbox=["1", "2", "3", "4"]), ("annotation 102", "four finite")),
     "flat polygon": (set_annotation(segmentation=[1, 2, 3, 4, 5, 6]), ("annotation 102", "[[x0, y0")),
+    "polygon of text": (
+        set_annotation(segmentation=[["1.0", "1.0", "9.0", "1.0", "9.0", "9.0"]]),
+        ("tiny.json", "annotation 102", "'1.0'"),
+    ),
+    "polygon with a null": (set_annotation(segmentation=[[1, 1, 9, None, 9, 9]]), ("annotation 102", "None")),
     "mask of text": (set_annotation(segmentation="abc"), ("annotation 102", "abc")),
     "infinite polygon": (infinite_polygon, ("annotation 102", "polygon", "infinite")),
     "RLE of another size": (

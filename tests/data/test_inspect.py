@@ -469,3 +469,16 @@ def test_the_correction_never_replaces_the_file_itself(data, capsys, monkeypatch
         main(["check", "--coco", str(data.folder / "data.json"), "--images", str(data.images), "--fix", "data.json"])
     assert caught.value.code == 2 and "is the annotation file itself" in capsys.readouterr().err
     assert (data.folder / "data.json").read_bytes() == before
+
+
+def test_a_configuration_names_the_data_sets(data, tmp_path, monkeypatch, capsys, restore_catalogs):
+    data.write()
+    entry = f"mine: {{form: coco, json: {data.json_file}, images: {data.images}}}\n"
+    (tmp_path / "mine.yaml").write_text(entry + "away: {form: images, images: nowhere}\n")
+    (tmp_path / "config.yaml").write_text("DATASETS: {CATALOG: mine.yaml}\n")
+    monkeypatch.chdir(tmp_path)
+    assert main(["check", "mine", "--config-file", "config.yaml"]) == 0
+    assert capsys.readouterr().out.startswith("mine: ")
+    with pytest.raises(SystemExit):
+        main(["check", "away", "--config-file", "config.yaml"])
+    assert "nowhere" in capsys.readouterr().err

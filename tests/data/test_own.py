@@ -68,6 +68,25 @@ def test_bad_entries_name_the_file_and_the_remedy(cells, text, error, says):
     assert str(cells) in str(caught.value)
 
 
+def test_a_data_set_that_is_not_used_blocks_no_other(cells, caplog):
+    cells.write_text(cells.read_text() + "gone: {form: voc, images: nowhere, annotations: nowhere}\nodd: {form: xml}\n")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        register_from_yaml(cells)
+    caplog.clear()
+    assert register_from_yaml(cells, ["own_cells"]) == ["own_cells"]
+    assert DatasetCatalog.get("own_cells") and not {"gone", "odd"} & set(DatasetCatalog.list())
+    warned = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warned) == 2 and "'gone'" in warned[0] and "nowhere" in warned[0] and "'odd'" in warned[1]
+    with pytest.raises(FileNotFoundError, match=r"'gone'.*nowhere"):
+        register_from_yaml(cells, ["own_cells", "gone"])
+
+
+def test_a_name_that_stands_for_other_data_is_an_error_though_it_is_not_used(cells):
+    cells.write_text(cells.read_text() + "coco_2017_val: {form: coco, json: train.json, images: images}\n")
+    with pytest.raises(ValueError, match="'coco_2017_val'"):
+        register_from_yaml(cells, ["own_cells"])
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"mine\.yaml"):
         register_from_yaml(tmp_path / "mine.yaml")

@@ -58,6 +58,18 @@ def test_one_data_set_without_a_file(cells, monkeypatch):
         register(cells, "DATASETS.TRAIN", "('x',)", train_data=entry)
 
 
+def test_what_the_run_does_not_use_may_be_missing_and_what_it_has_used_is_kept(cells, caplog):
+    lines = (cells / "cells.yaml").read_text() + "away: {form: images, images: nowhere}\n"
+    (cells / "cells.yaml").write_text(lines)
+    (cells / "others.yaml").write_text("others: {form: images, images: images}\n")
+    register(cells, "DATASETS.TRAIN", "('cells',)", "DATASETS.TEST", "()", datasets=str(cells / "cells.yaml"))
+    assert "'away'" in caplog.text
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        register(cells, "DATASETS.TEST", "('away',)", datasets=str(cells / "cells.yaml"))
+    register(cells, datasets=str(cells / "others.yaml"))
+    assert set(yaml.safe_load((cells / "out" / "datasets.yaml").read_text())) == {"cells", "others"}
+
+
 def test_nothing_of_ones_own(cells):
     cfg, notes = register(cells)
     assert cfg.DATASETS.CATALOG == "" and notes == [] and not list((cells / "out").iterdir())

@@ -86,6 +86,19 @@ def test_the_images_are_those_of_the_data_set_that_the_folder_is_named_after(roo
     assert submit(run, "--output", tmp_path / "a.zip") == 0
 
 
+def test_own_trees_are_those_that_the_run_has_kept(root, tmp_path, capsys):
+    folder = tmp_path / "run" / "inference" / "mine"
+    predict(root, folder, "semantic")
+    entry = f"mine: {{form: cityscapes, root: {root}, split: val, task: sem_seg}}\n"
+    (tmp_path / "mine.yaml").write_text(entry)
+    assert submit(tmp_path / "run", "--datasets", tmp_path / "mine.yaml", "--output", tmp_path / "a.zip") == 0
+    DatasetCatalog.remove("mine")
+    (tmp_path / "run" / "config.yaml").write_text("MODEL: {}\n")
+    assert "--images" in refused(capsys, tmp_path / "run", "--output", tmp_path / "b.zip")
+    (tmp_path / "run" / "datasets.yaml").write_text(entry + "away: {form: images, images: nowhere}\n")
+    assert submit(folder, "--output", tmp_path / "b.zip") == 0
+
+
 def test_missing_frames_are_counted_and_named(root, tmp_path, capsys):
     predict(root, tmp_path / "city", *scenes.EVALUATORS)
     lost = scenes.images(root)[1]["image_id"]

@@ -1,6 +1,7 @@
 """Whole runs of ``densekit predict``: each kind of model, what they share with evaluation, tiles, bad pictures."""
 
 import json
+import shutil
 
 import numpy as np
 import pycocotools.mask as mask_utils
@@ -82,6 +83,28 @@ def test_a_data_set_gets_what_its_evaluation_writes(make_run, photos, tmp_path):
     ours = json.loads((tmp_path / "out" / "coco_instances_results.json").read_text())
     assert {r["image_id"] for r in ours} == {69, 70}
     assert sorted(ours, key=json.dumps) == sorted(theirs, key=json.dumps)
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["kept", "named"])
+def test_the_data_sets_of_a_run_are_known_by_their_names(make_run, photos, tmp_path, kept, monkeypatch, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(make_run("GeneralizedRCNN"), run)
+    catalog = (run / "datasets.yaml") if kept else (tmp_path / "mine.yaml")
+    catalog.write_text(f"mine: {{form: images, images: {photos}}}\naway: {{form: images, images: nowhere}}\n")
+    if not kept:
+        config = run / "config.yaml"
+        config.write_text(config.read_text().replace("CATALOG: ''", "CATALOG: mine.yaml"))
+    monkeypatch.chdir(tmp_path)
+    assert stopped(run, "--input", "mina", "--output", tmp_path / "none") == 2
+    assert "name of no data set" in capsys.readouterr().err
+    predict(run, "--input", "mine", "--output", tmp_path / "out", *THRESHOLD)
+    assert [line["image_id"] for line in lines(tmp_path / "out")][:3] == ["a", "b", "c"]  # the names of form images
+    assert stopped(run, "--input", "away", "--output", tmp_path / "none") == 2
+    assert "nowhere" in capsys.readouterr().err
+    # A file goes before a data set of its name.
+    shutil.copytree(photos / "one", tmp_path / "mine")
+    predict(run, "--input", "mine", "--output", tmp_path / "files", *THRESHOLD)
+    assert [line["file_name"] for line in lines(tmp_path / "files")] == ["same.jpg"]
 
 
 def test_label_maps_hold_the_ids_of_the_data_set(make_run, photos, tmp_path):

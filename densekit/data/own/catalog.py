@@ -9,12 +9,14 @@ The file maps each name to its form and its files; paths are relative to the YAM
 """
 
 import difflib
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import yaml
 
+from densekit.d2.data import DatasetCatalog
 from densekit.data.own.cityscapes import CITYSCAPES
 from densekit.data.own.coco import COCO, COCO_PANOPTIC
 from densekit.data.own.images import IMAGES
@@ -38,9 +40,16 @@ FORMS: dict[str, Form] = {
     "images": IMAGES,
 }
 
+logger = logging.getLogger(__name__)
 
-def register_from_yaml(path: str | os.PathLike[str]) -> list[str]:
+
+def register_from_yaml(path: str | os.PathLike[str], used: Collection[str] | None = None) -> list[str]:
     """Registers every data set of the file; doing so twice is harmless.
+
+    Args:
+        path: The file.
+        used: The data sets that are needed: others that cannot be registered are left out with a warning, for their
+            files may be on another machine. None needs all of them.
 
     Returns:
         The registered names.
@@ -49,16 +58,22 @@ def register_from_yaml(path: str | os.PathLike[str]) -> list[str]:
         FileNotFoundError: The file, or a file or folder that it names, does not exist.
         ValueError: The file is not YAML, an entry is not of a known form, or a name is taken by another data set.
     """
-    return list(register_entries(os.fspath(path)))
+    return list(register_entries(os.fspath(path), used))
 
 
-def register_entries(path: str) -> dict[str, dict[str, Any]]:
-    """As :func:`register_from_yaml`; returns the entries by name, with absolute paths."""
-    entries = read_catalog(path)
+def register_entries(path: str, used: Collection[str] | None = None) -> dict[str, dict[str, Any]]:
+    """As :func:`register_from_yaml`; returns the registered entries by name, with absolute paths."""
     folder = os.path.dirname(os.path.abspath(path))
-    return {
-        name: _register(Place(f"{path}, data set {name!r}", folder), name, entry) for name, entry in entries.items()
-    }
+    entries = {}
+    for name, entry in read_catalog(path).items():
+        taken = name in DatasetCatalog
+        try:
+            entries[name] = _register(Place(f"{path}, data set {name!r}", folder), name, entry)
+        except (ValueError, FileNotFoundError) as error:
+            if used is None or name in used or taken:  # the name would stand for other data than the file says
+                raise
+            logger.warning("%s It is left out, since it is not used here.", error)
+    return entries
 
 
 def register_flag(flag: str, name: str, value: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from densekit.data.own.options import Form, Option, classes, file, folder
 from densekit.data.own.pairing import read_pairs
 from densekit.data.pictures import image_size
 from densekit.data.registry import Entry, Records
-from densekit.ops.outlines import polygons
+from densekit.ops.outlines import bounds, polygons
 
 __all__ = ["LABELME"]
 
@@ -80,14 +80,13 @@ def _read(path: str, image: str) -> dict[str, Any]:
         if shape.get("shape_type") in _NO_AREA:
             left_out += 1
             continue
-        outlines = _outlines(where, shape)
+        outlines, box = _region(where, shape)
         group = shape.get("group_id")
         key = number if group is None else (label, str(group))
-        whole = objects.setdefault(key, {"category_id": label, "iscrowd": 0, "segmentation": []})
+        whole = objects.setdefault(key, {"category_id": label, "iscrowd": 0, "segmentation": [], "bbox": box})
         whole["segmentation"].extend(outline.ravel().tolist() for outline in outlines)
-    for whole in objects.values():
-        points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in whole["segmentation"]])
-        whole |= {"bbox": [*points.min(axis=0).tolist(), *points.max(axis=0).tolist()], "bbox_mode": BoxMode.XYXY_ABS}
+        whole["bbox"] = [*map(min, whole["bbox"][:2], box[:2]), *map(max, whole["bbox"][2:], box[2:])]
+        whole["bbox_mode"] = BoxMode.XYXY_ABS
     return {
         "file_name": image,
         "height": height,
@@ -104,20 +103,38 @@ def _label(path: str, number: int, shape: Any) -> tuple[str, str]:
     return label, f"{path}: shape number {number} ({label})"
 
 
-def _outlines(where: str, shape: dict[str, Any]) -> Sequence[np.ndarray]:
-    """Polygons (N, 2) of a shape, pixels."""
-    kind = shape.get("shape_type", "polygon")
+def _region(where: str, shape: dict[str, Any]) -> tuple[Sequence[np.ndarray], list[float]]:
+    """Polygons (N, 2) of a shape and its box (xyxy), pixels; outlines of a mask lie a little inside of its pixels."""
+    points = _points(where, shape)
+    if shape.get("shape_type") == "mask" and len(points) >= 2:
+        corner, mask = points.min(axis=0), _mask(where, shape)
+        found = [outline + corner for outline in polygons(mask)]
+        if not found:
+            raise ValueError(f"{where} is an empty mask. Correct or remove it.")
+        return found, (np.reshape(bounds(mask), (2, 2)) + corner).ravel().tolist()
+    outline = _outline(where, shape, points)
+    return [outline], [*outline.min(axis=0).tolist(), *outline.max(axis=0).tolist()]
+
+
+def _points(where: str, shape: dict[str, Any]) -> np.ndarray:
+    """The points (N, 2) that a shape is drawn by."""
     try:
         points = np.array(shape.get("points"), dtype=np.float64)
     except (TypeError, ValueError):
         points = np.zeros(0)
     if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
         raise ValueError(f"{where} has points that are no list of finite [x, y].")
+    return points
+
+
+def _outline(where: str, shape: dict[str, Any], points: np.ndarray) -> np.ndarray:
+    """The corners (N, 2) of a shape that is no mask."""
+    kind = shape.get("shape_type", "polygon")
     if kind == "polygon":
         if len(points) < 3 or (np.ptp(points, axis=0) <= 0).any():
             raise ValueError(f"{where} is a polygon without area ({len(points)} points). Correct or remove it.")
-        return [points]
-    if kind not in ("rectangle", "circle", "mask") or len(points) < 2:
+        return points
+    if kind not in ("rectangle", "circle") or len(points) < 2:
         raise ValueError(
             f"{where} has shape_type {kind!r} with {len(points)} points, and cannot be an object: polygon, rectangle, "
             "circle and mask can."
@@ -128,16 +145,11 @@ def _outlines(where: str, shape: dict[str, Any]) -> Sequence[np.ndarray]:
         if radius <= 0:
             raise ValueError(f"{where} is a circle without area. Correct or remove it.")
         angles = np.arange(_CIRCLE) * (2 * math.pi / _CIRCLE)
-        return [centre + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)]
+        return centre + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
     (x0, y0), (x1, y1) = points.min(axis=0), points.max(axis=0)
-    if kind == "rectangle":
-        if x1 <= x0 or y1 <= y0:
-            raise ValueError(f"{where} is a rectangle without area. Correct or remove it.")
-        return [np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])]
-    found = [outline + np.array([x0, y0]) for outline in polygons(_mask(where, shape))]
-    if not found:
-        raise ValueError(f"{where} is an empty mask. Correct or remove it.")
-    return found
+    if x1 <= x0 or y1 <= y0:
+        raise ValueError(f"{where} is a rectangle without area. Correct or remove it.")
+    return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
 
 
 def _mask(where: str, shape: dict[str, Any]) -> np.ndarray:
