@@ -116,12 +116,13 @@ def mean_cross_entropy(scores: Tensor, labels: Tensor, ignore_value: int) -> Ten
     return total / (labels != ignore_value).sum().clamp(min=1)
 
 
-def conv_norm_relu(in_channels: int, out_channels: int, kernel_size: int, norm: str) -> Conv2d:
-    """A convolution that keeps the size, its norm, or else a bias, and ReLU."""
+def conv_norm_relu(in_channels: int, out_channels: int, kernel_size: int, norm: str, *, stride: int = 1) -> Conv2d:
+    """A convolution that keeps the size at stride 1, its norm, or else a bias, and ReLU."""
     return Conv2d(
         in_channels,
         out_channels,
         kernel_size,
+        stride=stride,
         padding=kernel_size // 2,
         bias=norm == "",
         norm=get_norm(norm, out_channels),

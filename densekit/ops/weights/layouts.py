@@ -7,10 +7,18 @@ from densekit.ops.weights.maskscoring import MASK_SCORING
 from densekit.ops.weights.mmdetection import MMDETECTION
 from densekit.ops.weights.pointrend import OLD_POINTREND
 from densekit.ops.weights.renaming import Layout
-from densekit.ops.weights.upernet import CSAIL_UPERNET, MMSEG_UPERNET
+from densekit.ops.weights.upernet import CSAIL_UPERNET, DEEP_STEM_RESNET, MMSEG_UPERNET
 
 # The first layout that matches is taken.
-LAYOUTS: tuple[Layout, ...] = (MASK_SCORING, DETR, MMDETECTION, OLD_POINTREND, MMSEG_UPERNET, CSAIL_UPERNET)
+LAYOUTS: tuple[Layout, ...] = (
+    MASK_SCORING,
+    DETR,
+    MMDETECTION,
+    OLD_POINTREND,
+    MMSEG_UPERNET,
+    CSAIL_UPERNET,
+    DEEP_STEM_RESNET,
+)
 
 
 def find_layout(names: Collection[str]) -> Layout | None:

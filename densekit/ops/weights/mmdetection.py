@@ -11,15 +11,25 @@ from collections.abc import Collection
 from densekit.ops.weights.renaming import Layout, Rule, Weights, rename
 
 
-def resnet_rules(target: str) -> list[Rule]:
-    """Rules for a ResNet under ``backbone`` in OpenMMLab's names, which goes to ``target``."""
+def resnet_rules(target: str, source: str = r"backbone\.") -> list[Rule]:
+    """Rules for a ResNet in OpenMMLab's names, or torchvision's, which goes to ``target``.
+
+    Args:
+        target: Where it is in densekit's model.
+        source: Pattern of what its names begin with.
+    """
     rules: list[Rule] = [
-        (r"backbone\..+\.num_batches_tracked", None),
-        (r"backbone\.conv1\.weight", rf"{target}.stem.conv1.weight"),
-        (r"backbone\.bn1\.(\w+)", rf"{target}.stem.conv1.norm.\1"),
+        (source + r".+\.num_batches_tracked", None),
+        (source + r"conv(\d)\.weight", rf"{target}.stem.conv\1.weight"),
+        (source + r"bn(\d)\.(\w+)", rf"{target}.stem.conv\1.norm.\2"),
     ]
+    for k in range(3):  # ResNetV1c: convolution, norm and ReLU, three times in one list
+        rules += [
+            (source + rf"stem\.{3 * k}\.weight", rf"{target}.stem.conv{k + 1}.weight"),
+            (source + rf"stem\.{3 * k + 1}\.(\w+)", rf"{target}.stem.conv{k + 1}.norm.\1"),
+        ]
     for k in range(1, 5):  # layer1 is res2
-        old, new = rf"backbone\.layer{k}\.(\d+)\.", rf"{target}.res{k + 1}.\1."
+        old, new = source + rf"layer{k}\.(\d+)\.", rf"{target}.res{k + 1}.\1."
         rules += [
             (old + r"conv(\d)\.weight", new + r"conv\2.weight"),
             (old + r"bn(\d)\.(\w+)", new + r"conv\2.norm.\3"),

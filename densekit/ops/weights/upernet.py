@@ -1,8 +1,9 @@
-"""Weights of UPerNet: mmsegmentation's, on a plain ResNet, and the decoder of the paper's authors.
+"""Weights of UPerNet, mmsegmentation's and its authors', and of the ResNets with a deep stem that both are trained on.
 
-mmsegmentation's checkpoints (0.11 and later) hold a whole model; on ResNetV1c, whose first convolution is three, they
-are refused. The authors have a file for the decoder and one for an encoder with such a stem; the decoder's is
-read here. They are of different conventions: ``MODEL.UPERNET.CONVENTION`` "mmseg" and "csail".
+mmsegmentation's checkpoints (0.11 and later) hold a whole model. The authors have a file for the encoder and one for
+the decoder; each is read by itself, and so is a file with the entries of both. They are of different conventions:
+``MODEL.UPERNET.CONVENTION`` "mmseg" and "csail". Their ResNets are ``build_deep_stem_resnet_backbone`` with 64 channels
+behind the stem (mmsegmentation's ResNetV1c) and with 128.
 """
 
 from collections.abc import Collection
@@ -49,8 +50,10 @@ _MMSEG: list[Rule] = [
     (r"decode_head\.conv_seg\.(\w+)", r"sem_seg_head.predictor.\1"),
     (r"auxiliary_head\.conv_seg\.(\w+)", r"sem_seg_head.auxiliary.predictor.\1"),
 ]
+_RESNET: list[Rule] = [(r"fc\.\w+", None), *resnet_rules("backbone", source="")]
 _CSAIL: list[Rule] = [
     _COUNTERS,
+    *_RESNET,
     *_rules(_CSAIL_MODULES, "0", "1"),
     (r"conv_last\.1\.(\w+)", r"sem_seg_head.predictor.\1"),
 ]
@@ -64,6 +67,10 @@ def _matches_csail(names: Collection[str]) -> bool:
     return "ppm_last_conv.0.weight" in names
 
 
+def _matches_resnet(names: Collection[str]) -> bool:
+    return "layer1.0.conv1.weight" in names and ("conv3.weight" in names or "stem.6.weight" in names)
+
+
 def _convert_mmseg(weights: Weights) -> Weights:
     return rename(weights, _MMSEG, MMSEG_UPERNET.name)
 
@@ -72,5 +79,22 @@ def _convert_csail(weights: Weights) -> Weights:
     return rename(weights, _CSAIL, CSAIL_UPERNET.name)
 
 
+def _convert_resnet(weights: Weights) -> Weights:
+    return rename(weights, [_COUNTERS, *_RESNET], DEEP_STEM_RESNET.name)
+
+
+def _fit_resnet(weights: Weights, model: Weights) -> Weights:
+    """Puts the backbone where the model has it, which need not be ``backbone``."""
+    last = "stem.conv3.weight"
+    place = next((name.removesuffix(last) for name in model if name.endswith(last)), None)
+    if place is None:
+        raise ValueError(
+            "The weights are of a ResNet with a stem of three convolutions, and the model has none: set "
+            "MODEL.BACKBONE.NAME, or of a pyramid MODEL.FPN.BOTTOM_UP, to build_deep_stem_resnet_backbone."
+        )
+    return {place + name.removeprefix("backbone."): value for name, value in weights.items()}
+
+
 MMSEG_UPERNET = Layout("mmsegmentation's UPerNet", _matches_mmseg, _convert_mmseg)
-CSAIL_UPERNET = Layout("the UPerNet decoder of its authors", _matches_csail, _convert_csail)
+CSAIL_UPERNET = Layout("the UPerNet of its authors", _matches_csail, _convert_csail)
+DEEP_STEM_RESNET = Layout("deep-stem ResNet", _matches_resnet, _convert_resnet, _fit_resnet)
