@@ -18,7 +18,12 @@ def add_densekit_config(cfg: CfgNode) -> None:
     cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0  # of CropAfterResizeMapper: a crop holds less of any class than that
     cfg.INPUT.COLOR_AUG_SSD = False  # of CropAfterResizeMapper: the colour distortions of SSD (arXiv 1512.02325)
     cfg.INPUT.MAPPER = ""  # name of the mapper that turns an annotation into training tensors; "": by the task
-    cfg.SOLVER.AMP.PRECISION = "float16"  # of mixed precision; or "bfloat16"
+    # A batch of IMS_PER_BATCH images is cut into so many parts, one forward and backward pass each: the same step in
+    # less memory. Losses and gradients are the means over the parts.
+    cfg.SOLVER.ACCUMULATE = 1
+    cfg.SOLVER.AMP.DTYPE = "float16"  # of mixed precision; or "bfloat16", which needs no scaling of the losses
+    # How many steps in a row may be skipped because a loss or gradient is infinite or NaN; 0: the first ends the run.
+    cfg.SOLVER.NAN_SKIP = 0
     cfg.SOLVER.OPTIMIZER = "SGD"  # or "AdamW" (arXiv 1711.05101)
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0  # on the learning rate of the parameters below a module named `backbone`
     cfg.TEST.BOUNDARY = False  # judge masks and classes by their boundaries too (arXiv 2103.16562)

@@ -11,6 +11,9 @@ from densekit.d2 import solver as host
 from densekit.d2.config import CfgNode
 from densekit.d2.solver.build import maybe_add_gradient_clipping
 
+# The attribute of an optimizer under which a training step hands over the norm of all gradients, which clipping needs.
+GRADIENT_NORM = "gradient_norm"
+
 # Tables of positions in transformer backbones: they are offsets, not weights, and are trained without weight decay.
 _NOT_DECAYED = {name: {"weight_decay": 0.0} for name in ("relative_position_bias_table", "absolute_pos_embed")}
 
@@ -32,13 +35,17 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         cfg = cfg.clone()
         cfg.defrost()
         cfg.SOLVER.CLIP_GRADIENTS.ENABLED = False  # the host does not know this type
-    if solver.OPTIMIZER == "SGD" and solver.BACKBONE_MULTIPLIER == 1.0:
-        optimizer = host.build_optimizer(cfg, model)
-    else:
-        optimizer = maybe_add_gradient_clipping(cfg, _own_optimizer(cfg, model))
+    optimizer = maybe_add_gradient_clipping(cfg, _own_optimizer(cfg, model))
+    complete_state(optimizer)
     if full_model:
         _clip_before_step(optimizer, clipping.CLIP_VALUE, clipping.NORM_TYPE)
     return optimizer
+
+
+def gradient_norm_type(cfg: CfgNode) -> float:
+    """The type of the norm of all gradients: that of their clipping, if they are clipped by it, else Euclid's."""
+    clipping = cfg.SOLVER.CLIP_GRADIENTS
+    return clipping.NORM_TYPE if clipping.ENABLED and clipping.CLIP_TYPE == "full_model" else 2.0
 
 
 def _own_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -52,17 +59,39 @@ def _own_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         lr_factor_func=lambda name: solver.BACKBONE_MULTIPLIER if "backbone" in name.split(".") else 1.0,
         overrides=_NOT_DECAYED if solver.OPTIMIZER == "AdamW" else None,
     )
-    common: dict[str, Any] = {"lr": solver.BASE_LR, "weight_decay": solver.WEIGHT_DECAY, "foreach": True}
+    # Fused kernels can leave a step out without asking the host; sharded parameters do without them.
+    fused = all(type(value.data) is torch.Tensor and value.is_cuda for group in groups for value in group["params"])
+    common: dict[str, Any] = {"lr": solver.BASE_LR, "weight_decay": solver.WEIGHT_DECAY}
+    common |= {"fused": True} if fused else {"foreach": True}
     if solver.OPTIMIZER == "AdamW":
         return torch.optim.AdamW(groups, **common)
     return torch.optim.SGD(groups, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV, **common)
 
 
+def complete_state(optimizer: torch.optim.Optimizer) -> None:
+    """Gives fused SGD the momenta that it would allocate in its first step.
+
+    torch does not fill them if that step is left out because of gradients that are not finite, and the next one would
+    read whatever the memory held. A momentum of zero makes the same first step.
+    """
+    if not isinstance(optimizer, torch.optim.SGD):
+        return
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group["fused"] and group["momentum"] else ():
+            state = optimizer.state[parameter]
+            if state.get("momentum_buffer") is None:
+                state["momentum_buffer"] = torch.zeros_like(parameter)
+
+
 def _clip_before_step(optimizer: torch.optim.Optimizer, limit: float, norm_type: float) -> None:
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
-    def clip(*_: Any) -> None:
-        nn.utils.clip_grad_norm_(parameters, limit, norm_type)
+    def clip(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        norm = optimizer.__dict__.pop(GRADIENT_NORM, None)
+        if norm is None:
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            norm = nn.utils.get_total_norm(gradients, norm_type)
+        nn.utils.clip_grads_with_norm_(parameters, limit, norm)
 
     optimizer.register_step_pre_hook(clip)
 

@@ -14,10 +14,8 @@ from densekit.checkpoint import Checkpointer
 from densekit.d2.config import CfgNode
 from densekit.d2.data import build_detection_test_loader
 from densekit.d2.engine import (
-    AMPTrainer,
     DefaultTrainer,
     HookBase,
-    SimpleTrainer,
     TrainerBase,
     create_ddp_model,
 )
@@ -33,9 +31,12 @@ from densekit.engine.batches import RememberedBatches
 from densekit.engine.hooks import CheckpointHook, EvaluationHook
 from densekit.engine.preemption import STOP, AgreedStop
 from densekit.engine.randomness import set_random_state, undisturbed
+from densekit.engine.step import SettleHook, TrainingStep
 from densekit.engine.writers import MetricsWriter, write_results
 from densekit.evaluation import build_evaluator
-from densekit.solver import build_lr_scheduler, build_optimizer
+from densekit.solver import build_lr_scheduler, build_optimizer, gradient_norm_type
+
+_WRITE_PERIOD = 20  # iterations between two lines of metrics, on both hosts
 
 
 class Trainer(DefaultTrainer):
@@ -59,10 +60,15 @@ class Trainer(DefaultTrainer):
         replicas = create_ddp_model(
             model, broadcast_buffers=False, device_ids=[comm.get_local_rank()] if on_gpu else None
         )
-        if cfg.SOLVER.AMP.ENABLED:
-            self._trainer = AMPTrainer(replicas, self._batches, optimizer, precision=_precision(cfg))
-        else:
-            self._trainer = SimpleTrainer(replicas, self._batches, optimizer)
+        self._trainer = TrainingStep(
+            replicas,
+            self._batches,
+            optimizer,
+            accumulate=_micro_batches(cfg),
+            precision=_precision(cfg),
+            norm_type=gradient_norm_type(cfg),
+            nan_skip=cfg.SOLVER.NAN_SKIP,
+        )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = Checkpointer(replicas, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter = 0
@@ -127,17 +133,6 @@ class Trainer(DefaultTrainer):
                 raise
         return self._last_eval_results if comm.is_main_process() else None
 
-    def run_step(self) -> None:
-        try:
-            super().run_step()
-        except FloatingPointError as error:
-            files = ", ".join(self._batches.last_files) or "unknown"
-            raise FloatingPointError(
-                f"Iteration {self.iter}: {error}\nThe last batch was made of: {files}. Common causes are a learning "
-                "rate that is too high (SOLVER.BASE_LR, SOLVER.WARMUP_ITERS), gradients that are not clipped, or boxes "
-                "without area in these images."
-            ) from error
-
     def build_hooks(self) -> list[HookBase | None]:
         """The host's hooks with a checkpointer and evaluations that lose nothing when the run is stopped."""
         cfg = self.cfg
@@ -148,10 +143,11 @@ class Trainer(DefaultTrainer):
             self._order,
             cfg.SOLVER.CHECKPOINT_KEEP,
         )
+        settle = SettleHook(_WRITE_PERIOD, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.TEST.EVAL_PERIOD)
         hooks: list[HookBase | None] = []
         for hook in super().build_hooks():
             if isinstance(hook, EvalHook):
-                hooks += [ours, self._evaluation]
+                hooks += [settle, ours, self._evaluation]
             elif not isinstance(hook, PeriodicCheckpointer):
                 hooks.append(hook)
         return hooks
@@ -230,11 +226,21 @@ def _share_buffers(model: nn.Module) -> None:
             torch.distributed.broadcast(buffer, src=0)
 
 
-def _precision(cfg: CfgNode) -> torch.dtype:
-    name = cfg.SOLVER.AMP.PRECISION
+def _precision(cfg: CfgNode) -> torch.dtype | None:
+    name = cfg.SOLVER.AMP.DTYPE
     if name not in ("float16", "bfloat16"):
-        raise ValueError(f"SOLVER.AMP.PRECISION is {name!r}; it can be 'float16' or 'bfloat16'.")
-    return getattr(torch, name)
+        raise ValueError(f"SOLVER.AMP.DTYPE is {name!r}; it can be 'float16' or 'bfloat16'.")
+    return getattr(torch, name) if cfg.SOLVER.AMP.ENABLED else None
+
+
+def _micro_batches(cfg: CfgNode) -> int:
+    parts, images, processes = cfg.SOLVER.ACCUMULATE, cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
+    if parts < 1 or images % (parts * processes):
+        raise ValueError(
+            f"SOLVER.ACCUMULATE {parts}: a step of SOLVER.IMS_PER_BATCH {images} images is cut into so many parts in "
+            f"each of {processes} processes, and does not divide."
+        )
+    return parts
 
 
 def _mapper(cfg: CfgNode, *, is_train: bool) -> Any:
