@@ -14,6 +14,11 @@ def main() -> None:
         if args.print_config or args.diff:
             print(describe(args))
             return
+        if args.dry_run:
+            from densekit.engine.dry_run import rehearse
+
+            print(rehearse(args))
+            return
         cfg, _ = read_config(args)
     launch(run, args, cfg.MODEL.DEVICE)
 

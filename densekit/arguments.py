@@ -33,6 +33,9 @@ examples:
   see what a file and its bases change, and in which line
     python train_net.py --config-file FILE --diff
 
+  what a run would need: parameters, FLOPs, memory, time, disk; nothing is written
+    python train_net.py --config-file FILE --dry-run --num-gpus 8
+
   8 GPUs of one machine; two processes on the CPU; two machines; torchrun
     python train_net.py --config-file FILE --num-gpus 8
     python train_net.py --config-file FILE --num-gpus 2 MODEL.DEVICE cpu
@@ -105,6 +108,11 @@ def argument_parser() -> argparse.ArgumentParser:
         "--print-config", action="store_true", help="print every key with its value and where that comes from, and stop"
     )
     parser.add_argument("--diff", action="store_true", help="the same for the keys that differ from their defaults")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="build model and data, make one training step, print what a run needs (memory, time, disk), and stop",
+    )
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="keys of the configuration with their new values")
     return parser
 
@@ -117,7 +125,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
     Returns:
         ``config_file, datasets, train_data, val_data, resume, eval_only, num_gpus, num_machines, machine_rank,
-        dist_url, print_config, diff`` and ``opts``, the flat list of keys and values.
+        dist_url, print_config, diff, dry_run`` and ``opts``, the flat list of keys and values.
     """
     parser = argument_parser()
     # Intermixed, because flags after the first KEY would otherwise count as values of the configuration.

@@ -27,6 +27,7 @@ def test_defaults():
         "dist_url": "auto",
         "print_config": False,
         "diff": False,
+        "dry_run": False,
         "opts": [],
     }
 

@@ -1,0 +1,103 @@
+"""How much a run will write, and whether the disk has room for it, before hours are spent on finding out."""
+
+import logging
+import os
+import shutil
+
+import torch
+from torch import nn
+
+from densekit.d2.config import CfgNode
+
+# Beside the tensors a checkpoint holds the schedule, random states and the names of everything.
+_REST = 1 << 20
+
+
+def checkpoint_size(cfg: CfgNode, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Bytes of a checkpoint: weights, what the optimizer holds beside them after its first step, their average."""
+    weights = tensor_bytes(model.state_dict().values())
+    averages = 1 if cfg.get("MODEL_EMA", CfgNode()).get("ENABLED") else 0
+    return (1 + averages) * weights + max(optimizer_size(optimizer), _expected_state(optimizer)) + _REST
+
+
+def optimizer_size(optimizer: torch.optim.Optimizer) -> int:
+    """Bytes that an optimizer holds beside the parameters, at this moment."""
+    values = [value for state in optimizer.state.values() for value in state.values()]
+    return tensor_bytes(value for value in values if isinstance(value, torch.Tensor))
+
+
+def _expected_state(optimizer: torch.optim.Optimizer) -> int:
+    """The same before the first step: two numbers for each weight (Adam and its like), one with momentum, or none."""
+    total = 0
+    for group in optimizer.param_groups:
+        numbers = 2 if "betas" in group else int(bool(group.get("momentum")))
+        total += numbers * tensor_bytes(parameter for parameter in group["params"] if parameter.requires_grad)
+    return total
+
+
+def tensor_bytes(tensors: object) -> int:
+    """Bytes of some tensors; what several of them share counts once."""
+    storages = {t.untyped_storage().data_ptr() or id(t): t.untyped_storage().nbytes() for t in tensors}  # type: ignore[attr-defined]
+    return sum(storages.values())
+
+
+def planned_checkpoints(cfg: CfgNode, done: int = 0) -> int:
+    """How many checkpoints lie on the disk when the run has ended, the last and the best included.
+
+    Args:
+        cfg: the configuration.
+        done: iterations that are done already.
+    """
+    last, solver = cfg.SOLVER.MAX_ITER, cfg.SOLVER
+    steps = {step for p in (solver.CHECKPOINT_PERIOD, cfg.TEST.EVAL_PERIOD) if p > 0 for step in range(p, last, p)}
+    periodic = sum(step > done for step in steps)
+    best = bool(cfg.TEST.get("BEST_METRIC"))
+    if solver.CHECKPOINT_KEEP:
+        kept_best = solver.get("CHECKPOINT_KEEP_BEST", 0) if best else 0
+        periodic = min(periodic, solver.CHECKPOINT_KEEP + kept_best)
+    return periodic + 1 + best
+
+
+def check_space(cfg: CfgNode, size: int, done: int = 0) -> None:
+    """Compares the room on the disk of ``OUTPUT_DIR`` with the checkpoints to come.
+
+    Args:
+        cfg: the configuration.
+        size: bytes of one checkpoint.
+        done: iterations that are done already.
+
+    Raises:
+        ValueError: not even one checkpoint fits. That all of them do not fit is a warning: other things may go.
+    """
+    free, count = free_space(cfg.OUTPUT_DIR), planned_checkpoints(cfg, done)
+    if free < size:
+        raise ValueError(
+            f"OUTPUT_DIR {cfg.OUTPUT_DIR!r}: the disk has {readable(free)} free, and a checkpoint takes about "
+            f"{readable(size)}. Free some of it, or choose a folder on another disk."
+        )
+    # A checkpoint that is replaced goes after the new one is whole.
+    needed = (count + bool(cfg.SOLVER.CHECKPOINT_KEEP)) * size
+    if free < needed:
+        rule = f"SOLVER.CHECKPOINT_KEEP {cfg.SOLVER.CHECKPOINT_KEEP}"
+        logging.getLogger(__name__).warning(
+            f"OUTPUT_DIR {cfg.OUTPUT_DIR!r}: the disk has {readable(free)} free, and the run will write {count} "
+            f"checkpoints of about {readable(size)} each, {readable(needed)} in all ({rule}, SOLVER.CHECKPOINT_PERIOD "
+            f"{cfg.SOLVER.CHECKPOINT_PERIOD}). Free some of it, or keep fewer: SOLVER.CHECKPOINT_KEEP 2"
+        )
+
+
+def free_space(folder: str) -> int:
+    """Bytes that can be written below a folder, which need not exist yet."""
+    place = os.path.abspath(folder)
+    while not os.path.exists(place):
+        place = os.path.dirname(place)
+    return shutil.disk_usage(place).free
+
+
+def readable(size: float) -> str:
+    """A number of bytes for people."""
+    units = iter(("B", "KiB", "MiB", "GiB", "TiB"))
+    unit = next(units)
+    while abs(size) >= 1024 and unit != "TiB":
+        size, unit = size / 1024, next(units)
+    return f"{size:.3g} {unit}" if size < 100 else f"{size:.0f} {unit}"
