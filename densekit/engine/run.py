@@ -1,4 +1,4 @@
-"""One run of the launcher, in each of its processes: train, or evaluate only."""
+"""One run of the launcher, in each of its processes: train, evaluate only, or run one step again."""
 
 import logging
 from argparse import Namespace
@@ -10,6 +10,7 @@ from densekit.d2.evaluation import verify_results
 from densekit.d2.utils import comm
 from densekit.engine.ema import use_average
 from densekit.engine.errors import DataError, user_errors
+from densekit.engine.replay import replay
 from densekit.engine.run_folder import release
 from densekit.engine.setup import setup
 from densekit.engine.trainer import Trainer
@@ -21,6 +22,11 @@ def run(args: Namespace) -> dict[str, Any] | None:
     Returns:
         The evaluation results, on the main process.
     """
+    if args.replay:
+        with user_errors():
+            if not replay(args):
+                raise SystemExit(1)
+        return None
     try:
         with user_errors():
             cfg = setup(args)

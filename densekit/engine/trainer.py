@@ -29,6 +29,7 @@ from densekit.data.mapper import MAPPERS
 from densekit.data.order import TrainingOrder
 from densekit.engine.batches import RememberedBatches
 from densekit.engine.best import Scores
+from densekit.engine.black_box import BlackBox
 from densekit.engine.ema import WeightAverage, averaged
 from densekit.engine.hooks import AverageHook, CheckpointHook, EarlyStop, EvaluationHook
 from densekit.engine.preemption import STOP, AgreedStop
@@ -69,9 +70,10 @@ class Trainer(DefaultTrainer):
             self._batches,
             optimizer,
             accumulate=_micro_batches(cfg),
-            precision=_precision(cfg),
+            precision=precision(cfg),
             norm_type=gradient_norm_type(cfg),
             nan_skip=cfg.SOLVER.NAN_SKIP,
+            on_bad_step=BlackBox(cfg.OUTPUT_DIR, replicas, self._order, cfg.SOLVER.ACCUMULATE),
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.average = WeightAverage(model, cfg.MODEL_EMA.DECAY) if cfg.MODEL_EMA.ENABLED else None
@@ -283,7 +285,8 @@ def _share_buffers(model: nn.Module) -> None:
             torch.distributed.broadcast(buffer, src=0)
 
 
-def _precision(cfg: CfgNode) -> torch.dtype | None:
+def precision(cfg: CfgNode) -> torch.dtype | None:
+    """The dtype of mixed precision; None without it."""
     name = cfg.SOLVER.AMP.DTYPE
     if name not in ("float16", "bfloat16"):
         raise ValueError(f"SOLVER.AMP.DTYPE is {name!r}; it can be 'float16' or 'bfloat16'.")
