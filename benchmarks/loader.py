@@ -88,12 +88,14 @@ def main() -> None:
     torch.set_num_threads(1)
     register_entries(args.data)
     cfg = load_config(args.config_file)
-    records = get_detection_dataset_dicts([args.name])
+    records: Any = get_detection_dataset_dicts([args.name])
     kinds = {"densekit": DatasetMapper(cfg, True), "host": HostMapper(cfg, True)}
     rows = []
     for workers in args.workers:
         runs = {
-            name: with_workers(mapper, records, args.images, workers) if workers else alone(mapper, records, args.images)
+            name: with_workers(mapper, records, args.images, workers)
+            if workers
+            else alone(mapper, records, args.images)
             for name, mapper in kinds.items()
         }
         rows.append([workers, *compare(runs, args.rounds)])

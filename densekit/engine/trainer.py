@@ -27,7 +27,7 @@ from densekit.d2.utils.events import CommonMetricPrinter, EventWriter, Tensorboa
 from densekit.data.loader import build_train_loader, prepare_worker
 from densekit.data.mapper import MAPPERS
 from densekit.data.order import TrainingOrder
-from densekit.engine.batches import RememberedBatches
+from densekit.engine.batches import RememberedBatches, deaths_of_workers_explained
 from densekit.engine.best import Scores
 from densekit.engine.black_box import BlackBox
 from densekit.engine.ema import WeightAverage, averaged
@@ -60,7 +60,7 @@ class Trainer(DefaultTrainer):
         loader = self.build_train_loader(cfg)
         order = getattr(loader, "batch_sampler", None)
         self._order = order if isinstance(order, TrainingOrder) else None
-        self._batches = RememberedBatches(loader)
+        self._batches = RememberedBatches(loader, device=cfg.MODEL.DEVICE)
         on_gpu = cfg.MODEL.DEVICE.startswith("cuda")
         replicas = create_ddp_model(
             model, broadcast_buffers=False, device_ids=[comm.get_local_rank()] if on_gpu else None
@@ -147,7 +147,7 @@ class Trainer(DefaultTrainer):
         """
         if comm.is_main_process():
             self._begin()
-        with STOP:
+        with STOP, deaths_of_workers_explained():
             try:
                 super().train()
             except EarlyStop:
