@@ -4,13 +4,13 @@ import logging
 import os
 from typing import Any
 
+from torch import nn
+
 from densekit.checkpoint.folder import CheckpointFolder
+from densekit.checkpoint.sources import local_weights
 from densekit.d2.checkpoint import DetectionCheckpointer
 from densekit.d2.utils import comm
 from densekit.ops.weights import LoadReport, adapt_names, read_checkpoint, write_checkpoint
-
-# Below this share of the model, a weight file is taken for another architecture's. A backbone alone is well above it.
-_MIN_COVERAGE = 0.1
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -18,7 +18,17 @@ class Checkpointer(DetectionCheckpointer):
 
     Training from scratch because a weight file did not fit, with no more than a warning in a long log, costs days;
     therefore it is an error here.
+
+    Args:
+        model: the model.
+        save_dir: the folder for checkpoints.
+        min_coverage: ``MODEL.WEIGHTS_MIN_COVERAGE``, the least share of its entries that a weight file must fill.
+        others: the host's ``save_to_disk``, and objects with a state by the names that they have in the files.
     """
+
+    def __init__(self, model: nn.Module, save_dir: str = "", *, min_coverage: float = 0.1, **others: Any) -> None:
+        super().__init__(model, save_dir, **others)
+        self._min_coverage = min_coverage
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """Loads the newest checkpoint of the folder that is whole, if asked to resume and there is any; else ``path``.
@@ -65,7 +75,8 @@ class Checkpointer(DetectionCheckpointer):
             FileNotFoundError: there is no such file, or not every process sees it.
             ValueError: the file is damaged, needs code to load, or belongs to another architecture.
         """
-        sees_it = comm.all_gather(not path or os.path.isfile(self.path_manager.get_local_path(path)))
+        self.source, path = path, local_weights(path) if path else ""
+        sees_it = comm.all_gather(not path or os.path.isfile(path))
         if any(sees_it) and not all(sees_it):
             blind = ", ".join(str(rank) for rank, sees in enumerate(sees_it) if not sees)
             raise FileNotFoundError(
@@ -77,7 +88,6 @@ class Checkpointer(DetectionCheckpointer):
                 f"MODEL.WEIGHTS {path!r} does not exist. Give the path of a .pth, .pkl or .safetensors file, or "
                 "MODEL.WEIGHTS '' to start from random weights."
             )
-        self.source = path
         return super().load(path, *args, **kwargs)
 
     def save(self, name: str, **kwargs: Any) -> None:
@@ -89,14 +99,6 @@ class Checkpointer(DetectionCheckpointer):
             folder.finish(f"{name}.pth")
             logging.getLogger(__name__).info(f"Saved checkpoint {path}")
 
-    def save_weights(self, name: str, **facts: Any) -> None:
-        """Writes the model alone, with some facts, as ``<save_dir>/<name>.pth``; it is not what a run resumes from."""
-        if self.save_dir and self.save_to_disk:
-            folder = CheckpointFolder(self.save_dir)
-            folder.begin(f"{name}.pth")
-            write_checkpoint(self.save_dir, name, self.model, {}, facts, newest=False)
-            folder.finish(f"{name}.pth")
-
     def _load_file(self, f: str) -> dict[str, Any]:
         checkpoint = read_checkpoint(f)
         weights = adapt_names(checkpoint, self.model.state_dict())
@@ -107,11 +109,12 @@ class Checkpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint: Any) -> Any:
         incompatible = super()._load_model(checkpoint)
         report = self._report(incompatible)
-        if report.coverage < _MIN_COVERAGE:
+        if report.coverage < self._min_coverage:
             raise ValueError(
-                f"The weights in {self.source} belong to another architecture.\n{report.table()}\n"
+                f"The weights in {self.source} belong to another architecture: they fill {report.coverage:.1%} of the "
+                f"model, and MODEL.WEIGHTS_MIN_COVERAGE is {self._min_coverage:.1%}.\n{report.table()}\n"
                 "Choose the configuration that they were trained with, or other MODEL.WEIGHTS; MODEL.WEIGHTS '' starts "
-                "from random weights."
+                "from random weights, and MODEL.WEIGHTS_MIN_COVERAGE 0.0 takes what fits, however little."
             )
         return incompatible
 

@@ -22,6 +22,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from densekit.checkpoint import Checkpointer
+from densekit.checkpoint.sources import is_remote
 from densekit.d2.config import CfgNode
 from densekit.d2.engine import HookBase
 from densekit.d2.utils.env import seed_all_rng
@@ -210,10 +211,10 @@ def _step(trainer: Trainer, iteration: int) -> None:
 
 def _load_weights(cfg: CfgNode, model: nn.Module) -> None:
     """Loads the weights, if this needs no download: a file would be left behind."""
-    if cfg.MODEL.WEIGHTS and "://" in cfg.MODEL.WEIGHTS:
+    if is_remote(cfg.MODEL.WEIGHTS):
         logging.getLogger(__name__).info(f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} is not downloaded for a dry run.")
     else:
-        Checkpointer(model).load(cfg.MODEL.WEIGHTS)
+        Checkpointer(model, min_coverage=cfg.MODEL.WEIGHTS_MIN_COVERAGE).load(cfg.MODEL.WEIGHTS)
 
 
 def count_parameters(model: nn.Module) -> dict[str, tuple[int, int]]:

@@ -1,6 +1,5 @@
-"""One run of the launcher, in each of its processes: train, evaluate only, or run one step again."""
+"""One run of the launcher, in each of its processes: train, or evaluate only."""
 
-import logging
 from argparse import Namespace
 from typing import Any
 
@@ -8,10 +7,7 @@ from densekit.checkpoint import Checkpointer
 from densekit.d2.config import CfgNode
 from densekit.d2.evaluation import verify_results
 from densekit.d2.utils import comm
-from densekit.engine.ema import use_average
 from densekit.engine.errors import DataError, user_errors
-from densekit.engine.replay import replay
-from densekit.engine.run_folder import release
 from densekit.engine.setup import setup
 from densekit.engine.trainer import Trainer
 
@@ -22,39 +18,27 @@ def run(args: Namespace) -> dict[str, Any] | None:
     Returns:
         The evaluation results, on the main process.
     """
-    if args.replay:
-        with user_errors():
-            if not replay(args):
-                raise SystemExit(1)
-        return None
-    try:
-        with user_errors():
-            cfg = setup(args)
-            trainer = None if args.eval_only else Trainer(cfg)
-            if trainer is None:
-                model = _load(cfg, args.resume != "never")
-            else:
-                trainer.resume_or_load(resume=args.resume != "never", must=args.resume == "must")
-        with user_errors((DataError,)):
-            return _evaluate(cfg, model) if trainer is None else trainer.train()
-    finally:
-        release()
+    with user_errors():
+        cfg = setup(args)
+        trainer = None if args.eval_only else Trainer(cfg)
+        if trainer is None:
+            model = _load(cfg, args.resume != "never")
+        else:
+            trainer.resume_or_load(resume=args.resume != "never", must=args.resume == "must")
+    with user_errors((DataError,)):
+        return _evaluate(cfg, model) if trainer is None else trainer.train()
 
 
 def _load(cfg: CfgNode, resume: bool) -> Any:
     """The model with the weights to evaluate."""
     model = Trainer.build_model(cfg)
-    checkpointer = Checkpointer(model, cfg.OUTPUT_DIR)
+    checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, min_coverage=cfg.MODEL.WEIGHTS_MIN_COVERAGE)
     if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
         raise ValueError(
             "--eval-only needs weights: add MODEL.WEIGHTS FILE, or --resume to take the last checkpoint in OUTPUT_DIR "
             f"{cfg.OUTPUT_DIR!r} (there {'is one' if checkpointer.has_checkpoint() else 'is none yet'})."
         )
-    kept = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-    if cfg.MODEL_EMA.ENABLED:
-        found = use_average(model, kept)
-        what = "the average of the weights" if found else "the weights as they are, for it has no average of them,"
-        logging.getLogger(__name__).info(f"MODEL_EMA.ENABLED: {what} in {checkpointer.source} is evaluated.")
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     return model
 
 

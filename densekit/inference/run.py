@@ -164,7 +164,7 @@ def read_predict_config(args: Namespace) -> CfgNode:
 def load_model(cfg: CfgNode) -> Any:
     """The model with its weights, in eval mode."""
     model = build_model(cfg)
-    Checkpointer(model).load(cfg.MODEL.WEIGHTS)
+    Checkpointer(model, min_coverage=cfg.MODEL.WEIGHTS_MIN_COVERAGE).load(cfg.MODEL.WEIGHTS)
     return model.eval()
 
 

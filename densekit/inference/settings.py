@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from densekit.checkpoint.sources import local_weights
 from densekit.d2.config import CfgNode
-from densekit.d2.utils.file_io import PathManager
 from densekit.export.formats import FORMATS
 from densekit.inference.inputs import Picture
 from densekit.inference.journal import JOINED, PARTS
@@ -88,7 +88,7 @@ def _clear(folder: Path) -> None:
 
 
 def _digest(weights: str) -> str:
-    with open(PathManager.get_local_path(weights), "rb") as file:
+    with open(local_weights(weights), "rb") as file:
         digest = hashlib.sha256()
         while block := file.read(2**20):
             digest.update(block)

@@ -193,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError(
             f"{arguments.config_file}: MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}, not DetrDetector."
         )
-    Checkpointer(model).load(cfg.MODEL.WEIGHTS)
+    Checkpointer(model, min_coverage=cfg.MODEL.WEIGHTS_MIN_COVERAGE).load(cfg.MODEL.WEIGHTS)
     model.eval()
     figure = (_slots_figure if arguments.what == "slots" else _attention_figure)(arguments, cfg, model)
     picture = io.BytesIO()

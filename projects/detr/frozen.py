@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from densekit.d2.utils.file_io import PathManager
+from densekit.checkpoint.sources import local_weights
 from densekit.ops.weights import adapt_names, read_checkpoint
 
 _PREFIX = "detr."  # of the detector inside the model that the host builds
@@ -19,7 +19,7 @@ def load_detector(detector: nn.Module, path: str) -> None:
         ValueError: the checkpoint lacks weights, or some have another shape; the message names them.
     """
     names = {_PREFIX + name: value for name, value in detector.state_dict().items()}
-    weights = adapt_names(read_checkpoint(PathManager.get_local_path(path)), names)
+    weights = adapt_names(read_checkpoint(local_weights(path)), names)
     unfit = [name for name, value in names.items() if name not in weights or weights[name].shape != value.shape]
     if unfit:
         raise ValueError(

@@ -43,5 +43,6 @@ def convert_file(source: Path, target: Path) -> tuple[str, int]:
         else:
             from safetensors.torch import save
 
-            file.write(save({name: value.contiguous() for name, value in weights.items()}))
+            # Each in memory of its own: the format has no tensors that share it.
+            file.write(save({name: value.detach().clone().contiguous() for name, value in weights.items()}))
     return layout.name if layout else "names kept", len(weights)

@@ -7,10 +7,8 @@
 """
 
 import argparse
-import codecs
 import pickle
 import re
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-# What a pickle of numpy arrays may name, under the module paths of old and new numpy and of both Python pickles.
-_NUMPY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric")
+from densekit.ops.weights.unpickling import ArrayUnpickler, UnsafePickleError
+
 _REFUSED = (
     "{path}: the file asks for {what}, and a weight file may hold tensors, arrays, numbers, strings and plain "
     "containers only. Loading it would run code from the file. In an environment where you trust it, save the bare "
@@ -69,7 +67,7 @@ def _load_torch(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(_REFUSED.format(path=path, what=_named_global(error))) from error
-    except (RuntimeError, EOFError, UnicodeDecodeError) as error:
+    except (*ArrayUnpickler.DAMAGED, RuntimeError) as error:
         raise ValueError(f"{path}: damaged, or not a file of torch.save ({error}).") from error
 
 
@@ -100,8 +98,10 @@ def _read_pycls(path: Path) -> dict[str, Any]:
 def _read_zoo_pickle(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         try:
-            data = _ArrayUnpickler(file, path).load()
-        except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, TypeError) as error:
+            data = ArrayUnpickler(file).load()
+        except UnsafePickleError as error:
+            raise ValueError(_REFUSED.format(path=path, what=error)) from error
+        except ArrayUnpickler.DAMAGED as error:
             raise ValueError(f"{path}: damaged, or not a pickle of a model zoo ({error}).") from error
     if not isinstance(data, dict):
         raise ValueError(f"{path}: expected a dictionary of arrays, found a {type(data).__name__}.")
@@ -112,50 +112,15 @@ def _read_zoo_pickle(path: Path) -> dict[str, Any]:
     return {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Rebuilds numpy arrays and plain containers; any other name in the file is refused before it is imported."""
-
-    def __init__(self, file: Any, path: Path) -> None:
-        super().__init__(file, encoding="latin1")
-        self._path = path
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if module == "numpy" and name in ("ndarray", "dtype"):
-            return getattr(np, name)
-        if module in _NUMPY_MODULES and name in _NUMPY_BUILDERS:
-            return _NUMPY_BUILDERS[name]
-        if (module, name) == ("_codecs", "encode"):
-            return _latin1_bytes
-        raise ValueError(_REFUSED.format(path=self._path, what=f"{module}.{name}"))
-
-
-def _numpy_builders() -> dict[str, Any]:
-    """The functions of numpy that a pickled array or scalar calls, found by pickling one of each."""
-    scalar, array = np.float32(0).__reduce__()[0], np.zeros(1).__reduce__()[0]
-    buffer = np.zeros(1).__reduce_ex__(5)[0]
-    return {"scalar": scalar, "_reconstruct": array, "_frombuffer": buffer}
-
-
-_NUMPY_BUILDERS = _numpy_builders()
-
-
-def _latin1_bytes(text: str, encoding: str = "latin1") -> bytes:
-    """How protocol 2 spells bytes; other codecs would decompress or decode what the file likes."""
-    if codecs.lookup(encoding).name != "iso8859-1":
-        raise pickle.UnpicklingError(f"bytes in the encoding {encoding!r}")
-    return text.encode("latin1")
-
-
 def _as_tensors(model: Any, path: Path) -> dict[str, torch.Tensor]:
     """The same mapping with tensors; what is no array is named."""
     if not isinstance(model, dict) or not model:
         raise ValueError(f"{path}: holds no weights.")
     tensors: dict[str, torch.Tensor] = {}
     for name, value in model.items():
-        if isinstance(value, np.ndarray) and value.dtype != object:
-            value = torch.from_numpy(np.require(value, requirements=["C", "W"]))
+        if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+            value = value.astype(value.dtype.newbyteorder("="), copy=False)  # torch takes this machine's order only
+            value = torch.from_numpy(np.require(np.asarray(value), requirements=["C", "W"]))
         if not isinstance(value, torch.Tensor):
             raise ValueError(f"{path}: entry {name!r} is a {type(value).__name__}, and weights are tensors or arrays.")
         tensors[str(name)] = value

@@ -12,6 +12,7 @@ Shape = tuple[int, ...]
 # Made anew from the configuration, so that old files may have them or lack them.
 _DERIVED = ("pixel_mean", "pixel_std")
 _MAX_ROWS = 12
+_MAX_LOADED = 4  # rows about what went well
 
 
 @dataclass
@@ -23,12 +24,14 @@ class LoadReport:
         missing: names in the model that the file lacks.
         unexpected: names in the file that the model lacks.
         reshaped: (name, shape in the file, shape in the model), not loaded.
+        taken: names in the model that were loaded.
     """
 
     total: int
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     reshaped: list[tuple[str, Shape, Shape]] = field(default_factory=list)
+    taken: list[str] = field(default_factory=list)
 
     @classmethod
     def of(
@@ -44,11 +47,11 @@ class LoadReport:
         shapes = [row for row in reshaped if row[0] in state]
         loaded = {ref for name, ref in state.items() if name not in absent and name not in {row[0] for row in shapes}}
         counted = [name for name in state if not _ignored(name)]
+        lost = [n for n in absent - {row[0] for row in shapes} if not _ignored(n) and state[n] not in loaded]
         return cls(
             total=len(counted),
-            missing=sorted(
-                n for n in absent - {row[0] for row in shapes} if not _ignored(n) and state[n] not in loaded
-            ),
+            taken=sorted(set(counted) - set(lost) - {row[0] for row in shapes}),
+            missing=sorted(lost),
             unexpected=sorted(name for name in unexpected if not _ignored(name)),
             reshaped=sorted(shapes),
         )
@@ -69,7 +72,10 @@ class LoadReport:
 
     def table(self) -> str:
         """One row for each group of names; groups are named by their common prefix."""
-        rows = [("other shape", name, f"file {file}, model {model}") for name, file, model in self.reshaped[:_MAX_ROWS]]
+        rows = [("loaded", name, _entries(count)) for name, count in _grouped(self.taken, _MAX_LOADED)]
+        rows += [
+            ("other shape", name, f"file {file}, model {model}") for name, file, model in self.reshaped[:_MAX_ROWS]
+        ]
         if len(self.reshaped) > _MAX_ROWS:
             rows.append(("other shape", f"... and {len(self.reshaped) - _MAX_ROWS} more", ""))
         rows += [("not in the file", name, _entries(count)) for name, count in _grouped(self.missing)]
@@ -86,15 +92,15 @@ def _entries(count: int) -> str:
     return f"{count} entries" if count != 1 else "1 entry"
 
 
-def _grouped(names: list[str]) -> list[tuple[str, int]]:
-    """(prefix, count) at the deepest level that needs no more than ``_MAX_ROWS`` rows; a lone name stays whole."""
+def _grouped(names: list[str], rows_left: int = _MAX_ROWS) -> list[tuple[str, int]]:
+    """(prefix, count) at the deepest level that needs no more rows than these; a lone name stays whole."""
     groups: dict[str, list[str]] = {}
     for depth in range(8, 0, -1):
         groups = defaultdict(list)
         for name in names:
             groups[".".join(name.split(".")[:depth])].append(name)
-        if len(groups) <= _MAX_ROWS:
+        if len(groups) <= rows_left:
             break
     rows = [(members[0] if len(members) == 1 else f"{prefix}.*", len(members)) for prefix, members in groups.items()]
-    hidden = rows[_MAX_ROWS:]
-    return rows[:_MAX_ROWS] + ([("... and other prefixes", sum(count for _, count in hidden))] if hidden else [])
+    hidden = rows[rows_left:]
+    return rows[:rows_left] + ([("... and other prefixes", sum(count for _, count in hidden))] if hidden else [])

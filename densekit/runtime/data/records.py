@@ -3,7 +3,6 @@
 import io
 import itertools
 import logging
-import pickle
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from tabulate import tabulate
 from torch.utils.data import ConcatDataset, Dataset
 
+from densekit.ops.weights.unpickling import ArrayUnpickler, UnsafePickleError
 from densekit.runtime.data.catalog import DatasetCatalog, MetadataCatalog
 from densekit.runtime.data.detection_utils import check_metadata_consistency
 from densekit.runtime.structures import BoxMode
@@ -107,28 +107,18 @@ def filter_images_with_few_keypoints(dataset_dicts: Records, min_keypoints_per_i
     return kept
 
 
-class _ProposalUnpickler(pickle.Unpickler):
-    """Reads numpy arrays and plain containers, and refuses all else that a pickle could run."""
-
-    _NUMPY = frozenset({"ndarray", "dtype", "_reconstruct", "_frombuffer", "scalar"})
-
-    def find_class(self, module: str, name: str) -> Any:
-        package = module.split(".")[0]
-        if package == "numpy" and name in self._NUMPY:
-            return super().find_class(module, name)
-        if (module, name) in {("_codecs", "encode"), ("collections", "OrderedDict")}:
-            return super().find_class(module, name)
-        if name == "BoxMode" and module.endswith("structures.boxes"):  # written on either host
-            return BoxMode
-        raise pickle.UnpicklingError(f"it holds {module}.{name}, and only numpy arrays, lists and dicts are read")
-
-
 def _read_proposals(proposal_file: str) -> dict[str, Any]:
     with PathManager.open(proposal_file, "rb") as stream:
         content = io.BytesIO(stream.read())
+    modes = {(f"{host}.structures.boxes", "BoxMode"): BoxMode for host in ("densekit.runtime", "detectron2")}
     try:
-        found = _ProposalUnpickler(content, encoding="latin1").load()
-    except Exception as error:
+        found = ArrayUnpickler(content, also=modes).load()
+    except UnsafePickleError as error:
+        raise ValueError(
+            f"Proposal file {proposal_file} cannot be read: it asks for {error}, and only numpy arrays, lists and "
+            "dictionaries are read."
+        ) from error
+    except ArrayUnpickler.DAMAGED as error:
         raise ValueError(f"Proposal file {proposal_file} cannot be read: {error}.") from error
     # Files of Detectron (1) use other names.
     renamed = {{"indexes": "ids", "scores": "objectness_logits"}.get(key, key): value for key, value in found.items()}
