@@ -94,6 +94,12 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS and stop")
     parser.add_argument(
+        "--replay",
+        default="",
+        metavar="FOLDER",
+        help="run one step again that was infinite or NaN, from its OUTPUT_DIR/black_box/iter_XXXXXXX, and say where",
+    )
+    parser.add_argument(
         "--num-gpus", type=_count, default=1, metavar="N", help="processes on this machine, one GPU each (default: 1)"
     )
     parser.add_argument("--num-machines", type=_count, default=1, metavar="N", help="machines in the job (default: 1)")
@@ -124,7 +130,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         argv: the words after the program's name; by default those of this process.
 
     Returns:
-        ``config_file, datasets, train_data, val_data, resume, eval_only, num_gpus, num_machines, machine_rank,
+        ``config_file, datasets, train_data, val_data, resume, eval_only, replay, num_gpus, num_machines, machine_rank,
         dist_url, print_config, diff, dry_run`` and ``opts``, the flat list of keys and values.
     """
     parser = argument_parser()
@@ -136,6 +142,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         hint = next((word for word in args.opts if re.fullmatch(r"[A-Z0-9_.]+=.*", word)), None)
         reason = f"write {hint.replace('=', ' ', 1)!r} instead of {hint!r}" if hint else "one of them has no value"
         parser.error(f"keys and values come in pairs, KEY VALUE, and {' '.join(args.opts)!r} does not: {reason}.")
+    if args.replay and args.num_gpus * args.num_machines > 1:
+        parser.error("--replay runs the processes of the step one after another: leave --num-gpus out.")
     if not 0 <= args.machine_rank < args.num_machines:
         parser.error(f"--machine-rank {args.machine_rank} is not in 0 .. {args.num_machines - 1} (--num-machines).")
     if args.num_machines > 1 and args.dist_url == "auto":

@@ -28,6 +28,18 @@ def add_densekit_config(cfg: CfgNode) -> None:
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0  # on the learning rate of the parameters below a module named `backbone`
     cfg.TEST.BOUNDARY = False  # judge masks and classes by their boundaries too (arXiv 2103.16562)
     cfg.SOLVER.CHECKPOINT_KEEP = 0  # how many of the periodic checkpoints stay on the disk; 0: all of them
+    cfg.SOLVER.CHECKPOINT_KEEP_BEST = 1  # how many of the best by BEST_METRIC stay beside those; needs CHECKPOINT_KEEP
+    # The result that decides which weights are model_best.pth, as metrics.json names it: "bbox/AP", "validation_loss",
+    # "coco_2017_val/bbox/AP" with several test sets; "": none does.
+    cfg.TEST.BEST_METRIC = ""
+    cfg.TEST.BEST_MODE = ""  # "max" or "min" is best; "": by the name, "min" for losses and errors
+    cfg.TEST.EARLY_STOPPING = 0  # the training ends after so many evaluations without a new best; 0: it does not
+    cfg.TEST.VALIDATION_LOSS = False  # evaluations compute the training losses on DATASETS.TEST too
+    # Running average of the weights, which is what is evaluated and what model_best.pth and model_final.pth hold.
+    cfg.MODEL_EMA = CfgNode()
+    cfg.MODEL_EMA.ENABLED = False
+    cfg.MODEL_EMA.DECAY = 0.999  # of the average in each iteration
+    cfg.WRITERS = []  # where metrics go beside metrics.json and TensorBoard: "wandb", "mlflow"
     # LR_SCHEDULER_NAME "WarmupPolyLR" (arXiv 1606.00915): (1 - iteration / MAX_ITER) ** POWER, after a warm-up.
     cfg.SOLVER.POLY_LR_POWER = 0.9  # 1.0 is a straight line
     cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0  # the factor never falls below this

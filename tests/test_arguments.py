@@ -21,6 +21,7 @@ def test_defaults():
         "config_file": "x.yaml",
         "resume": "never",
         "eval_only": False,
+        "replay": "",
         "num_gpus": 1,
         "num_machines": 1,
         "machine_rank": 0,

@@ -99,6 +99,14 @@ class Checkpointer(DetectionCheckpointer):
             folder.finish(f"{name}.pth")
             logging.getLogger(__name__).info(f"Saved checkpoint {path}")
 
+    def save_weights(self, name: str, **facts: Any) -> None:
+        """Writes the model alone, with some facts, as ``<save_dir>/<name>.pth``; it is not what a run resumes from."""
+        if self.save_dir and self.save_to_disk:
+            folder = CheckpointFolder(self.save_dir)
+            folder.begin(f"{name}.pth")
+            write_checkpoint(self.save_dir, name, self.model, {}, facts, newest=False)
+            folder.finish(f"{name}.pth")
+
     def _load_file(self, f: str) -> dict[str, Any]:
         checkpoint = read_checkpoint(f)
         weights = adapt_names(checkpoint, self.model.state_dict())

@@ -5,6 +5,7 @@
 
 import hashlib
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from densekit.ops.files import atomic_write
@@ -13,6 +14,7 @@ from densekit.ops.weights import read_checkpoint
 _SUMS = "SHA256SUMS"
 _POINTER = "last_checkpoint"
 _PERIODIC = re.compile(r"model_\d{7,}\.pth")
+_BEST = "model_best.pth"  # weights alone: nothing to resume from
 
 
 class CheckpointFolder:
@@ -48,9 +50,9 @@ class CheckpointFolder:
         """The checkpoints that exist: the one that ``last_checkpoint`` names, then the others by age."""
         pointer = self.path / _POINTER
         named = [pointer.read_text(encoding="utf-8").strip()] if pointer.is_file() else []
-        unlisted = sorted(self.path.glob("model_*.pth"), key=lambda file: file.stat().st_mtime, reverse=True)
-        names = [*named, *reversed(self.sums()), *(file.name for file in unlisted)]
-        return [self.path / name for name in dict.fromkeys(names) if (self.path / name).is_file()]
+        unlisted = sorted(self.path.glob("model_*.pth"), key=_age, reverse=True)
+        names = dict.fromkeys([*named, *reversed(self.sums()), *(file.name for file in unlisted)])
+        return [self.path / name for name in names if name != _BEST and (self.path / name).is_file()]
 
     def problem(self, file: Path) -> str | None:
         """What is wrong with a checkpoint; ``None`` if it is whole.
@@ -66,16 +68,21 @@ class CheckpointFolder:
             return str(error)
         return None
 
-    def prune(self, keep: int) -> list[Path]:
+    def prune(self, keep: int, stay: Collection[str] = ()) -> list[Path]:
         """Deletes all periodic checkpoints but the ``keep`` newest ones; the one that would be resumed stays.
+
+        Args:
+            keep: how many.
+            stay: names of others that are not deleted.
 
         Returns:
             The deleted files.
         """
-        periodic = [file for file in self.newest_first() if _PERIODIC.fullmatch(file.name)]
-        deleted = [file for file in periodic[keep:] if file != self.newest_first()[0]]
+        present = self.newest_first()
+        periodic = [file for file in present if _PERIODIC.fullmatch(file.name)]
+        deleted = [file for file in periodic[keep:] if file != present[0] and file.name not in stay]
         for file in deleted:
-            file.unlink()
+            file.unlink(missing_ok=True)
         if deleted:
             gone = {file.name for file in deleted}
             self._write_sums({name: digest for name, digest in self.sums().items() if name not in gone})
@@ -84,6 +91,14 @@ class CheckpointFolder:
     def _write_sums(self, sums: dict[str, str]) -> None:
         with atomic_write(self.path / _SUMS) as file:
             file.writelines(f"{digest}  {name}\n" for name, digest in sums.items())
+
+
+def _age(file: Path) -> float:
+    """When it was written, for sorting; a file that someone deletes meanwhile is the oldest."""
+    try:
+        return file.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def sha256(file: Path) -> str:

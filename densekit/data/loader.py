@@ -113,6 +113,7 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[Any]:
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=_as_it_is,
         worker_init_fn=prepare_worker,
+        pin_memory=cfg.MODEL.DEVICE.startswith("cuda"),
         generator=torch.Generator(),  # else starting an iteration would draw from the model's random numbers
     )
 

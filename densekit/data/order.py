@@ -60,6 +60,10 @@ class TrainingOrder(Sampler[list[Draw]]):
     def __iter__(self) -> Iterator[list[Draw]]:
         return (batch[self._share] for batch in islice(self._batches(), self.start, None))
 
+    def draws(self, step: int) -> list[Draw]:
+        """This process's share of one step, drawn anew from the first step on."""
+        return next(islice(self._batches(), step, None))[self._share]
+
     def _batches(self) -> Iterator[list[Draw]]:
         groups: dict[bool, list[Draw]] = {False: [], True: []}
         for index, seed in self._stream():

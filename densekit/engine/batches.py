@@ -2,7 +2,10 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
+
+import torch
 
 from densekit.data.loader import start_workers
 from densekit.engine.errors import DataError
@@ -14,10 +17,14 @@ class RememberedBatches:
     Args:
         loader: an iterable of batches; a batch is a list of records with ``file_name``.
         before_each: called before each batch.
+        device: where the tensors of the records go; a GPU copies them from pinned memory while the process goes on.
     """
 
-    def __init__(self, loader: Iterable[Any], before_each: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, loader: Iterable[Any], before_each: Callable[[], None] = lambda: None, device: str = "cpu"
+    ) -> None:
         self.loader = loader
+        self._device = device
         self._before_each = before_each
         self.last_files: list[str] = []
 
@@ -32,10 +39,45 @@ class RememberedBatches:
                 batch = next(batches)
             except StopIteration:
                 return
-            except (ValueError, OSError) as error:
+            except (ValueError, OSError, EOFError) as error:
+                if getattr(self.loader, "num_workers", 0) and "DataLoader worker" not in str(error):
+                    raise DataError(_death(error)) from error  # a worker died while its images were being handed over
                 raise DataError(_own_message(error)) from error
             self.last_files = [str(record.get("file_name", "?")) for record in batch if isinstance(record, dict)]
-            yield batch
+            yield batch if self._device == "cpu" else [_on_device(record, self._device) for record in batch]
+
+
+def _on_device(record: Any, device: str) -> Any:
+    """The record with its images and label maps on a device; instances are copied by the model that knows them."""
+    if not isinstance(record, dict):
+        return record
+    return {
+        key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+        for key, value in record.items()
+    }
+
+
+@contextmanager
+def deaths_of_workers_explained() -> Iterator[None]:
+    """Says plainly that a loader's process has died; torch reports it at whatever line the run has come to.
+
+    Raises:
+        DataError: in place of torch's error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not re.match(r"DataLoader worker \(pid.*(killed by signal|exited unexpectedly)", str(error)):
+            raise
+        raise DataError(_death(error)) from error
+
+
+def _death(error: Exception) -> str:
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return (
+        f"A process that loads images has died: {reason} Most often the machine ran out of memory: lower "
+        "DATALOADER.NUM_WORKERS. --resume goes on from the last checkpoint."
+    )
 
 
 def _own_message(error: Exception) -> str:

@@ -1,5 +1,6 @@
-"""One run of the launcher, in each of its processes: train, or evaluate only."""
+"""One run of the launcher, in each of its processes: train, evaluate only, or run one step again."""
 
+import logging
 from argparse import Namespace
 from typing import Any
 
@@ -7,7 +8,10 @@ from densekit.checkpoint import Checkpointer
 from densekit.d2.config import CfgNode
 from densekit.d2.evaluation import verify_results
 from densekit.d2.utils import comm
+from densekit.engine.ema import use_average
 from densekit.engine.errors import DataError, user_errors
+from densekit.engine.replay import replay
+from densekit.engine.run_folder import release
 from densekit.engine.setup import setup
 from densekit.engine.trainer import Trainer
 
@@ -18,15 +22,23 @@ def run(args: Namespace) -> dict[str, Any] | None:
     Returns:
         The evaluation results, on the main process.
     """
-    with user_errors():
-        cfg = setup(args)
-        trainer = None if args.eval_only else Trainer(cfg)
-        if trainer is None:
-            model = _load(cfg, args.resume != "never")
-        else:
-            trainer.resume_or_load(resume=args.resume != "never", must=args.resume == "must")
-    with user_errors((DataError,)):
-        return _evaluate(cfg, model) if trainer is None else trainer.train()
+    if args.replay:
+        with user_errors():
+            if not replay(args):
+                raise SystemExit(1)
+        return None
+    try:
+        with user_errors():
+            cfg = setup(args)
+            trainer = None if args.eval_only else Trainer(cfg)
+            if trainer is None:
+                model = _load(cfg, args.resume != "never")
+            else:
+                trainer.resume_or_load(resume=args.resume != "never", must=args.resume == "must")
+        with user_errors((DataError,)):
+            return _evaluate(cfg, model) if trainer is None else trainer.train()
+    finally:
+        release()
 
 
 def _load(cfg: CfgNode, resume: bool) -> Any:
@@ -38,7 +50,11 @@ def _load(cfg: CfgNode, resume: bool) -> Any:
             "--eval-only needs weights: add MODEL.WEIGHTS FILE, or --resume to take the last checkpoint in OUTPUT_DIR "
             f"{cfg.OUTPUT_DIR!r} (there {'is one' if checkpointer.has_checkpoint() else 'is none yet'})."
         )
-    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    kept = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    if cfg.MODEL_EMA.ENABLED:
+        found = use_average(model, kept)
+        what = "the average of the weights" if found else "the weights as they are, for it has no average of them,"
+        logging.getLogger(__name__).info(f"MODEL_EMA.ENABLED: {what} in {checkpointer.source} is evaluated.")
     return model
 
 

@@ -21,6 +21,7 @@ from densekit.data.checks import check_registered
 from densekit.data.class_counts import count_keys, set_class_counts
 from densekit.data.identity import check_classes_of_weights, write_classes
 from densekit.engine.own_data import register_own_data
+from densekit.engine.run_folder import claim
 from densekit.evaluation import check_evaluation
 from densekit.ops.files import atomic_write
 
@@ -69,6 +70,8 @@ def prepare(args: Namespace, *, writes: bool = True) -> tuple[CfgNode, list[str]
     _check_augmented_test(cfg)
     if writes:
         check_output_dir(cfg.OUTPUT_DIR)
+        if comm.is_main_process():
+            claim(cfg.OUTPUT_DIR)
     warnings += register_own_data(cfg, args, writes=writes)
     return cfg, warnings, _count_classes(cfg, args)
 

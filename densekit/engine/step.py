@@ -158,7 +158,7 @@ class TrainingStep(SimpleTrainer):
     def _learn(self, batch: Any) -> tuple[list[str], Tensor]:
         """Returns the names and the (L,) values of the losses, means over the micro-batches."""
         sums: dict[str, Tensor] = {}
-        parts = _cut(batch, self.accumulate)
+        parts = cut(batch, self.accumulate)
         for number, part in enumerate(parts, start=1):
             with _gradients_shared(self.model, number == len(parts)) if len(parts) > 1 else nullcontext():
                 losses, total = self._losses_of(part)
@@ -355,7 +355,12 @@ def _parameters_by_module(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     return groups
 
 
-def _cut(batch: Any, parts: int) -> Sequence[Any]:
+def cut(batch: Any, parts: int) -> Sequence[Any]:
+    """The micro-batches of a batch, in its order.
+
+    Raises:
+        ValueError: it does not divide.
+    """
     if parts == 1:
         return [batch]
     if len(batch) % parts:

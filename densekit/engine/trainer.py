@@ -27,12 +27,17 @@ from densekit.d2.utils.events import CommonMetricPrinter, EventWriter, Tensorboa
 from densekit.data.loader import build_train_loader, prepare_worker
 from densekit.data.mapper import MAPPERS
 from densekit.data.order import TrainingOrder
-from densekit.engine.batches import RememberedBatches
-from densekit.engine.hooks import CheckpointHook, EvaluationHook
+from densekit.engine.batches import RememberedBatches, deaths_of_workers_explained
+from densekit.engine.best import Scores
+from densekit.engine.black_box import BlackBox
+from densekit.engine.ema import WeightAverage, averaged
+from densekit.engine.hooks import AverageHook, CheckpointHook, EarlyStop, EvaluationHook
 from densekit.engine.preemption import STOP, AgreedStop
 from densekit.engine.randomness import set_random_state, undisturbed
+from densekit.engine.run_folder import METRICS, RunFolder
 from densekit.engine.step import SettleHook, TrainingStep
-from densekit.engine.writers import MetricsWriter, write_results
+from densekit.engine.validation import config_for_validation, validation_losses
+from densekit.engine.writers import Lazily, MetricsWriter, write_results
 from densekit.evaluation import build_evaluator
 from densekit.solver import build_lr_scheduler, build_optimizer, gradient_norm_type
 
@@ -55,7 +60,7 @@ class Trainer(DefaultTrainer):
         loader = self.build_train_loader(cfg)
         order = getattr(loader, "batch_sampler", None)
         self._order = order if isinstance(order, TrainingOrder) else None
-        self._batches = RememberedBatches(loader)
+        self._batches = RememberedBatches(loader, device=cfg.MODEL.DEVICE)
         on_gpu = cfg.MODEL.DEVICE.startswith("cuda")
         replicas = create_ddp_model(
             model, broadcast_buffers=False, device_ids=[comm.get_local_rank()] if on_gpu else None
@@ -65,22 +70,29 @@ class Trainer(DefaultTrainer):
             self._batches,
             optimizer,
             accumulate=_micro_batches(cfg),
-            precision=_precision(cfg),
+            precision=precision(cfg),
             norm_type=gradient_norm_type(cfg),
             nan_skip=cfg.SOLVER.NAN_SKIP,
+            on_bad_step=BlackBox(cfg.OUTPUT_DIR, replicas, self._order, cfg.SOLVER.ACCUMULATE),
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.average = WeightAverage(model, cfg.MODEL_EMA.DECAY) if cfg.MODEL_EMA.ENABLED else None
+        states: dict[str, Any] = {"trainer": weakref.proxy(self)}
+        if self.average is not None:
+            self.average.watch(optimizer)
+            states["ema"] = self.average
         self.checkpointer = Checkpointer(
-            replicas,
-            cfg.OUTPUT_DIR,
-            min_coverage=cfg.MODEL.WEIGHTS_MIN_COVERAGE,
-            trainer=weakref.proxy(self),
+            replicas, cfg.OUTPUT_DIR, min_coverage=cfg.MODEL.WEIGHTS_MIN_COVERAGE, **states
         )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self._last_eval_results: dict[str, Any] | None = None
-        self._evaluation = EvaluationHook(cfg.TEST.EVAL_PERIOD)
+        self._folder = RunFolder(cfg.OUTPUT_DIR)
+        self._scores = Scores.from_config(cfg)
+        self._evaluation = EvaluationHook(cfg.TEST.EVAL_PERIOD, self._folder, self._scores, cfg.TEST.EARLY_STOPPING)
+        self._resumed: dict[str, Any] | None = None
+        self._writers: list[EventWriter] = []
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True, *, must: bool = False) -> None:
@@ -104,6 +116,10 @@ class Trainer(DefaultTrainer):
         if not resume and found:
             logger.warning(f"{self.cfg.OUTPUT_DIR} holds a checkpoint; without --resume training starts anew over it.")
         kept = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        if self.average is not None and not self.average.loaded:
+            if resume and found:
+                logger.warning(f"{self.checkpointer.source} has no average of the weights: it begins with them.")
+            self.average.restart()
         if not (resume and found):
             return
         self.start_iter = self.iter + 1
@@ -111,6 +127,7 @@ class Trainer(DefaultTrainer):
             f"Resumed from {self.checkpointer.source}: {self.start_iter} of {self.max_iter} iterations are done."
         )
         self._evaluation.is_overdue = bool(kept.get("evaluation_due"))
+        self._resumed = {"run_id": kept.get("run_id"), "evaluated": "model_final" in self.checkpointer.source}
         if self._order is not None:
             self._order.start = self.start_iter
             if kept.get("data_seed") is not None:  # checkpoints of other programs have none
@@ -130,13 +147,27 @@ class Trainer(DefaultTrainer):
         Returns:
             The last evaluation results, on the main process.
         """
-        with STOP:
+        if comm.is_main_process():
+            self._begin()
+        with STOP, deaths_of_workers_explained():
             try:
                 super().train()
+            except EarlyStop:
+                comm.synchronize()
             except AgreedStop:
                 comm.synchronize()  # whoever starts processes ends them all as soon as the first one ends
                 raise
         return self._last_eval_results if comm.is_main_process() else None
+
+    def _begin(self) -> None:
+        """Takes the run's folder over from the run before, or from this run before it was interrupted."""
+        if self._resumed is None:
+            self._folder.begin()
+            return
+        self._folder.go_on(start=self.start_iter, **self._resumed)
+        noted = self._folder.facts.get("scores") or {}
+        if self._scores is not None and noted.get("metric") == self._scores.metric:
+            self._scores.complete(noted["values"], self.start_iter - 1)
 
     def build_hooks(self) -> list[HookBase | None]:
         """The host's hooks with a checkpointer and evaluations that lose nothing when the run is stopped."""
@@ -147,9 +178,14 @@ class Trainer(DefaultTrainer):
             cfg.TEST.EVAL_PERIOD,
             self._order,
             cfg.SOLVER.CHECKPOINT_KEEP,
+            folder=self._folder,
+            average=self.average,
+            scores=self._scores,
+            keep_best=cfg.SOLVER.CHECKPOINT_KEEP_BEST,
         )
+        self._evaluation.checkpoints = ours
         settle = SettleHook(_WRITE_PERIOD, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.TEST.EVAL_PERIOD)
-        hooks: list[HookBase | None] = []
+        hooks: list[HookBase | None] = [AverageHook(self.average)] if self.average is not None else []
         for hook in super().build_hooks():
             if isinstance(hook, EvalHook):
                 hooks += [settle, ours, self._evaluation]
@@ -159,17 +195,37 @@ class Trainer(DefaultTrainer):
 
     def evaluate(self) -> dict[str, Any]:
         """Returns the results on ``DATASETS.TEST``; those with test-time augmentation only after the last iteration."""
-        self._last_eval_results = self.test(self.cfg, self.model)
-        if self.cfg.TEST.AUG.ENABLED and self.iter >= self.max_iter:
-            self._last_eval_results.update(self.test_with_TTA(self.cfg, self.model))
+        with averaged(self.average):
+            self._last_eval_results = self.test(self.cfg, self.model)
+            if self.cfg.TEST.AUG.ENABLED and self.iter >= self.max_iter:
+                self._last_eval_results.update(self.test_with_TTA(self.cfg, self.model))
         return self._last_eval_results
+
+    def validation_losses(self) -> dict[str, float]:
+        """Returns the training losses on ``DATASETS.TEST`` if ``TEST.VALIDATION_LOSS`` asks for them."""
+        if not self.cfg.TEST.VALIDATION_LOSS:
+            return {}
+        mapper = _mapper(config_for_validation(self.cfg), is_train=True)
+        with averaged(self.average):
+            return validation_losses(self.cfg, getattr(self.model, "module", self.model), mapper, self.iter)
 
     def build_writers(self) -> list[EventWriter]:
         """A line of progress with the time that remains, ``metrics.json`` and TensorBoard."""
         folder = self.cfg.OUTPUT_DIR
         os.makedirs(folder, exist_ok=True)
-        metrics = MetricsWriter(os.path.join(folder, "metrics.json"))
-        return [CommonMetricPrinter(self.max_iter), metrics, TensorboardXWriter(folder)]
+        me = weakref.proxy(self)  # the writers outlive no trainer
+        path = os.path.join(folder, METRICS)
+        self._writers = [
+            Lazily(lambda: MetricsWriter(path, me._folder.id)),
+            # Hides what an earlier run in this folder, or this one before it was killed, had written from here on.
+            Lazily(lambda: TensorboardXWriter(folder, purge_step=me.start_iter)),
+        ]
+        return [CommonMetricPrinter(self.max_iter), *self._writers]
+
+    def write_metrics(self) -> None:
+        """Writes what is new now, for an evaluation may be all that happens before the next one or a kill."""
+        for writer in self._writers:
+            writer.write()
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -231,7 +287,8 @@ def _share_buffers(model: nn.Module) -> None:
             torch.distributed.broadcast(buffer, src=0)
 
 
-def _precision(cfg: CfgNode) -> torch.dtype | None:
+def precision(cfg: CfgNode) -> torch.dtype | None:
+    """The dtype of mixed precision; None without it."""
     name = cfg.SOLVER.AMP.DTYPE
     if name not in ("float16", "bfloat16"):
         raise ValueError(f"SOLVER.AMP.DTYPE is {name!r}; it can be 'float16' or 'bfloat16'.")

@@ -11,6 +11,7 @@ T, P: annotated and predicted segments of one image, void included.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -36,11 +37,14 @@ class Matching:
         matched: Category and IoU of each pair.
         missed: Category of each annotated segment without a partner.
         spurious: Category of each predicted segment without a partner.
+        confused: Annotated and predicted category of each pair of a missed and a spurious segment whose IoU exceeds
+            1/2: what was found under another name.
     """
 
     matched: tuple[tuple[int, float], ...]
     missed: tuple[int, ...]
     spurious: tuple[int, ...]
+    confused: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,16 +88,46 @@ def match_segments(
     union = true_area[:, None] + area - overlap - on_void
     same = (true_category[:, None] == category) & (true_category >= 0)[:, None]
     # Twice the overlap against the union: whole numbers, so that an IoU of exactly 1/2 is never rounded over it.
-    pairs = same & ~is_crowd[:, None] & (2 * overlap > union)
+    near = ~is_crowd[:, None] & (2 * overlap > union)
+    pairs = same & near
 
     ignored = on_void + (overlap * (same & is_crowd[:, None])).sum(axis=0)
     spurious = (category >= 0) & ~pairs.any(axis=0) & (2 * ignored <= area)
+    across = near & ~same & (true_category >= 0)[:, None] & spurious
     found = set(rows[pairs.any(axis=1)].tolist())
     return Matching(
         matched=tuple((int(true_category[t]), float(overlap[t, p] / union[t, p])) for t, p in np.argwhere(pairs)),
         missed=tuple(s.category for key, s in truth.items() if not s.is_crowd and key not in found),
         spurious=tuple(category[spurious].tolist()),
+        confused=tuple((int(true_category[t]), int(category[p])) for t, p in np.argwhere(across)),
     )
+
+
+def panoptic_confusion(images: Iterable[Matching], categories: Sequence[int]) -> np.ndarray:
+    """Counts which category was taken for which, in segments.
+
+    A row sums up to the annotated segments of a category that count, a column to the predicted ones.
+
+    Args:
+        images: the matchings.
+        categories: C of them.
+
+    Returns:
+        (C + 1, C + 1) int64, annotated by predicted category in their order; the last column counts segments that
+        were missed, the last row segments where there is none.
+    """
+    number = {key: k for k, key in enumerate(categories)}
+    counts = np.zeros((len(number) + 1, len(number) + 1), dtype=np.int64)
+    for image in images:
+        for category, _ in image.matched:
+            counts[number[category], number[category]] += 1
+        for true, predicted in image.confused:
+            counts[number[true], number[predicted]] += 1
+        for category in (Counter(image.missed) - Counter(true for true, _ in image.confused)).elements():
+            counts[number[category], -1] += 1
+        for category in (Counter(image.spurious) - Counter(predicted for _, predicted in image.confused)).elements():
+            counts[-1, number[category]] += 1
+    return counts
 
 
 def panoptic_quality(images: Iterable[Matching], categories: Sequence[int]) -> dict[int, Quality]:

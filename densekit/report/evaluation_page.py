@@ -9,11 +9,12 @@ from typing import Any
 
 import densekit.data.builtin  # noqa: F401 - registers the standard names, which are looked up here
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
+from densekit.report.cityscapes_instances import read_cityscapes_instances
 from densekit.report.gallery import instance_gallery, panoptic_gallery, semantic_gallery
 from densekit.report.html import Markup, el, page, table
 from densekit.report.instances import Instances, instances_data, read_instances
 from densekit.report.learning import learning_groups
-from densekit.report.panoptic import Panoptic, read_panoptic
+from densekit.report.panoptic import Panoptic, panoptic_data, read_panoptic
 from densekit.report.run_files import RunFiles
 from densekit.report.semantic import Semantic, read_semantic, semantic_data
 
@@ -80,6 +81,7 @@ def evaluation_page(run: RunFiles, images: int) -> str:
         data["semantic"] = semantic_data(parts.semantic)
         galleries.append(semantic_gallery(parts.semantic, images))
     if parts.panoptic is not None:
+        data["panoptic"] = panoptic_data(parts.panoptic)
         galleries.append(panoptic_gallery(parts.panoptic, images))
     body = [
         _header(run, results),
@@ -88,12 +90,12 @@ def evaluation_page(run: RunFiles, images: int) -> str:
         _overall(results),
         _per_class(results, parts),
         [
-            _gallery_section(gallery, kind, parts.semantic)
+            _gallery_section(gallery, kind, parts)
             for gallery, kind in zip(galleries, parts.classes())
             if gallery is not None
         ],
-        _curves(parts.instances) if parts.instances is not None and parts.instances.scores else None,
-        [_confusion(kind) for kind in ("instances", "semantic") if kind in data],
+        _curves(parts.instances) if parts.instances is not None else None,
+        [_confusion(kind) for kind in ("instances", "semantic", "panoptic") if kind in data],
         _learning() if data["learning"] else None,
         _settings(run),
         _dialog(),
@@ -105,7 +107,7 @@ def evaluation_page(run: RunFiles, images: int) -> str:
 def _instances(run: RunFiles, records: list[dict[str, Any]]) -> Instances | None:
     path = run.inference / "coco_instances_results.json"
     if not path.is_file():
-        return None
+        return read_cityscapes_instances(run, records)
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -264,8 +266,8 @@ def _class_table(columns: Mapping[str, Mapping[str, float | None]], counts: Mapp
     return table(buttons, rows, label="classes", class_="classes sortable")
 
 
-def _legend(kind: str, semantic: Semantic | None) -> Markup | None:
-    """What the colours mean; panoptic segments have too many."""
+def _legend(kind: str, parts: _Parts) -> Markup | None:
+    """What the colours mean, unless there are too many."""
     if kind == "instances":
         keys = (
             ("object", "found"),
@@ -275,22 +277,27 @@ def _legend(kind: str, semantic: Semantic | None) -> Markup | None:
             ("crowd", "not counted"),
         )
         return el("ul", [el("li", el("i", class_=f"key {key}"), text) for key, text in keys], class_="legend")
-    if kind == "semantic" and semantic is not None and len(semantic.classes) <= _MOST_COLOURS:
-        colours = zip(semantic.classes, semantic.colours)
-        items = [
-            el("li", el("i", class_="key class", style=f"background:rgb{tuple(map(int, colour))}"), name)
-            for name, colour in colours
-        ]
-        return el("ul", items, class_="legend")
-    return None
+    colours: list[tuple[str, tuple[int, int, int]]] = []
+    if kind == "semantic" and parts.semantic is not None:
+        colours = list(zip(parts.semantic.classes, parts.semantic.colours))
+    elif kind == "panoptic" and parts.panoptic is not None:
+        colours = list(zip(parts.panoptic.classes.values(), parts.panoptic.class_colours().values()))
+    if len(colours) > _MOST_COLOURS:
+        return None
+    items = [
+        el("li", el("i", class_="key class", style=f"background:rgb{tuple(map(int, colour))}"), name)
+        for name, colour in colours
+    ]
+    return el("ul", items, class_="legend")
 
 
-def _gallery_section(gallery: Markup, kind: str, semantic: Semantic | None) -> Markup:
+def _gallery_section(gallery: Markup, kind: str, parts: _Parts) -> Markup:
     titles = {"instances": "Images: objects", "semantic": "Images: classes", "panoptic": "Images: panoptic segments"}
     ranked = {
         "instances": "Ranked by F1 at an IoU and a score of 0.5.",
         "semantic": "Ranked by the mean IoU of the classes in the image.",
-        "panoptic": "Ranked by the panoptic quality of the image.",
+        "panoptic": "Ranked by the panoptic quality of the image, its segments of all classes taken together. Segments "
+        "of one class differ in shade.",
     }
     choice = [
         el("label", el("input", type="radio", name=f"order-{kind}", value=name, checked=name == "worst"), f" {name}")
@@ -301,14 +308,15 @@ def _gallery_section(gallery: Markup, kind: str, semantic: Semantic | None) -> M
         el("h2", titles[kind]),
         el("p", ranked[kind], class_="quiet"),
         el("fieldset", el("legend", "show the"), choice, class_="choice", data_kind=kind),
-        _legend(kind, semantic),
+        _legend(kind, parts),
         gallery,
         el("p", "No image shows this class.", class_="quiet none-left", hidden=True),
     )
 
 
 def _curves(instances: Instances) -> Markup:
-    return el("div", _recall(instances), _calibration(instances), class_="two")
+    recall = _recall(instances) if instances.scores else None
+    return el("div", recall, _calibration(instances), class_="two")
 
 
 def _recall(instances: Instances) -> Markup:
@@ -330,10 +338,13 @@ def _confusion(kind: str) -> Markup:
         "instances": "Rows are annotated, columns predicted classes, at the score chosen above. Objects and detections "
         "are matched at an IoU of 0.5, first within a class, then across classes.",
         "semantic": "Rows are annotated, columns predicted classes; the share of the row's pixels in percent.",
+        "panoptic": "Rows are annotated, columns predicted classes; the numbers are segments. Segments are matched at "
+        "an IoU above 0.5, whatever their classes; crowds, and what lies on them or on void, do not count.",
     }[kind]
+    title = {"instances": "", "semantic": " (pixels)", "panoptic": " (segments)"}[kind]
     return el(
         "section",
-        el("h2", "What is taken for what" + (" (pixels)" if kind == "semantic" else "")),
+        el("h2", f"What is taken for what{title}"),
         el("p", text, class_="quiet"),
         el("div", class_="confusion", data_kind=kind),
     )

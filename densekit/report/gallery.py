@@ -89,7 +89,11 @@ def panoptic_gallery(panoptic: Panoptic, count: int) -> Markup | None:
         annotated = panoptic.truth.segments(image.image_id).values()
         return {numbers[key] for key in (*(s.category for s in annotated), *image.segments.values())}
 
-    return _gallery("panoptic", panoptic.images, rank, lambda image: image.path, panels, classes, count, "PQ")
+    def note(image: PanopticImage) -> str:
+        found = image.matching
+        return f"{len(found.matched)} right, {len(found.spurious)} wrong, {len(found.missed)} missed"
+
+    return _gallery("panoptic", panoptic.images, rank, lambda image: image.path, panels, classes, count, "PQ", note)
 
 
 def _laid_over(ids: np.ndarray, colours: dict[int, tuple[int, int, int]]) -> Markup:
@@ -105,6 +109,7 @@ def _gallery(
     classes: Callable[[Item], Iterable[int]],
     count: int,
     metric: str,
+    note: Callable[[Item], str] = lambda _: "",
 ) -> Markup | None:
     """Builds the cards of the ``count`` worst and the ``count`` best images; None where no image can be judged."""
     judged = [(rank(image), number) for number, image in enumerate(images)]
@@ -124,7 +129,7 @@ def _gallery(
             "figcaption",
             el("b", Path(path(image)).name), " ",
             el("span", f"{metric} {100 * value:.1f}", class_="quiet"), " ",
-            el("span", class_="tally"),
+            el("span", note(image), class_="tally"),
         )  # fmt: skip
         attributes: dict[str, Any] = {"class_": "pair", "data_classes": " ".join(map(str, sorted(classes(image))))}
         attributes |= {"data_worst": groups["worst"].index(number) if number in groups["worst"] else None}

@@ -15,9 +15,10 @@ import pycocotools.mask as mask_utils
 from densekit.evaluation.coco_metrics import CocoScores, evaluate_coco
 from densekit.evaluation.ground_truth import GroundTruth
 from densekit.metrics.detection_errors import TRUE, ImageMatches, calibration_bins, confusion, match_image
+from densekit.report.confusion import confusion_data
 from densekit.report.run_files import RunFiles
 
-__all__ = ["InstanceImage", "Instances", "instances_data", "read_instances"]
+__all__ = ["Entry", "InstanceImage", "Instances", "instances_data", "read_instances"]
 
 THRESHOLDS = tuple(round(0.05 * k, 2) for k in range(1, 20))
 _BINS = 10
@@ -141,10 +142,7 @@ def instances_data(instances: Instances) -> dict[str, Any]:
     count = len(instances.classes)
     return {
         "recall": {task: _recall_curves(scores, instances.classes) for task, scores in instances.scores.items()},
-        "confusion": {
-            "thresholds": list(THRESHOLDS),
-            "cells": [_sparse(confusion(matches, count, threshold)) for threshold in THRESHOLDS],
-        },
+        "confusion": confusion_data([confusion(matches, count, each) for each in THRESHOLDS], THRESHOLDS),
         "calibration": _calibration(matches, count),
     }
 
@@ -165,11 +163,6 @@ def _recall_curves(scores: CocoScores, classes: Mapping[int, str]) -> dict[str, 
 
 def _three(table: np.ndarray) -> list[list[float]]:
     return [np.round(row, _DIGITS).tolist() for row in (*(table[k] for k in _SHOWN_IOUS), table.mean(axis=0))]
-
-
-def _sparse(counts: np.ndarray) -> list[list[int]]:
-    rows, columns = np.nonzero(counts)
-    return np.stack([rows, columns, counts[rows, columns]], axis=1).tolist()
 
 
 def _calibration(matches: Sequence[ImageMatches], count: int) -> dict[str, list[list[float]]]:

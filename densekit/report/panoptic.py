@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from densekit.d2.data import MetadataCatalog
 from densekit.d2.utils.colormap import colormap
 from densekit.evaluation.panoptic_truth import PanopticTruth
-from densekit.metrics.panoptic_quality import Matching, Quality, match_segments, panoptic_quality
+from densekit.metrics.panoptic_quality import Matching, Quality, match_segments, panoptic_confusion, panoptic_quality
 from densekit.ops.panoptic_png import read_panoptic_png
+from densekit.report.confusion import confusion_data
 from densekit.report.run_files import RunFiles
 
-__all__ = ["Panoptic", "PanopticImage", "read_panoptic"]
+__all__ = ["Panoptic", "PanopticImage", "image_quality", "panoptic_data", "read_panoptic"]
 
 Colour = tuple[int, int, int]
 
@@ -59,19 +61,23 @@ class Panoptic:
         annotated = {key: segment.category for key, segment in self.truth.segments(image.image_id).items()}
         return self._shades(annotated), self._shades(image.segments)
 
+    def class_colours(self) -> dict[int, Colour]:
+        """Returns category id -> the colour of its first segment."""
+        table = colormap(rgb=True, maximum=255).astype(int).tolist()
+        listed = [entry.get("color") for entry in self.truth.file.categories.values()]
+        chosen = [colour or table[number % len(table)] for number, colour in enumerate(listed)]
+        return {key: (red, green, blue) for key, (red, green, blue) in zip(self.classes, chosen)}
+
     def _shades(self, segments: dict[int, int]) -> dict[int, Colour]:
         """The colour of the class, a little lighter or darker for each further segment of it."""
-        table = colormap(rgb=True, maximum=255).astype(int).tolist()
-        numbers = {key: number for number, key in enumerate(self.classes)}
+        colours = self.class_colours()
         seen: dict[int, int] = {}
         shades = {}
         for key, category in segments.items():
-            entry = self.truth.file.categories.get(category, {})
-            base = entry.get("color") or table[numbers.get(category, 0) % len(table)]
             turn = seen.setdefault(category, 0)
             seen[category] += 1
             factor = (1.0, 0.75, 1.25, 0.6, 1.4)[turn % 5]
-            red, green, blue = (int(min(255, channel * factor)) for channel in base)
+            red, green, blue = (int(min(255, channel * factor)) for channel in colours[category])
             shades[key] = (red, green, blue)
         return shades
 
@@ -83,9 +89,10 @@ def read_panoptic(run: RunFiles, records: Iterable[Mapping[str, Any]]) -> Panopt
         FileNotFoundError: A kept PNG is missing.
         ValueError: The files are damaged or of another data set.
     """
-    document = run.inference / "predictions.json"
-    if not document.is_file():
+    found = _kept_files(run)
+    if found is None:
         return None
+    document, folder = found
     truth = PanopticTruth.of(run.dataset)
     try:
         annotations = json.loads(document.read_text(encoding="utf-8"))["annotations"]
@@ -97,7 +104,7 @@ def read_panoptic(run: RunFiles, records: Iterable[Mapping[str, Any]]) -> Panopt
         key = annotation["image_id"]
         if key not in truth.file.annotations or key not in files:
             raise ValueError(f"{document} has image {key!r}, which {truth.file.path} does not have.")
-        path = run.inference / "panoptic" / annotation["file_name"]
+        path = folder / annotation["file_name"]
         segments = {segment["id"]: segment["category_id"] for segment in annotation["segments_info"]}
         ids = read_panoptic_png(path)
         matching = match_segments(truth.ids(key), truth.segments(key), ids, segments)
@@ -105,6 +112,21 @@ def read_panoptic(run: RunFiles, records: Iterable[Mapping[str, Any]]) -> Panopt
     qualities = panoptic_quality((image.matching for image in images), list(truth.file.categories))
     names = {key: str(category["name"]) for key, category in truth.file.categories.items()}
     return Panoptic(truth, names, qualities, images)
+
+
+def panoptic_data(panoptic: Panoptic) -> dict[str, Any]:
+    """Returns what the page's script draws."""
+    counts = panoptic_confusion((image.matching for image in panoptic.images), list(panoptic.classes))
+    return {"confusion": confusion_data([counts])}
+
+
+def _kept_files(run: RunFiles) -> tuple[Path, Path] | None:
+    """Returns the JSON and the folder of its PNGs, as COCO's or as Cityscapes' evaluator leaves them."""
+    if (run.inference / "predictions.json").is_file():
+        return run.inference / "predictions.json", run.inference / "panoptic"
+    truth = MetadataCatalog.get(run.dataset).get("panoptic_json")
+    document = run.inference / "panoptic" / Path(truth).name if truth else None
+    return (document, document.with_suffix("")) if document is not None and document.is_file() else None
 
 
 def image_quality(matching: Matching) -> float:

@@ -193,7 +193,7 @@
     const kind = host.dataset.kind;
     const names = data.classes[kind];
     const { thresholds, cells } = data[kind].confusion;
-    const objects = kind === "instances";
+    const objects = kind !== "semantic";  // which may be missed, and found where nothing is
     let at = 0;
     thresholds.forEach((value, k) => { if (objects && Math.abs(value - state.score) < 1e-6) at = k; });
     const size = names.length + (objects ? 1 : 0);
@@ -205,7 +205,7 @@
     if (chosen >= 0 && !shown.includes(chosen)) shown[shown.length - 1] = chosen;
     shown.sort((a, b) => a - b);
     if (objects) shown = [...shown, names.length];
-    const label = (k, row) => (k < names.length ? names[k] : row ? "nothing" : "missed");
+    const label = (k, row) => (k < names.length ? names[k] : !row ? "missed" : kind === "panoptic" ? "no match" : "nothing");
     const head = make("tr", {}, make("td"), ...shown.map((k) => make("th", { scope: "col", class: k === chosen && "on" }, make("span", {}, label(k, false)))));
     const body = make("tbody");
     for (const row of shown) {
@@ -224,10 +224,12 @@
     const table = make("table", { class: "matrix" }, make("caption", { class: "hidden" }, "annotated class by predicted class"), make("thead", {}, head), body);
     const parts = [make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "confusion matrix" }, table)];
     if (names.length > MOST_CLASSES) parts.push(make("p", { class: "quiet" }, `The ${MOST_CLASSES} most frequent of ${names.length} classes.`));
-    host.replaceChildren(make("div", {}, ...parts), ...mistakes(counts, sums, names, objects, chosen));
+    host.replaceChildren(make("div", {}, ...parts), ...mistakes(kind, counts, sums, chosen));
   }
 
-  function mistakes(counts, sums, names, objects, chosen) {
+  function mistakes(kind, counts, sums, chosen) {
+    const names = data.classes[kind], objects = kind !== "semantic";
+    const alone = kind === "panoptic" ? "that matches no segment" : "where nothing is annotated";
     const found = [];
     counts.forEach((row, i) => row.forEach((count, j) => {
       if (count && i !== j && (chosen < 0 || i === chosen || j === chosen)) found.push([count, i, j]);
@@ -238,7 +240,7 @@
     const list = make("ol", { class: "mistakes" });
     for (const [count, i, j] of found.slice(0, 8)) {
       const times = objects ? `${count} ×` : `${((100 * count) / total).toFixed(1)} %`;
-      const what = objects && j === names.length ? `${names[i]} missed` : objects && i === names.length ? `${names[j]} where nothing is annotated` : `${names[i]} taken for ${names[j]}`;
+      const what = objects && j === names.length ? `${names[i]} missed` : objects && i === names.length ? `${names[j]} ${alone}` : `${names[i]} taken for ${names[j]}`;
       list.append(make("li", {}, make("b", {}, times), ` ${what}`));
     }
     return [make("div", {}, make("h3", {}, objects ? "Most frequent mistakes" : "Most frequent mistakes, of all pixels"), list)];
@@ -279,10 +281,11 @@
     cards.sort((a, b) => Number(a.dataset[order] ?? 1e9) - Number(b.dataset[order] ?? 1e9));
     let visible = 0;
     for (const card of cards) {
-      let shown = card.dataset[order] !== undefined && (!state.name || card.dataset.classes.split(" ").includes(String(number)));
+      // Labels that do not tell the class apart are not filtered by it.
+      let shown = card.dataset[order] !== undefined && (number < 0 || card.dataset.classes.split(" ").includes(String(number)));
       if (kind === "instances") {
         tally(card, number);
-        shown &&= !state.name || find(".shape:not(.off)", card) !== null;  // not for detections below the score
+        shown &&= number < 0 || find(".shape:not(.off)", card) !== null;  // not for detections below the score
       }
       card.hidden = !shown;
       visible += shown;

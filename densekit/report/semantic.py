@@ -14,6 +14,7 @@ from densekit.evaluation.cityscapes import CityscapesSemSegEvaluator
 from densekit.evaluation.cityscapes import frames as cityscapes
 from densekit.evaluation.sem_seg import label_ids, png_names
 from densekit.metrics.semantic import SemanticScores, count_pixels, semantic_scores
+from densekit.report.confusion import confusion_data
 from densekit.report.run_files import RunFiles
 
 __all__ = ["Semantic", "SemanticImage", "read_semantic", "semantic_data"]
@@ -89,9 +90,7 @@ def read_semantic(run: RunFiles, records: Sequence[Mapping[str, Any]]) -> Semant
 
 def semantic_data(semantic: Semantic) -> dict[str, Any]:
     """Returns what the page's script draws."""
-    rows, columns = np.nonzero(semantic.counts.T)
-    cells = np.stack([rows, columns, semantic.counts.T[rows, columns]], axis=1).tolist()
-    return {"confusion": {"thresholds": [None], "cells": [cells]}}
+    return {"confusion": confusion_data([semantic.counts.T])}
 
 
 def _kept_maps(

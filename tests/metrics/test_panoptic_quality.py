@@ -14,6 +14,7 @@ from densekit.metrics.panoptic_quality import (
     TrueSegment,
     match_segments,
     mean_quality,
+    panoptic_confusion,
     panoptic_quality,
 )
 from densekit.ops.panoptic_png import rgb2id
@@ -93,6 +94,22 @@ def test_crowds_by_hand(true, category, spurious):
     truth = {key: truth[key] for key in np.unique(true).tolist() if key}
     found = match_segments(true, truth, np.full(true.shape, 9), {9: category})
     assert ordered(found) == ([], [7] * (2 in truth), spurious)
+
+
+def test_confusion_by_hand():
+    # 1 is found under another name, 2 is missed, half of 3 is no match; 8 lies on void and counts nowhere.
+    true = row((1, 10), (2, 10), (3, 10), (0, 10))
+    found = row((5, 10), (0, 10), (6, 5), (7, 5), (8, 10))
+    truth = {1: TrueSegment(24), 2: TrueSegment(7), 3: TrueSegment(26)}
+    matching = match_segments(true, truth, found, {5: 25, 6: 26, 7: 24, 8: 24})
+    assert matching.confused == ((24, 25),) and set(matching.missed) == {24, 7, 26}
+    expected = np.zeros((5, 5), dtype=int)  # 7, 24, 25, 26, and none
+    expected[1, 2] = expected[0, 4] = expected[3, 4] = expected[4, 3] = expected[4, 1] = 1
+    same = match_segments(true, truth, true, {1: 24, 2: 7, 3: 26})
+    np.testing.assert_array_equal(panoptic_confusion([matching], [7, 24, 25, 26]), expected)
+    np.testing.assert_array_equal(
+        panoptic_confusion([matching, same], [7, 24, 25, 26]) - expected, np.diag([1, 1, 0, 1, 0])
+    )
 
 
 def test_quality_by_hand():

@@ -150,6 +150,8 @@ def test_maps(map_run, open_page):
     assert page.locator(".gallery").count() == 2 and visible(page, "img.labels") > 0
     assert page.eval_on_selector_all("img", "nodes => nodes.every(node => node.naturalWidth > 0)")
     page.select_option("#class", label="car")
-    assert "car taken for" in page.inner_text(".confusion")
+    assert "car taken for" in page.inner_text(".confusion[data-kind=semantic]")
+    segments = page.locator(".confusion[data-kind=panoptic]")
+    assert segments.locator("tbody tr").count() == 4 and segments.locator("td.right.on").inner_text() == "5"
     page.locator("button.panels:visible").first.click()
     assert page.locator("#zoom .panel").count() == 2

@@ -27,7 +27,8 @@ from cityscapesscripts.helpers.labels import labels
 from densekit.evaluation.cityscapes.frames import check_same_size, distinct, read_label_map, threaded
 
 OBJECT_LABELS = {label.id: label.name for label in labels if label.hasInstances and not label.ignoreInEval}
-_VOID = [label.id for label in labels if label.ignoreInEval]
+VOID_LABELS = [label.id for label in labels if label.ignoreInEval]
+SMALLEST = int(script.args.minRegionSizes[0])  # pixels that an object needs to count
 _FIRST_OBJECT = 1000  # lower values of an instance map are labels; of a class with objects, they are groups
 
 TRUE, FALSE, IGNORED = 1, 0, -1
@@ -64,7 +65,7 @@ def score_instances(files: Sequence[tuple[Path, Path]]) -> dict[str, Any]:
     """
     args = copy.copy(script.args)  # the script keeps its state there
     script.setInstanceLabels(args)
-    match = functools.partial(match_frame, thresholds=args.overlaps, smallest=int(args.minRegionSizes[0]))
+    match = functools.partial(match_frame, thresholds=args.overlaps, smallest=SMALLEST)
     frames = list(threaded(match, *zip(*files)))
     precisions = np.full((1, len(OBJECT_LABELS), len(args.overlaps)), np.nan)  # of one distance, that is any
     for k, label_id in enumerate(OBJECT_LABELS):
@@ -147,7 +148,9 @@ def _judge(
     counts = (here & ~is_group & ~is_small)[here]
     areas = overlaps.sum(axis=1)
     # A group that is also small counts twice, as it does in the script.
-    ignorable = sum(overlaps[:, part].sum(axis=1) for part in (np.isin(values, _VOID), is_group, is_small)) / areas
+    ignorable = (
+        sum(overlaps[:, part].sum(axis=1) for part in (np.isin(values, VOID_LABELS), is_group, is_small)) / areas
+    )
     shared = overlaps[:, here]  # (M, G)
     ious = shared / (sizes[here] + areas[:, None] - shared)
     found = counts & (ious > thresholds[:, None, None])  # (T, M, G)

@@ -9,7 +9,13 @@ from densekit.ops.files import atomic_write
 
 
 def write_checkpoint(
-    folder: str, name: str, model: torch.nn.Module, others: dict[str, Any], extra: dict[str, Any]
+    folder: str,
+    name: str,
+    model: torch.nn.Module,
+    others: dict[str, Any],
+    extra: dict[str, Any],
+    *,
+    newest: bool = True,
 ) -> str:
     """Writes ``<folder>/<name>.pth``, then names it in ``last_checkpoint``.
 
@@ -19,6 +25,7 @@ def write_checkpoint(
         model: its state goes under ``"model"``.
         others: key -> object with ``state_dict()``, whose state goes under the key.
         extra: key -> value, stored as it is.
+        newest: whether ``last_checkpoint`` is to name it.
 
     Returns:
         The path of the file.
@@ -27,6 +34,7 @@ def write_checkpoint(
     path = os.path.join(folder, f"{name}.pth")
     with atomic_write(path, "wb") as file:
         torch.save(data, file)
-    with atomic_write(os.path.join(folder, "last_checkpoint")) as file:
-        file.write(f"{name}.pth")
+    if newest:
+        with atomic_write(os.path.join(folder, "last_checkpoint")) as file:
+            file.write(f"{name}.pth")
     return path

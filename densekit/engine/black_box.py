@@ -1,0 +1,147 @@
+"""What a step that was not finite leaves behind, and all it takes to run that very step again.
+
+``OUTPUT_DIR/black_box/iter_XXXXXXX/`` holds ``step.json`` (losses, gradient norms, learning rate, and for each process
+the files of its images and the draws they came from), ``state.pth`` (the weights before the step and the random states
+of all processes) and ``replay.sh``. The folder appears as a whole or not at all.
+"""
+
+import json
+import logging
+import math
+import os
+import shlex
+import shutil
+import sys
+import uuid
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from densekit.d2 import HOST
+from densekit.d2.utils import comm
+from densekit.data.order import TrainingOrder
+from densekit.engine.step import StepRecord
+from densekit.ops.weights import read_checkpoint
+
+FOLDER, FACTS, STATE = "black_box", "step.json", "state.pth"
+_MOST = 10  # folders; each holds a copy of the weights
+
+
+class BlackBox:
+    """Writes the folders of a run.
+
+    Args:
+        output_dir: of the run; ``config.yaml`` lies there.
+        model: whose weights are kept.
+        order: of the training images; None where the data set is a stream, whose images cannot be drawn again.
+        micro_batches: into which a batch is cut.
+    """
+
+    def __init__(self, output_dir: str, model: nn.Module, order: TrainingOrder | None, micro_batches: int) -> None:
+        self._output_dir, self._model, self._order = Path(output_dir), model, order
+        self._micro_batches = micro_batches
+
+    def __call__(self, record: StepRecord, alone: bool) -> str:
+        """Leaves a folder for a step; to be called in all processes unless one is alone.
+
+        Args:
+            record: of the step.
+            alone: whether this process is the only one that knows of it.
+
+        Returns:
+            What to tell the user.
+        """
+        draws = None if self._order is None else self._order.draws(record.iteration)
+        mine = {"process": comm.get_rank(), "files": record.files, "draws": draws, "state": record.random_state}
+        processes = [mine] if alone else comm.gather(mine)
+        weights = {name: _whole(value) for name, value in self._inner().state_dict().items()}
+        if not (alone or comm.is_main_process()):
+            return ""
+        name = f"iter_{record.iteration:07d}" + (f"_process_{comm.get_rank()}" if alone and _several() else "")
+        folder = self._output_dir / FOLDER / name
+        try:
+            if len(list(folder.parent.glob("iter_*"))) >= _MOST:
+                return f"{folder.parent} holds {_MOST} such steps already, and this one is not added."
+            self._write(folder, record, processes, weights)
+        except OSError as error:  # what is wrong with the disk must not hide what is wrong with the step
+            logging.getLogger(__name__).warning(f"{folder} could not be written: {error}")
+            return ""
+        if self._order is None:
+            return f"{folder} says what is known of it; the images of a stream cannot be drawn again."
+        return f"To run the very step again and see where it goes wrong: sh {shlex.quote(str(folder / 'replay.sh'))}"
+
+    def _inner(self) -> nn.Module:
+        return getattr(self._model, "module", self._model)
+
+    def _write(self, folder: Path, record: StepRecord, processes: list[dict[str, Any]], weights: dict) -> None:
+        partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}.part")
+        partial.mkdir(parents=True)
+        try:
+            states = [process.pop("state") for process in processes]
+            facts = asdict(record)
+            for name in ("random_state", "files"):
+                del facts[name]
+            facts |= {"micro_batches": self._micro_batches, "processes": processes}
+            text = json.dumps(_spelled(facts), indent=2, allow_nan=False)
+            (partial / FACTS).write_text(text + "\n", encoding="utf-8")
+            torch.save({"model": weights, "random_states": states}, partial / STATE)
+            (partial / "replay.sh").write_text(self._script(folder), encoding="utf-8")
+            shutil.rmtree(folder, ignore_errors=True)  # of the same step in an earlier run
+            os.replace(partial, folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def _script(self, folder: Path) -> str:
+        program = sys.argv[0] if os.path.basename(sys.argv[0]) == "train_net.py" else "train_net.py"
+        environment = {"DENSEKIT_HOST": HOST}
+        if "DETECTRON2_DATASETS" in os.environ:
+            environment["DETECTRON2_DATASETS"] = os.environ["DETECTRON2_DATASETS"]
+        config = os.path.abspath(self._output_dir / "config.yaml")
+        command = [sys.executable, program, "--config-file", config, "--replay", os.path.abspath(folder)]
+        lines = ["#!/bin/sh", "# Runs the step again and says where its first number is infinite or NaN."]
+        lines += [f"cd {shlex.quote(os.getcwd())} || exit 2"]
+        lines += [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
+        return "\n".join([*lines, f'exec {shlex.join(command)} "$@"', ""])
+
+
+def read_box(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reads what :class:`BlackBox` has written.
+
+    Returns:
+        The facts of ``step.json``, and ``"model"`` and ``"random_states"`` of ``state.pth``.
+
+    Raises:
+        ValueError: it is no such folder, or is damaged.
+    """
+    folder = Path(folder)
+    try:
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"--replay {folder}: a folder OUTPUT_DIR/{FOLDER}/iter_XXXXXXX is needed ({error})."
+        ) from error
+    state = read_checkpoint(folder / STATE)
+    if not isinstance(facts, dict) or len(state.get("random_states", ())) != len(facts.get("processes", ())):
+        raise ValueError(f"--replay {folder}: {FACTS} and {STATE} do not belong together.")
+    return facts, state
+
+
+def _several() -> bool:
+    return comm.get_world_size() > 1
+
+
+def _whole(value: torch.Tensor) -> torch.Tensor:
+    """A weight as it is without sharding, on the CPU."""
+    return (value.full_tensor() if hasattr(value, "full_tensor") else value).detach().cpu()
+
+
+def _spelled(value: Any) -> Any:
+    """The same nested value for strict JSON; numbers that are not finite become the words nan, inf and -inf."""
+    if isinstance(value, dict):
+        return {str(key): _spelled(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_spelled(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

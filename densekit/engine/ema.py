@@ -1,0 +1,155 @@
+"""A running average of the weights, which is evaluated and kept in the place of the weights that are trained.
+
+After each update of the optimizer ``average = DECAY * average + (1 - DECAY) * weights`` (Polyak averaging, as in "Mean
+teachers are better role models", arXiv 1703.01780), for parameters and for floating-point buffers such as the running
+statistics of BatchNorm; other buffers are copied.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["WeightAverage", "averaged", "use_average"]
+
+
+class WeightAverage:
+    """The average of a model's state, on the model's device.
+
+    Args:
+        model: not wrapped; its parameters and buffers stay the same objects.
+        decay: how much of the average stays in each update, 0 .. 1.
+
+    Attributes:
+        loaded: whether :meth:`load_state_dict` has set the average.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"MODEL_EMA.DECAY is {decay}; it must be at least 0 and below 1, such as 0.999.")
+        saved = model.state_dict().keys()
+        # By object, not by name: a tensor with two names must be exchanged once.
+        self._live = {name: tensor.detach() for name, tensor in _tensors(model) if name in saved}
+        self._mean = {name: tensor.clone() for name, tensor in self._live.items()}
+        self._share = 1 - decay
+        self._exchanged = self._stepped = False
+        self._skipped: torch.Tensor | None = None
+        self.loaded = False
+
+    def watch(self, optimizer: torch.optim.Optimizer) -> None:
+        """Makes :meth:`update_if_stepped` notice the steps of this optimizer."""
+
+        def notice(stepped: torch.optim.Optimizer, *_: Any) -> None:
+            self._stepped, self._skipped = True, getattr(stepped, "found_inf", None)
+
+        optimizer.register_step_post_hook(notice)
+
+    def update_if_stepped(self) -> None:
+        """Updates the average if the optimizer has stepped since the last call.
+
+        Where only the device knows that it skipped the step (``optimizer.found_inf``), the average stays there too.
+        """
+        if self._stepped:
+            self.update(self._skipped)
+        self._stepped = False
+
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Begins at the model's present weights."""
+        for name, tensor in self._live.items():
+            self._mean[name].copy_(tensor)
+
+    @torch.no_grad()
+    def update(self, skipped: torch.Tensor | None = None) -> None:
+        """One step of the average.
+
+        Args:
+            skipped: 1 if the weights have not changed and the average is not to change either, else 0, on the device.
+        """
+        floating = [name for name, tensor in self._live.items() if tensor.is_floating_point()]
+        mean, live = [self._mean[name] for name in floating], [self._live[name] for name in floating]
+        if skipped is None:
+            torch._foreach_lerp_(mean, live, self._share)
+        else:
+            change = torch._foreach_sub(live, mean)
+            torch._foreach_mul_(change, (1 - skipped.reshape(())) * self._share)
+            torch._foreach_add_(mean, change)
+        for name in self._live.keys() - set(floating):
+            self._mean[name].copy_(self._live[name])
+
+    @torch.no_grad()
+    def exchange(self) -> None:
+        """Puts the average into the model and the model's weights where the average was; a second call undoes it."""
+        for name, tensor in self._live.items():
+            weights = tensor.clone()
+            tensor.copy_(self._mean[name])
+            self._mean[name].copy_(weights)
+        self._exchanged = not self._exchanged
+
+    def state_dict(self) -> dict[str, Any]:
+        """``"tensors"``: the average, or if ``"exchanged"`` the weights in training, the model having the average."""
+        return {"tensors": dict(self._mean), "exchanged": self._exchanged}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores the average; the model's own weights have been loaded from the same checkpoint before.
+
+        Raises:
+            ValueError: The average is that of another model.
+        """
+        differ = [name for name, tensor in self._mean.items() if _shape(state["tensors"].get(name)) != tensor.shape]
+        if differ:
+            raise ValueError(
+                f"The average in the checkpoint is of another model: {len(differ)} of {len(self._mean)} tensors "
+                f"differ, one is {differ[0]}. Resume with the configuration of the run."
+            )
+        with torch.no_grad():
+            for name, tensor in self._mean.items():
+                tensor.copy_(state["tensors"][name])
+        self._exchanged = bool(state["exchanged"])
+        if self._exchanged:
+            self.exchange()
+        self.loaded = True
+
+
+@contextmanager
+def averaged(average: WeightAverage | None) -> Iterator[None]:
+    """Gives the model its average for the block; without one nothing happens."""
+    if average is None:
+        yield
+        return
+    average.exchange()
+    try:
+        yield
+    finally:
+        average.exchange()
+
+
+def use_average(model: nn.Module, kept: Mapping[str, Any]) -> bool:
+    """Gives a model the average of the checkpoint that its weights were loaded from.
+
+    Args:
+        model: not wrapped.
+        kept: what the checkpoint holds beside the weights.
+
+    Returns:
+        Whether the checkpoint has an average; the weights of ``model_final.pth`` and ``model_best.pth`` are one.
+    """
+    state = kept.get("ema")
+    if not state:
+        return bool(kept.get("averaged"))
+    if not state["exchanged"]:
+        average = WeightAverage(model, 0)
+        average.load_state_dict(state)
+        average.exchange()
+    return True
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def _shape(tensor: Any) -> Any:
+    return tensor.shape if isinstance(tensor, torch.Tensor) else None

@@ -1,0 +1,67 @@
+"""What goes wrong around a run: it says so in one line, and goes on exactly from its last checkpoint."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from densekit.engine import DataError, Trainer, setup
+
+
+def train(arguments, folder: Path, *opts: object, resume: bool = False) -> None:
+    trainer = Trainer(setup(arguments(*opts, "OUTPUT_DIR", folder, resume=resume)))
+    trainer.resume_or_load(resume=resume)
+    trainer.train()
+
+
+def final_weights(folder: Path) -> dict:
+    return torch.load(folder / "model_final.pth", weights_only=True)["model"]
+
+
+def test_a_loader_process_that_dies(arguments, tmp_path, monkeypatch):
+    opts = ("SOLVER.MAX_ITER", 6, "SOLVER.CHECKPOINT_PERIOD", 2, "DATALOADER.NUM_WORKERS", 2, "DATASETS.TEST", "()")
+    train(arguments, tmp_path / "whole", *opts)
+    ordinary = Trainer.run_step
+
+    def without_worker(self):
+        ordinary(self)
+        if self.iter == 2:
+            worker = next(iter(torch.multiprocessing.active_children()))
+            os.kill(worker.pid, signal.SIGKILL)
+
+    with monkeypatch.context() as patched, pytest.raises(DataError, match=r"NUM_WORKERS.*--resume") as error:
+        patched.setattr(Trainer, "run_step", without_worker)
+        train(arguments, tmp_path / "cut", *opts)
+    assert "\n" not in str(error.value) and "has died" in str(error.value)
+    train(arguments, tmp_path / "cut", *opts, resume=True)
+    one, other = (final_weights(tmp_path / name) for name in ("whole", "cut"))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_an_image_that_disappears(arguments, tiny_root, tmp_path, monkeypatch):
+    opts = ("SOLVER.MAX_ITER", 8, "SOLVER.CHECKPOINT_PERIOD", 1, "DATASETS.TEST", "()")
+    train(arguments, tmp_path / "whole", *opts)
+    picture = tiny_root / "coco" / "train2017" / "000000000003.jpg"
+    content = picture.read_bytes()
+    ordinary = Trainer.run_step
+
+    def without_picture(self):
+        if self.iter == 2:
+            picture.unlink()
+        ordinary(self)
+
+    try:
+        with (
+            monkeypatch.context() as patched,
+            pytest.raises(DataError, match=r"000000000003\.jpg.*does not exist") as error,
+        ):
+            patched.setattr(Trainer, "run_step", without_picture)
+            train(arguments, tmp_path / "cut", *opts)
+    finally:
+        picture.write_bytes(content)
+    assert "\n" not in str(error.value)
+    train(arguments, tmp_path / "cut", *opts, resume=True)
+    one, other = (final_weights(tmp_path / name) for name in ("whole", "cut"))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
