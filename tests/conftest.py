@@ -2,6 +2,7 @@
 
 import os
 import random
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -33,12 +34,19 @@ def restore_catalogs():
     """Puts back what a test changes in the data set catalogues."""
     import densekit.data.builtin  # noqa: F401 - what it registers stays
     from densekit.d2.data import DatasetCatalog, MetadataCatalog
+    from densekit.projects import PROJECTS
 
+    for name in PROJECTS:  # likewise: what a project registers when it is first imported would be lost for good
+        import_module(f"densekit.projects.{name}")
     before = [(catalog, dict(catalog)) for catalog in (DatasetCatalog, MetadataCatalog)]
+    metadata = {name: dict(vars(entry)) for name, entry in MetadataCatalog.items()}
     yield
     for catalog, entries in before:
         catalog.clear()
         catalog.update(entries)
+    for name, values in metadata.items():
+        vars(MetadataCatalog[name]).clear()
+        vars(MetadataCatalog[name]).update(values)
 
 
 def _shared(part: str) -> Path:
