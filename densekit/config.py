@@ -22,6 +22,12 @@ def add_densekit_config(cfg: CfgNode) -> None:
     # less memory. Losses and gradients are the means over the parts.
     cfg.SOLVER.ACCUMULATE = 1
     cfg.SOLVER.AMP.DTYPE = "float16"  # of mixed precision; or "bfloat16", which needs no scaling of the losses
+    # How many images in a step BASE_LR was chosen for: for another IMS_PER_BATCH it is scaled, with SGD in proportion,
+    # with AdamW with the square root, unless it stands nearer to the user than this key. 0: never.
+    cfg.SOLVER.REFERENCE_BATCH_SIZE = 0
+    # How many times the data set is gone through; MAX_ITER follows, and STEPS and periods keep their share of the run
+    # unless they are given beside it. 0: MAX_ITER counts.
+    cfg.SOLVER.MAX_EPOCHS = 0.0
     # How many steps in a row may be skipped because a loss or gradient is infinite or NaN; 0: the first ends the run.
     cfg.SOLVER.NAN_SKIP = 0
     cfg.SOLVER.OPTIMIZER = "SGD"  # or "AdamW" (arXiv 1711.05101)

@@ -60,6 +60,11 @@ class TrainingOrder(Sampler[list[Draw]]):
     def __iter__(self) -> Iterator[list[Draw]]:
         return (batch[self._share] for batch in islice(self._batches(), self.start, None))
 
+    @property
+    def epoch_size(self) -> int:
+        """How many images an epoch has; for samplers that draw its length, one such length whatever the seed."""
+        return len(self._epoch(torch.Generator().manual_seed(0)))
+
     def draws(self, step: int) -> list[Draw]:
         """This process's share of one step, drawn anew from the first step on."""
         return next(islice(self._batches(), step, None))[self._share]

@@ -12,7 +12,8 @@ from densekit.engine.ema import use_average
 from densekit.engine.errors import DataError, user_errors
 from densekit.engine.replay import replay
 from densekit.engine.run_folder import release
-from densekit.engine.setup import setup
+from densekit.engine.schedule import nearness
+from densekit.engine.setup import setup, write_config
 from densekit.engine.trainer import Trainer
 
 
@@ -30,10 +31,12 @@ def run(args: Namespace) -> dict[str, Any] | None:
     try:
         with user_errors():
             cfg = setup(args)
-            trainer = None if args.eval_only else Trainer(cfg)
+            trainer = None if args.eval_only else Trainer(cfg, nearness(args.config_file, args.opts))
             if trainer is None:
                 model = _load(cfg, args.resume != "never")
             else:
+                if trainer.cfg is not cfg and comm.is_main_process():
+                    write_config(trainer.cfg)  # with the iterations of its epochs, or scaled to the processes
                 trainer.resume_or_load(resume=args.resume != "never", must=args.resume == "must")
         with user_errors((DataError,)):
             return _evaluate(cfg, model) if trainer is None else trainer.train()

@@ -22,6 +22,7 @@ from densekit.data.class_counts import count_keys, set_class_counts
 from densekit.data.identity import check_classes_of_weights, write_classes
 from densekit.engine.own_data import register_own_data
 from densekit.engine.run_folder import claim
+from densekit.engine.schedule import nearness, scale_learning_rate
 from densekit.evaluation import check_evaluation
 from densekit.ops.files import atomic_write
 
@@ -73,7 +74,10 @@ def prepare(args: Namespace, *, writes: bool = True) -> tuple[CfgNode, list[str]
         if comm.is_main_process():
             claim(cfg.OUTPUT_DIR)
     warnings += register_own_data(cfg, args, writes=writes)
-    return cfg, warnings, _count_classes(cfg, args)
+    notes = _count_classes(cfg, args)
+    if not args.eval_only and (note := scale_learning_rate(cfg, nearness(args.config_file, args.opts))):
+        notes.append(note)
+    return cfg, warnings, notes
 
 
 def describe(args: Namespace) -> str:
@@ -115,11 +119,16 @@ def setup(args: Namespace) -> CfgNode:
         check_data(cfg, args)
     default_setup(cfg, args)
     if comm.is_main_process():
-        with atomic_write(os.path.join(cfg.OUTPUT_DIR, "config.yaml")) as file:
-            file.write(f"# {versions()}\n{cfg.dump()}")
+        write_config(cfg)
         if not args.eval_only:
             write_classes(cfg.OUTPUT_DIR, cfg.DATASETS.TRAIN[0])
     return cfg
+
+
+def write_config(cfg: CfgNode) -> None:
+    """Writes ``OUTPUT_DIR/config.yaml``, headed by the versions of what runs."""
+    with atomic_write(os.path.join(cfg.OUTPUT_DIR, "config.yaml")) as file:
+        file.write(f"# {versions()}\n{cfg.dump()}")
 
 
 def check_data(cfg: CfgNode, args: Namespace) -> None:

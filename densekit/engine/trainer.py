@@ -23,7 +23,7 @@ from densekit.d2.engine.hooks import EvalHook, PeriodicCheckpointer
 from densekit.d2.evaluation import DatasetEvaluator
 from densekit.d2.modeling import GeneralizedRCNNWithTTA
 from densekit.d2.utils import comm
-from densekit.d2.utils.events import CommonMetricPrinter, EventWriter, TensorboardXWriter
+from densekit.d2.utils.events import EventWriter, TensorboardXWriter
 from densekit.data.loader import build_train_loader, prepare_worker
 from densekit.data.mapper import MAPPERS
 from densekit.data.order import TrainingOrder
@@ -35,6 +35,7 @@ from densekit.engine.hooks import AverageHook, CheckpointHook, EarlyStop, Evalua
 from densekit.engine.preemption import STOP, AgreedStop
 from densekit.engine.randomness import set_random_state, undisturbed
 from densekit.engine.run_folder import METRICS, RunFolder
+from densekit.engine.schedule import EpochHook, Nearness, ProgressPrinter, in_iterations
 from densekit.engine.step import SettleHook, TrainingStep
 from densekit.engine.validation import config_for_validation, validation_losses
 from densekit.engine.writers import Lazily, MetricsWriter, write_results
@@ -51,7 +52,8 @@ class Trainer(DefaultTrainer):
     processes run on the CPU too, and a loss that is not finite is reported with the images that caused it.
     """
 
-    def __init__(self, cfg: CfgNode) -> None:
+    def __init__(self, cfg: CfgNode, given: Nearness | None = None) -> None:
+        """Builds everything; ``given`` says which keys the user gave, which MAX_EPOCHS then leaves as they are."""
         # Not the host's constructor: Detectron2's wraps models on the CPU for one GPU per process, which fails.
         TrainerBase.__init__(self)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
@@ -60,6 +62,8 @@ class Trainer(DefaultTrainer):
         loader = self.build_train_loader(cfg)
         order = getattr(loader, "batch_sampler", None)
         self._order = order if isinstance(order, TrainingOrder) else None
+        self._epoch_size = None if self._order is None else self._order.epoch_size
+        cfg = in_iterations(cfg, self._epoch_size, given or {})
         self._batches = RememberedBatches(loader, device=cfg.MODEL.DEVICE)
         on_gpu = cfg.MODEL.DEVICE.startswith("cuda")
         replicas = create_ddp_model(
@@ -186,6 +190,8 @@ class Trainer(DefaultTrainer):
         self._evaluation.checkpoints = ours
         settle = SettleHook(_WRITE_PERIOD, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.TEST.EVAL_PERIOD)
         hooks: list[HookBase | None] = [AverageHook(self.average)] if self.average is not None else []
+        if self._epoch_size:
+            hooks.append(EpochHook(cfg.SOLVER.IMS_PER_BATCH, self._epoch_size))
         for hook in super().build_hooks():
             if isinstance(hook, EvalHook):
                 hooks += [settle, ours, self._evaluation]
@@ -220,7 +226,7 @@ class Trainer(DefaultTrainer):
             # Hides what an earlier run in this folder, or this one before it was killed, had written from here on.
             Lazily(lambda: TensorboardXWriter(folder, purge_step=me.start_iter)),
         ]
-        return [CommonMetricPrinter(self.max_iter), *self._writers]
+        return [ProgressPrinter(self.max_iter), *self._writers]
 
     def write_metrics(self) -> None:
         """Writes what is new now, for an evaluation may be all that happens before the next one or a kill."""
