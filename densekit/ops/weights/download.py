@@ -86,7 +86,7 @@ def fetch(url: str, promise: Promise | None = None) -> Path:
             raise ValueError(f"{url} was downloaded and removed: {problem}")
     if not promises:
         logging.getLogger(__name__).warning(
-            f"Nobody says what the file should contain; to have it checked from now on, write {url}#sha256={sums['sha256']}"
+            f"Nobody says what this file should be; to have it checked from now on, write {url}#sha256={sums['sha256']}"
         )
     return target
 
