@@ -110,6 +110,13 @@ def argument_parser() -> argparse.ArgumentParser:
         metavar="URL",
         help="where processes meet, tcp://HOST:PORT (default: auto, a free port of this machine)",
     )
+    _add_questions(parser)
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="keys of the configuration with their new values")
+    return parser
+
+
+def _add_questions(parser: argparse.ArgumentParser) -> None:
+    """Flags that ask something instead of starting a run."""
     parser.add_argument(
         "--print-config", action="store_true", help="print every key with its value and where that comes from, and stop"
     )
@@ -119,8 +126,6 @@ def argument_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="build model and data, make one training step, print what a run needs (memory, time, disk), and stop",
     )
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="keys of the configuration with their new values")
-    return parser
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:

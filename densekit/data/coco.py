@@ -56,7 +56,7 @@ def load_coco_json(
         ValueError: Something in it is wrong.
     """
     path = os.fspath(json_file)
-    file = read_coco_file(path)
+    file = read_coco_file(path, os.fspath(image_root))
     numbers = {category_id: index for index, category_id in enumerate(file.categories)}
     if dataset_name is None:
         numbers = {category_id: category_id for category_id in file.categories}

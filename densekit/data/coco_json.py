@@ -5,7 +5,6 @@ The file is read once and checked in whole columns, so that 860,000 annotations 
 
 import json
 import logging
-import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from densekit.d2.utils.file_io import PathManager
+from densekit.ops.files import leads_out
 
 __all__ = ["CocoFile", "check_inside", "drop_unusable", "entries_by_id", "is_limb", "read_coco_file", "read_json"]
 
@@ -49,12 +49,13 @@ class CocoFile:
         raise ValueError(f"{self.path}: annotation {_name(annotation)} {what}")
 
 
-def read_coco_file(path: str) -> CocoFile:
+def read_coco_file(path: str, image_root: str | None = None) -> CocoFile:
     """Reads and checks everything but masks and keypoints.
 
     Args:
         path: JSON file with ``images``, ``annotations`` and ``categories``. Only a file named ``image_info*``, as COCO
             calls its test sets, may lack annotations.
+        image_root: Folder that the names of images may not leave.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -67,7 +68,7 @@ def read_coco_file(path: str) -> CocoFile:
     if not images:
         raise ValueError(f"{path} has no images: its 'images' list is empty.")
     for image_id, image in images.items():
-        check_inside(path, f"image {image_id}", image["file_name"])
+        check_inside(path, f"image {image_id}", image["file_name"], image_root)
     _check_sizes(path, images)
     file = CocoFile(path, categories, images, content.get("annotations", []), np.zeros((0, 4)), has_non_finite)
     _check_ids(file)
@@ -106,8 +107,12 @@ def read_json(path: str) -> tuple[Any, bool]:
             f"{path} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}; it begins with {start!r}. "
             "A file that breaks off was not copied or written to its end."
         ) from error
+    except RecursionError as error:
+        raise ValueError(f"{path} is not an annotation file: its lists are nested too deeply to be read.") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not JSON: byte {error.start} is no text. Is it an archive or an image?") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise ValueError(f"{path} cannot be read: {error}.") from error
 
 
 def _check_form(path: str, content: Any) -> None:
@@ -169,18 +174,24 @@ def _check_unique(path: str, kind: str, ids: list[Any]) -> None:
     raise ValueError(f"{path}: {len(twice)} {kind} ids occur twice, first {_first(twice)}. Ids must be unique.")
 
 
-def check_inside(path: str, what: str, name: Any) -> None:
+def check_inside(path: str, what: str, name: Any, root: str | None = None) -> None:
     """Refuses a file name in an annotation file that leads out of the folder it is relative to.
 
+    Args:
+        path: The annotation file.
+        what: What has the name.
+        name: The name.
+        root: The folder, if it is known.
+
     Raises:
-        ValueError: The name is no text, or climbs out of the folder.
+        ValueError: The name is no text, or is none below the folder.
     """
     if not isinstance(name, str) or not name:
         raise ValueError(f"{path}: {what} has the file name {name!r}, which is no text.")
-    if ".." in name and os.path.normpath(name).startswith(".."):
+    if leads_out(name, root):
         raise ValueError(
-            f"{path}: {what} has the file name {name!r}, which leads out of the folder of images. Name the folder that "
-            "holds all of them, and files relative to it."
+            f"{path}: {what} has the file name {name!r}, which leads out of the folder of images"
+            f"{f' {root!r}' if root else ''}. Name the folder that holds all of them, and files relative to it."
         )
 
 

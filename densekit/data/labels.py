@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from densekit.d2.utils.file_io import PathManager
-from densekit.data.pictures import exif_orientation, image_size, readable
+from densekit.data.pictures import exif_orientation, image_size
+from densekit.ops.image_limit import UNREADABLE, readable
 from densekit.ops.panoptic_png import rgb2id
 
 __all__ = ["IGNORE", "MAX_CLASSES", "load_sem_seg", "read_values", "without_label_map"]
@@ -74,7 +75,7 @@ def read_values(path: str) -> np.ndarray:
             if image.format == "JPEG":
                 raise ValueError("it is a JPEG, whose compression changes values. Save label maps as PNG")
             array = np.asarray(image)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"Label map {path} cannot be read: {readable(error)}.") from error
     if array.dtype.kind == "f":
         raise ValueError(f"Label map {path} holds fractions ({array.dtype}). Save it as an 8-bit PNG.")

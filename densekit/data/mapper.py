@@ -19,6 +19,7 @@ from densekit.data.colour import SSDColours
 from densekit.data.labels import load_sem_seg, without_label_map
 from densekit.data.pictures import TURNED, exif_orientation
 from densekit.data.training_images import TrainingInput, as_planes, read_training_image
+from densekit.ops.image_limit import readable
 
 __all__ = ["MAPPERS", "CropAfterResizeMapper", "DatasetMapper"]
 
@@ -96,8 +97,8 @@ class DatasetMapper(HostMapper):
             image = utils.read_image(name)
         except Exception as reason:
             return ValueError(
-                f"Image {name} (image id {record.get('image_id')}) cannot be read: {reason}. Copy or download it "
-                "again, or take it out of the annotation file."
+                f"Image {name} (image id {record.get('image_id')}) cannot be read: {readable(reason)}. Copy or "
+                "download it again, or take it out of the annotation file."
             )
         height, width = image.shape[:2]
         expected = (record.get("width", width), record.get("height", height))

@@ -2,11 +2,12 @@
 
 import os
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from densekit.d2.utils.file_io import PathManager
+from densekit.ops.image_limit import UNREADABLE, readable
 
-__all__ = ["SUFFIXES", "exif_orientation", "image_size", "list_pictures", "readable"]
+__all__ = ["SUFFIXES", "exif_orientation", "image_size", "list_pictures"]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
@@ -32,13 +33,8 @@ def image_size(path: str) -> tuple[int, int]:
         with PathManager.open(path, "rb") as stream, Image.open(stream) as image:
             width, height = image.size
             return (width, height) if exif_orientation(image) in TURNED else (height, width)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"Image {path} cannot be read: {readable(error)}. Copy or download it again.") from error
-
-
-def readable(error: Exception) -> str:
-    """An error of Pillow in words; without the stream object that it shows instead of a file."""
-    return "it is no image" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
 def list_pictures(folder: str, suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, str]:

@@ -18,7 +18,9 @@ from densekit.d2.data import transforms as T
 from densekit.inference.inputs import Picture
 from densekit.inference.tiles import Tile, Tiling
 from densekit.inference.video import VideoReader
+from densekit.ops.image_limit import readable
 
+_TILED_PIXELS = 2**30
 _FROM_16_BITS = 257  # 65535 becomes 255
 
 
@@ -104,7 +106,8 @@ class Views(Dataset):
     def __getitem__(self, index: int) -> Loaded:
         picture = self._pictures[index]
         if self._tiling is not None:
-            Image.MAX_IMAGE_PIXELS = None  # Pillow takes pictures of this size for an attack
+            # Pillow takes pictures of this size for an attack; from twice the number on it is right.
+            Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, _TILED_PIXELS)
         try:
             array = self._reader.read(picture)
         except Exception as error:  # decoders raise anything, SyntaxError and struct.error among it
@@ -122,7 +125,7 @@ class Views(Dataset):
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return " ".join(readable(error).split()).rstrip(".") or type(error).__name__
 
 
 def stamp(path: str) -> str:

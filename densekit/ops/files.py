@@ -41,6 +41,21 @@ def atomic_write(path: str | Path, mode: str = "w", *, durable: bool = True) -> 
         raise
 
 
+def leads_out(name: str, root: str | Path | None = None) -> bool:
+    """Whether a file name that another file gives is none below the folder that it should be relative to.
+
+    Symbolic links are not followed: they are the doing of whoever owns the folder.
+
+    Args:
+        name: maybe with folders.
+        root: the folder; where it is known, an absolute name below it is in order.
+    """
+    if os.path.isabs(name):
+        parent = None if root is None else os.path.abspath(root)
+        return parent is None or os.path.commonpath([parent, os.path.normpath(name)]) != parent
+    return "\0" in name or os.path.normpath(name).split(os.sep)[0] == os.pardir
+
+
 def strict(value: Any) -> Any:
     """The same nested value for strict JSON, with ``None`` for numbers that are not finite."""
     if isinstance(value, dict):

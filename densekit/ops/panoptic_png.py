@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from densekit.ops.files import atomic_write
+from densekit.ops.image_limit import UNREADABLE, readable
 
 MAX_ID = 256**3 - 1
 
@@ -72,8 +73,8 @@ def read_panoptic_png(path: str | Path) -> np.ndarray:
             colours = np.asarray(image)
     except FileNotFoundError:
         raise
-    except (OSError, SyntaxError) as error:  # Pillow's words for a broken PNG
-        raise ValueError(f"Panoptic PNG {path} cannot be read: {error}. Copy or make it again.") from error
+    except UNREADABLE as error:
+        raise ValueError(f"Panoptic PNG {path} cannot be read: {readable(error)}. Copy or make it again.") from error
     try:
         return rgb2id(colours)
     except ValueError as error:

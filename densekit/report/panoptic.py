@@ -12,6 +12,7 @@ from densekit.d2.data import MetadataCatalog
 from densekit.d2.utils.colormap import colormap
 from densekit.evaluation.panoptic_truth import PanopticTruth
 from densekit.metrics.panoptic_quality import Matching, Quality, match_segments, panoptic_confusion, panoptic_quality
+from densekit.ops.files import leads_out
 from densekit.ops.panoptic_png import read_panoptic_png
 from densekit.report.confusion import confusion_data
 from densekit.report.run_files import RunFiles
@@ -105,6 +106,8 @@ def read_panoptic(run: RunFiles, records: Iterable[Mapping[str, Any]]) -> Panopt
         if key not in truth.file.annotations or key not in files:
             raise ValueError(f"{document} has image {key!r}, which {truth.file.path} does not have.")
         path = folder / annotation["file_name"]
+        if leads_out(annotation["file_name"]):
+            raise ValueError(f"{document}: the file name {annotation['file_name']!r} leads out of {folder}.")
         segments = {segment["id"]: segment["category_id"] for segment in annotation["segments_info"]}
         ids = read_panoptic_png(path)
         matching = match_segments(truth.ids(key), truth.segments(key), ids, segments)

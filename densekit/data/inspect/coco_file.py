@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from densekit.data.inspect.findings import Findings, Histogram
+from densekit.ops.files import leads_out
 
-__all__ = ["Entries", "Entry", "is_complete", "read_entries", "read_json"]
+__all__ = ["Entries", "Entry", "inside", "is_complete", "read_entries", "read_json"]
 
 Entry = dict[str, Any]
 
@@ -33,8 +34,8 @@ class Entries:
     folder: str
 
     def path(self, image: Entry) -> str:
-        """Returns an image's file, in one spelling."""
-        return os.path.normpath(os.path.join(self.folder, image["file_name"]))
+        """Returns an image's file, in one spelling; nothing outside the folder is ever opened."""
+        return inside(self.folder, image["file_name"])
 
     def where(self, annotation: Entry) -> str:
         """Names an annotation for a person."""
@@ -45,6 +46,13 @@ class Entries:
         """Returns the fields of a finding that say where an annotation is."""
         image = self.images[annotation["image_id"]]
         return {"image": self.path(image), "image_id": image["id"], "annotation_id": annotation.get("id")}
+
+
+def inside(folder: str, name: str) -> str:
+    """The path of a named file below a folder; of a name that leads out of it, one at which there is no file."""
+    if leads_out(name, folder):
+        name = f"(outside) {name}".replace(os.sep, "_").replace("\0", "_")
+    return os.path.normpath(os.path.join(folder, name))
 
 
 def read_json(path: str, findings: Findings) -> Any:
@@ -142,6 +150,9 @@ def _check_names(categories: dict[Any, Entry], findings: Findings) -> None:
 
 
 def _check_files(entries: Entries, findings: Findings) -> None:
+    for key, image in entries.images.items():
+        if leads_out(image["file_name"], entries.folder):
+            findings.add("path-outside", f"image {key}", image["file_name"], image_id=key)
     _report_repeats(
         entries.images.values(), entries.path,
         lambda first, again: findings.add(

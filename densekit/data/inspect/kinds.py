@@ -62,6 +62,9 @@ _TABLE = (
          "Set MODEL.ROI_HEADS.NUM_CLASSES (or MODEL.SEM_SEG_HEAD.NUM_CLASSES) to the number of classes of the data."),
     Kind("class-unused", INFO, "classes that never occur", "Their figures are undefined on this split."),
     # Images.
+    Kind("path-outside", ERROR, "file names that lead out of their folder",
+         "Name the folder that holds all files, and write names relative to it; such files are not opened.",
+         "removes the image and its annotations"),
     Kind("image-missing", ERROR, "images that do not exist",
          "Copy the file, or correct the folder or file_name (its case counts).",
          "removes the image and its annotations"),

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from densekit.data.inspect.coco_file import Entries, Entry, read_entries, read_json
+from densekit.data.inspect.coco_file import Entries, Entry, inside, read_entries, read_json
 from densekit.data.inspect.findings import Findings, Histogram
 from densekit.data.inspect.pictures import Picture, PictureFacts, progress_map
 from densekit.data.inspect.run import Inspection, Options, check_class_count, inspect_pictures
+from densekit.ops.files import leads_out
 from densekit.ops.panoptic_png import read_panoptic_png
 
 __all__ = ["check_panoptic_file", "inspect_panoptic"]
@@ -83,6 +84,8 @@ def _by_image(annotations: list[Any], entries: Entries, findings: Findings) -> d
             findings.add("entry-incomplete", f"annotation number {number} of the list", f"has no {', '.join(missing)}")
         elif not isinstance(annotation["image_id"], int | str) or annotation["image_id"] not in entries.images:
             findings.add("image-unknown", annotation["file_name"], f"image_id {annotation['image_id']!r}")
+        elif leads_out(str(annotation["file_name"])):
+            findings.add("path-outside", f"image {annotation['image_id']}", str(annotation["file_name"]))
         elif annotation["image_id"] in kept:
             findings.add("annotation-id-twice", annotation["file_name"], f"image {annotation['image_id']} again")
         else:
@@ -105,7 +108,7 @@ def _check_segments(
     """Checks all images; returns how many segments of each class there are, and in how many images."""
     counts = dict.fromkeys(entries.categories, 0)
     images = dict.fromkeys(entries.categories, 0)
-    items = [(key, os.path.join(root, str(entry["file_name"]))) for key, entry in by_image.items()]
+    items = [(key, inside(root, str(entry["file_name"]))) for key, entry in by_image.items()]
     maps = progress_map(lambda item: _read(item[1]), items, options.workers, options.progress, "panoptic PNGs")
     for (key, path), ids in zip(items, maps):
         image = entries.path(entries.images[key])

@@ -22,7 +22,8 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from densekit.data.pictures import TURNED, exif_orientation, readable
+from densekit.data.pictures import TURNED, exif_orientation
+from densekit.ops.image_limit import readable
 
 __all__ = ["Picture", "PictureFacts", "progress_map", "read_picture", "read_pictures"]
 

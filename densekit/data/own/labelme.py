@@ -23,6 +23,7 @@ from densekit.data.own.options import Form, Option, classes, file, folder
 from densekit.data.own.pairing import read_pairs
 from densekit.data.pictures import image_size
 from densekit.data.registry import Entry, Records
+from densekit.ops.image_limit import UNREADABLE, readable
 from densekit.ops.outlines import bounds, polygons
 
 __all__ = ["LABELME"]
@@ -157,8 +158,8 @@ def _mask(where: str, shape: dict[str, Any]) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(base64.b64decode(shape.get("mask") or "", validate=True))) as image:
             return np.asarray(image.convert("L")) > 0
-    except (binascii.Error, OSError, TypeError) as error:
-        raise ValueError(f"{where} has a mask that is no PNG in base 64: {error}.") from error
+    except (binascii.Error, TypeError, *UNREADABLE) as error:
+        raise ValueError(f"{where} has a mask that is no PNG in base 64: {readable(error)}.") from error
 
 
 def _entry(

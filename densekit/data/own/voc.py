@@ -46,10 +46,31 @@ def load_voc(
     return records
 
 
+class _DocumentTypeError(ValueError):
+    """The file declares a document type."""
+
+
+class _WithoutTypes(ElementTree.TreeBuilder):
+    """Builds the tree of a file without entities of its own, with which a few lines can fill the memory."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._path = path
+
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        """Called where a document type begins, before anything in it is read."""
+        raise _DocumentTypeError(
+            f"{self._path} has a document type (<!DOCTYPE {name} ...>), whose entities could fill the memory or name "
+            "other files. Annotations need none: remove the declaration."
+        )
+
+
 def _read(path: str, image: str) -> dict[str, Any]:
     """A record whose categories are still names."""
     try:
-        root = ElementTree.parse(path).getroot()
+        root = ElementTree.parse(path, ElementTree.XMLParser(target=_WithoutTypes(path))).getroot()
+    except _DocumentTypeError:
+        raise
     except (ElementTree.ParseError, LookupError, ValueError) as error:  # the others: of its encoding
         raise ValueError(
             f"{path} is not XML: {error}. A file that breaks off was not copied to its end, "

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from cityscapesscripts.helpers.labels import name2label
 
+from densekit.data.pictures import image_size
 from densekit.ops.files import atomic_write
 
 _TRUTH = re.compile(r"(?P<frame>.+)_gt(?:Fine|Coarse)_[A-Za-z]+\.png")
@@ -64,6 +65,8 @@ def read_label_map(path: Path) -> np.ndarray:
     Raises:
         ValueError: The file is no such PNG.
     """
+    if path.is_file():
+        image_size(str(path))  # refuses what would fill the memory
     image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if image is None:
         raise ValueError(f"{path} is missing or is not a complete PNG.")

@@ -19,7 +19,7 @@ from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.data.pictures import image_size
 from densekit.evaluation.cityscapes.frames import frame_of, read_label_map, threaded
 from densekit.evaluation.cityscapes.instance_scores import read_listing
-from densekit.ops.files import atomic_write
+from densekit.ops.files import atomic_write, leads_out
 from densekit.ops.panoptic_png import read_panoptic_png
 
 _NAMED_AT_MOST = 10
@@ -174,7 +174,10 @@ class _Panoptic(_Kind):
     def expected(self, frame: str) -> Path:
         if frame not in self.annotations:
             return Path(f"{self.document} (no annotation with the image_id '{frame}')")
-        return self.document.with_suffix("") / self.annotations[frame]["file_name"]
+        name = self.annotations[frame]["file_name"]
+        if leads_out(name):
+            raise ValueError(f"{self.document}: '{frame}' has the file name {name!r}, which leads out of its folder.")
+        return self.document.with_suffix("") / name
 
     def check(self, frame: str, image: Path) -> list[Path]:
         path = self.expected(frame)
