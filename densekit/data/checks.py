@@ -1,6 +1,5 @@
 """What can be known to be wrong before a run begins: data sets that do not fit the config."""
 
-import difflib
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,9 +8,9 @@ from densekit.d2.config import CfgNode
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.data.class_counts import CLASS_COUNT_KEYS, STUFF_COUNT_KEYS, count_keys, get_key, shortly
 from densekit.data.labels import load_sem_seg
-from densekit.data.registry import load_and_keep
+from densekit.data.registry import check_registered, load_and_keep
 
-__all__ = ["CLASS_COUNT_KEYS", "check_datasets", "check_registered"]
+__all__ = ["CLASS_COUNT_KEYS", "check_chosen", "check_datasets"]
 
 Records = list[dict[str, Any]]
 
@@ -35,7 +34,7 @@ def check_datasets(cfg: CfgNode, *, train: bool = True) -> None:
         raise ValueError("DATASETS.TRAIN is empty. Set it to the names of registered data sets to train on.")
     chosen = [*(cfg.DATASETS.TRAIN if train else ()), *cfg.DATASETS.TEST]
     for name in dict.fromkeys(chosen):
-        check_registered(name)
+        check_chosen(name)
     for name in dict.fromkeys(chosen):
         comes_first = name in (cfg.DATASETS.TRAIN if train else cfg.DATASETS.TEST)
         records = load_and_keep(name) if comes_first else DatasetCatalog.get(name)
@@ -55,16 +54,13 @@ def check_datasets(cfg: CfgNode, *, train: bool = True) -> None:
     _check_agreement(cfg, list(dict.fromkeys(chosen)))
 
 
-def check_registered(name: str) -> None:
-    """Raises a ValueError with the nearest names if a data set is not registered."""
-    if name in DatasetCatalog:
-        return
-    near = difflib.get_close_matches(name, DatasetCatalog.list(), n=3, cutoff=0.5)
-    raise ValueError(
-        f"Data set {name!r} (DATASETS.TRAIN or DATASETS.TEST) is not registered. "
-        + (f"Did you mean {' or '.join(map(repr, near))}? " if near else "")
-        + "Own data: --datasets FILE with a line 'NAME: {form: coco, json: FILE, images: FOLDER}', or in Python "
-        "densekit.data.register_coco_instances(name, {}, json_file, image_root) or register_dataset(name, form, ...)."
+def check_chosen(name: str) -> None:
+    """Raises a ValueError if a data set that the configuration chooses is not registered."""
+    check_registered(
+        name,
+        "DATASETS.TRAIN and DATASETS.TEST take registered names. Own data: --datasets FILE with a line 'NAME: {form: "
+        "coco, json: FILE, images: FOLDER}', or in Python densekit.data.register_coco_instances(name, {}, json_file, "
+        "image_root) or register_dataset(name, form, ...).",
     )
 
 

@@ -1,12 +1,13 @@
 """Registration of data sets: harmless twice, an error where two differ, and read once where two parts ask in turn."""
 
+import difflib
 import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
 
-__all__ = ["Entry", "is_ours", "load_and_keep", "register", "take_over"]
+__all__ = ["Entry", "check_registered", "is_ours", "load_and_keep", "register", "take_over"]
 
 Records = list[dict[str, Any]]
 
@@ -53,6 +54,15 @@ def register(entry: Entry) -> None:
     if name not in DatasetCatalog:
         DatasetCatalog.register(name, load)
     known.set(**metadata)
+
+
+def check_registered(name: str, remedy: str) -> None:
+    """Raises a ValueError with the nearest names and the remedy if a data set is not registered."""
+    if name in DatasetCatalog:
+        return
+    near = difflib.get_close_matches(name, DatasetCatalog.list(), n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
+    raise ValueError(f"Data set {name!r} is not registered. {hint}{remedy}")
 
 
 def is_ours(loader: Any) -> bool:

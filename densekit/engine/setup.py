@@ -17,7 +17,7 @@ from densekit.d2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from densekit.d2.utils import comm
 from densekit.d2.utils.logger import setup_logger
 from densekit.data import check_datasets
-from densekit.data.checks import check_registered
+from densekit.data.checks import check_chosen
 from densekit.data.class_counts import count_keys, set_class_counts
 from densekit.data.identity import check_classes_of_weights, write_classes
 from densekit.engine.own_data import register_own_data
@@ -147,7 +147,7 @@ def _count_classes(cfg: CfgNode, args: Namespace) -> list[str]:
     names = cfg.DATASETS.TEST if args.eval_only else cfg.DATASETS.TRAIN
     if not names:
         return []
-    check_registered(names[0])
+    check_chosen(names[0])
     return set_class_counts(cfg, names[0], explicit_keys(args.config_file, args.opts))
 
 

@@ -32,11 +32,18 @@ def write_full(folder: Path, lines: Iterable[Line], classes: Classes) -> None:
 
     Args:
         folder: Where to.
-        lines: Can be gone through twice.
+        lines: Can be gone through more than once.
         classes: The categories.
     """
-    images = ({"id": line["image_id"], **_fields(line)} for line in lines)
-    results = (result for line in lines for result in line["instances"])
+    numbered = all(isinstance(line["image_id"], int) for line in lines)
+    # Of a data set whose ids are names: COCO's are numbers, and tools such as CVAT take no others.
+    ids = {} if numbered else {line["image_id"]: line["index"] + 1 for line in lines}
+    images = ({"id": ids.get(line["image_id"], line["image_id"]), **_fields(line)} for line in lines)
+    results = (
+        result | {"image_id": ids.get(result["image_id"], result["image_id"])}
+        for line in lines
+        for result in line["instances"]
+    )
     with atomic_write(folder / FULL) as file:
         file.write('{"info": {"description": "Predictions made by densekit"}, "licenses": [],\n"images": ')
         _write_list(file, images)
@@ -65,6 +72,7 @@ def _annotation(number: int, result: dict[str, Any]) -> dict[str, Any]:
     mask, points = result.get("segmentation"), result.get("keypoints")
     width, height = result["bbox"][2:]
     annotation = {"id": number, **result, "area": int(mask_utils.area(mask)) if mask else width * height, "iscrowd": 0}
+    annotation.setdefault("segmentation", [])  # which some tools look up without asking
     if points:
         annotation["keypoints"] = [v if k % 3 < 2 else _VISIBLE for k, v in enumerate(points)]
         annotation["num_keypoints"] = len(points) // 3

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
+from densekit.data.registry import check_registered
 from densekit.inference.video import count_frames
 
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -69,8 +70,9 @@ def pictures_of_dataset(name: str) -> list[Picture]:
     """The images of a registered data set under its image ids; annotations are not looked at.
 
     Raises:
-        ValueError: The data set has no images.
+        ValueError: The data set is not registered, or has no images.
     """
+    check_registered(name, "Own data: --datasets FILE names the file that describes it.")
     records = DatasetCatalog.get(name)
     if not records:
         raise ValueError(f"Data set {name!r} has no images.")

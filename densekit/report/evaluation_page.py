@@ -9,6 +9,7 @@ from typing import Any
 
 import densekit.data.builtin  # noqa: F401 - registers the standard names, which are looked up here
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
+from densekit.data.registry import check_registered
 from densekit.report.cityscapes_instances import read_cityscapes_instances
 from densekit.report.gallery import instance_gallery, panoptic_gallery, semantic_gallery
 from densekit.report.html import Markup, el, page, table
@@ -66,8 +67,7 @@ def evaluation_page(run: RunFiles, images: int) -> str:
         ValueError: The data set is not registered, or the files do not fit it.
         FileNotFoundError: Files of the data set or kept predictions are missing.
     """
-    if run.dataset not in DatasetCatalog:
-        raise ValueError(f"Data set {run.dataset!r} is not registered: name its files with --datasets FILE.")
+    check_registered(run.dataset, "Name the file that describes it with --datasets FILE.")
     records = DatasetCatalog.get(run.dataset)
     parts = _Parts(_instances(run, records), read_semantic(run, records), read_panoptic(run, records))
     results = _results(run, parts)

@@ -104,6 +104,21 @@ def test_the_whole_file_opens_and_its_results_score_full_marks(tmp_path, points)
         assert annotations[0]["keypoint_scores"] == [0.3, 0.9] and truth.cats[40]["skeleton"] == [[1, 2]]
 
 
+def test_the_whole_file_has_what_tools_ask_for(tmp_path):
+    """CVAT reads numbers as ids only, and asks every annotation for its segmentation."""
+    named = [line(name, with_masks=False) | {"index": k} for k, name in enumerate(("Blood_1", "Blood_2"))]
+    coco.write_full(tmp_path, named, CLASSES)
+    content = json.loads((tmp_path / coco.FULL).read_text())
+    assert content.keys() == {"info", "licenses", "images", "categories", "annotations"}
+    assert [image["id"] for image in content["images"]] == [1, 2]
+    assert [a["image_id"] for a in content["annotations"]] == [1] * 5 + [2] * 5
+    for annotation in content["annotations"]:
+        assert annotation.keys() >= {"id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation"}
+    truth = COCO(str(tmp_path / coco.FULL))
+    results = [result | {"image_id": 1} for result in named[0]["instances"]]
+    assert len(truth.loadRes(results).anns) == 5
+
+
 def test_labelme_names_the_classes_and_finds_the_picture(tmp_path):
     source = tmp_path / "photos" / "sub" / "1.png"
     labelme.write_picture(tmp_path / "out", line(), str(source), CLASSES)

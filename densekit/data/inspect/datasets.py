@@ -1,6 +1,5 @@
 """Inspects registered data sets of any form, by what their metadata says about their files."""
 
-import difflib
 import os
 
 import densekit.data.builtin  # noqa: F401 - registers the standard names, which are looked up here
@@ -14,8 +13,11 @@ from densekit.data.inspect.pictures import read_pictures
 from densekit.data.inspect.records import inspect_records
 from densekit.data.inspect.run import Inspection, Options, inspect_coco
 from densekit.data.inspect.semantic import inspect_semantic
+from densekit.data.registry import check_registered
 
 __all__ = ["content_hashes", "inspect_dataset"]
+
+_REMEDY = "Own data: --datasets FILE names it, or --coco JSON --images DIR need no name."
 
 
 def inspect_dataset(name: str, options: Options) -> Inspection:
@@ -25,7 +27,7 @@ def inspect_dataset(name: str, options: Options) -> Inspection:
         ValueError: There is no such data set.
         FileNotFoundError: Its annotation file or folder does not exist.
     """
-    _check_registered(name)
+    check_registered(name, _REMEDY)
     metadata = MetadataCatalog.get(name)
     images, json_file = metadata.get("image_root"), metadata.get("json_file")
     labels, panoptic = metadata.get("gt_dir"), metadata.get("panoptic_json")
@@ -74,7 +76,7 @@ def _files_of(other: str, images: str | None) -> list[str]:
         return image_files(other)
     json_file, folder = other, images
     if not os.path.isfile(other):
-        _check_registered(other)
+        check_registered(other, _REMEDY)
         metadata = MetadataCatalog.get(other)
         if metadata.get("gt_dir") is not None:  # a Cityscapes tree, whose loaders outline every object
             return image_files(metadata.get("image_dir") or metadata.image_root)
@@ -88,14 +90,3 @@ def _files_of(other: str, images: str | None) -> list[str]:
     if entries is None:
         raise ValueError(f"--against {other}: {next(findings.items())[1][0].detail}.")
     return [entries.path(image) for image in entries.images.values()]
-
-
-def _check_registered(name: str) -> None:
-    if name in DatasetCatalog:
-        return
-    near = difflib.get_close_matches(name, DatasetCatalog.list(), n=3, cutoff=0.5)
-    raise ValueError(
-        f"Data set {name!r} is not registered. "
-        + (f"Did you mean {' or '.join(map(repr, near))}? " if near else "")
-        + "Own data: --datasets FILE names it, or --coco JSON --images DIR need no name."
-    )
