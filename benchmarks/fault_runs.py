@@ -68,15 +68,23 @@ class Run:
     """One OUTPUT_DIR and the processes that are started for it.
 
     Args:
-        folder: OUTPUT_DIR; what the processes print goes to ``<folder>.console``.
+        folder: OUTPUT_DIR.
         data: the folder of :func:`write_data`.
+        console: file for what the processes print.
         options: KEY, VALUE, ... of the configuration.
         flags: of the command line.
     """
 
-    def __init__(self, folder: Path, data: Path, options: tuple[object, ...] = (), flags: tuple[str, ...] = ()) -> None:
-        self.folder, self._data, self._options, self._flags = folder, data, options, flags
-        self.console = folder.with_name(f"{folder.name}.console")
+    def __init__(
+        self,
+        folder: Path,
+        data: Path,
+        console: Path,
+        options: tuple[object, ...] = (),
+        flags: tuple[str, ...] = (),
+    ) -> None:
+        self.folder, self.console = folder, console
+        self._data, self._options, self._flags = data, options, flags
         self._process: subprocess.Popen | None = None
 
     def start(self, **popen: object) -> "Run":

@@ -59,7 +59,8 @@ class Bench:
     def run(self, *options: object, flags: tuple[str, ...] = (), at: Path | None = None) -> Run:
         """A new run; it has not been started."""
         self.count += 1
-        return Run((at or self.folder) / f"run{self.count:03d}", self.folder / "data", options, flags)
+        name = f"run{self.count:03d}"
+        return Run((at or self.folder) / name, self.folder / "data", self.folder / f"{name}.console", options, flags)
 
     def whole(self, *options: object, flags: tuple[str, ...] = ()) -> Run:
         """The run with these options that nothing happens to."""
@@ -279,8 +280,7 @@ def two_runs(bench: Bench) -> Iterator[Outcome]:
     whole, first = bench.whole(), bench.run()
     first.start().wait_for(lambda: "Starting training" in first.shown())
     os.kill(first.process.pid, signal.SIGSTOP)  # it must still be there when the second one comes
-    second = Run(first.folder, bench.folder / "data")
-    second.console = first.folder.with_name("second.console")
+    second = Run(first.folder, bench.folder / "data", bench.folder / "second.console")
     code = second.start().finish(_SOON)
     os.kill(first.process.pid, signal.SIGCONT)
     refused = bool(code) and str(first.folder) in second.error()

@@ -91,12 +91,13 @@ class Checkpointer(DetectionCheckpointer):
         return super().load(path, *args, **kwargs)
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Writes ``<save_dir>/<name>.pth``, then names it in ``last_checkpoint``."""
+        """Writes ``<save_dir>/<name>.pth`` and its sum, then names it in ``last_checkpoint``."""
         if self.save_dir and self.save_to_disk:
             folder = CheckpointFolder(self.save_dir)
             folder.begin(f"{name}.pth")
-            path = write_checkpoint(self.save_dir, name, self.model, self.checkpointables, kwargs)
+            path = write_checkpoint(self.save_dir, name, self.model, self.checkpointables, kwargs, newest=False)
             folder.finish(f"{name}.pth")
+            folder.name_newest(f"{name}.pth")  # last: what it names has a sum, whenever the process is killed
             logging.getLogger(__name__).info(f"Saved checkpoint {path}")
 
     def save_weights(self, name: str, **facts: Any) -> None:

@@ -5,6 +5,7 @@
 
 import hashlib
 import re
+import zipfile
 from collections.abc import Collection
 from pathlib import Path
 
@@ -46,6 +47,11 @@ class CheckpointFolder:
         """Notes the sum of a file that has been written."""
         self._write_sums(self.sums() | {name: sha256(self.path / name)})
 
+    def name_newest(self, name: str) -> None:
+        """Makes a file that has been written and summed the one that is resumed."""
+        with atomic_write(self.path / _POINTER) as file:
+            file.write(name)
+
     def newest_first(self) -> list[Path]:
         """The checkpoints that exist: the one that ``last_checkpoint`` names, then the others by age."""
         pointer = self.path / _POINTER
@@ -57,14 +63,19 @@ class CheckpointFolder:
     def problem(self, file: Path) -> str | None:
         """What is wrong with a checkpoint; ``None`` if it is whole.
 
-        A file without a sum, from another program or a run that was killed before it noted one, is read instead.
+        A file without a sum, from another program or a run that was killed before it noted one, is read instead, with
+        the check sums that archives carry and torch does not look at.
         """
         listed = self.sums().get(file.name)
         if listed is not None:
             return None if sha256(file) == listed else f"its content does not match {_SUMS}"
         try:
             read_checkpoint(file)
-        except ValueError as error:
+            if zipfile.is_zipfile(file):
+                with zipfile.ZipFile(file) as archive:
+                    damaged = archive.testzip()
+                return None if damaged is None else f"its entry {damaged} is damaged"
+        except (ValueError, zipfile.BadZipFile) as error:
             return str(error)
         return None
 

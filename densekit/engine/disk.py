@@ -1,16 +1,23 @@
-"""How much a run will write, and whether the disk has room for it, before hours are spent on finding out."""
+"""How much a run will write, whether the disk has room for it, and what to say when it has none any more."""
 
+import errno
 import logging
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 
+from densekit.checkpoint.folder import CheckpointFolder
 from densekit.d2.config import CfgNode
+from densekit.engine.errors import DiskError
 
 # Beside the tensors a checkpoint holds the schedule, random states and the names of everything.
 _REST = 1 << 20
+# Full, over a quota, over the limit of a file, read-only, broken.
+_NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 def checkpoint_size(cfg: CfgNode, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
@@ -101,3 +108,33 @@ def readable(size: float) -> str:
     while abs(size) >= 1024 and unit != "TiB":
         size, unit = size / 1024, next(units)
     return f"{size:.3g} {unit}" if size < 100 else f"{size:.0f} {unit}"
+
+
+@contextmanager
+def full_disk_explained(folder: str) -> Iterator[None]:
+    """Says plainly that the disk is full, whatever was being written.
+
+    Args:
+        folder: OUTPUT_DIR.
+
+    Raises:
+        DiskError: in place of the error, which names the checkpoint that can be resumed.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = _lack_of_room(error)
+        if reason is None:
+            raise
+        whole = next((file.name for file in CheckpointFolder(folder).newest_first()), None)
+        remedy = f"{whole} is whole, and --resume goes on from it" if whole else "There is no checkpoint yet"
+        raise DiskError(f"OUTPUT_DIR {folder!r} cannot be written: {reason}. Free some space. {remedy}.") from error
+
+
+def _lack_of_room(error: BaseException | None) -> str | None:
+    """What the system has said about the disk in an error or in those that it came from."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            return error.strerror or str(error)
+        error = error.__cause__ or error.__context__
+    return None

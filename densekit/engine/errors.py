@@ -11,7 +11,11 @@ USER_ERROR = 2  # the exit code that argparse uses for a wrong command line
 
 
 class DataError(ValueError):
-    """An image or annotation that cannot be used; the message names it."""
+    """What ends a run without being a fault of the program, as an image that cannot be used; the message names it."""
+
+
+class DiskError(DataError):
+    """The disk of the run's folder is full or fails."""
 
 
 @contextmanager

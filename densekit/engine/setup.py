@@ -197,8 +197,8 @@ def check_output_dir(folder: str) -> None:
         raise ValueError("OUTPUT_DIR is empty; give the folder for checkpoints and results.")
     try:
         os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(1 << 16))  # a full disk has room for names
     except OSError as error:
         raise ValueError(
             f"OUTPUT_DIR {folder!r} cannot be written ({error.strerror}). Choose another one: OUTPUT_DIR runs/mine"

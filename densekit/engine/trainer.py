@@ -30,6 +30,7 @@ from densekit.data.order import TrainingOrder
 from densekit.engine.batches import RememberedBatches, deaths_of_workers_explained
 from densekit.engine.best import Scores
 from densekit.engine.black_box import BlackBox
+from densekit.engine.disk import full_disk_explained
 from densekit.engine.ema import WeightAverage, averaged
 from densekit.engine.hooks import AverageHook, CheckpointHook, EarlyStop, EvaluationHook
 from densekit.engine.preemption import STOP, AgreedStop
@@ -153,7 +154,7 @@ class Trainer(DefaultTrainer):
         """
         if comm.is_main_process():
             self._begin()
-        with STOP, deaths_of_workers_explained():
+        with STOP, deaths_of_workers_explained(), full_disk_explained(self.cfg.OUTPUT_DIR):
             try:
                 super().train()
             except EarlyStop:

@@ -3,6 +3,7 @@
 import logging
 import random
 import subprocess
+import zipfile
 
 import pytest
 import torch
@@ -85,6 +86,29 @@ def test_a_damaged_file_without_a_sum_is_found_by_reading_it(run):
     file = run / "model_0000029.pth"
     file.write_bytes(file.read_bytes()[:500])
     assert resumed(run) == (20, 20.0)
+
+
+def test_a_flipped_bit_in_a_file_without_a_sum_is_found(run):
+    (run / "SHA256SUMS").unlink()
+    file = run / "model_0000029.pth"
+    content = bytearray(file.read_bytes())
+    with zipfile.ZipFile(file) as archive:
+        entry = next(one for one in archive.infolist() if "/data/" in one.filename)
+    content[entry.header_offset + 200] ^= 4  # in the numbers of a weight, which torch reads without a complaint
+    file.write_bytes(content)
+    assert resumed(run) == (20, 20.0)
+
+
+def test_what_last_checkpoint_names_has_a_sum(run, monkeypatch):
+    """Whenever the process is killed."""
+
+    def killed(self, name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(CheckpointFolder, "finish", killed)
+    with pytest.raises(KeyboardInterrupt):
+        Checkpointer(nn.Linear(20, 30), str(run)).save("model_0000039", iteration=39)
+    assert (run / "last_checkpoint").read_text() in CheckpointFolder(run).sums()
 
 
 def test_nothing_whole_is_an_error_that_names_the_files(run):

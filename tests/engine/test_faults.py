@@ -1,5 +1,6 @@
 """What goes wrong around a run: it says so in one line, and goes on exactly from its last checkpoint."""
 
+import errno
 import os
 import signal
 from pathlib import Path
@@ -7,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from densekit.checkpoint.folder import CheckpointFolder
 from densekit.engine import DataError, Trainer, setup
+from densekit.engine.errors import DiskError
 
 
 def train(arguments, folder: Path, *opts: object, resume: bool = False) -> None:
@@ -62,6 +65,47 @@ def test_an_image_that_disappears(arguments, tiny_root, tmp_path, monkeypatch):
     finally:
         picture.write_bytes(content)
     assert "\n" not in str(error.value)
+    train(arguments, tmp_path / "cut", *opts, resume=True)
+    one, other = (final_weights(tmp_path / name) for name in ("whole", "cut"))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_disk_that_is_full_when_a_checkpoint_is_written(arguments, tmp_path, monkeypatch, number):
+    opts = ("SOLVER.MAX_ITER", 6, "SOLVER.CHECKPOINT_PERIOD", 2, "DATASETS.TEST", "()")
+    train(arguments, tmp_path / "whole", *opts)
+    ordinary, saves = torch.save, []
+
+    class Full:
+        """A file on a disk with little room left."""
+
+        def __init__(self, file) -> None:
+            self.file, self.left = file, 100_000
+
+        def write(self, content) -> int:
+            self.left -= len(content)
+            if self.left < 0:
+                raise OSError(number, os.strerror(number))
+            return self.file.write(content)
+
+        def flush(self) -> None:
+            self.file.flush()
+
+    def save(content, file, **options):
+        saves.append(file)
+        ordinary(content, Full(file) if len(saves) == 2 else file, **options)
+
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(DiskError, match=r"model_0000001\.pth is whole.*--resume") as error,
+    ):
+        patched.setattr(torch, "save", save)
+        train(arguments, tmp_path / "cut", *opts)
+    assert os.strerror(number) in str(error.value) and "\n" not in str(error.value)
+    folder = CheckpointFolder(tmp_path / "cut")
+    assert [file.name for file in folder.newest_first()] == ["model_0000001.pth"]
+    assert folder.problem(folder.newest_first()[0]) is None
+    assert not list((tmp_path / "cut").glob(".*.part"))
     train(arguments, tmp_path / "cut", *opts, resume=True)
     one, other = (final_weights(tmp_path / name) for name in ("whole", "cut"))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
