@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from densekit.d2.config import CfgNode
 from densekit.d2.data import DatasetFromList, build_detection_train_loader, get_detection_dataset_dicts
-from densekit.d2.data.samplers import RepeatFactorTrainingSampler
 from densekit.d2.utils import comm
+from densekit.data.balance import class_aware_weights, repeat_factors
 from densekit.data.order import Draw, TrainingOrder
 
 __all__ = ["SeededSamples", "build_train_loader", "prepare_worker", "start_workers"]
@@ -78,8 +78,9 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[Any]:
     """Builds the endless loader of ``DATASETS.TRAIN``.
 
     Args:
-        cfg: The config; ``DATALOADER.SAMPLER_TRAIN`` is TrainingSampler, RepeatFactorTrainingSampler or
-            RandomSubsetTrainingSampler, ``SEED`` below zero means an order of its own for each run.
+        cfg: The config; ``DATALOADER.SAMPLER_TRAIN`` is TrainingSampler, RepeatFactorTrainingSampler,
+            ClassAwareTrainingSampler or RandomSubsetTrainingSampler, ``SEED`` below zero means an order of its own for
+            each run.
         mapper: Makes a model's input of a record.
 
     Returns:
@@ -126,7 +127,10 @@ def _wide(records: list[dict[str, Any]]) -> list[bool] | None:
 
 
 def _epoch(cfg: CfgNode, records: Any, seed: int) -> Callable[[torch.Generator], Tensor]:
-    """What makes up an epoch: every image, a random subset, or images of rare classes more often."""
+    """What makes up an epoch: every image, a random subset, or images of rare classes more often.
+
+    A class-aware epoch has as many draws as there are images, but some come often and others not at all.
+    """
     kind, count = cfg.DATALOADER.SAMPLER_TRAIN, len(records)
     if kind == "TrainingSampler":
         return lambda generator: torch.arange(count)
@@ -137,18 +141,19 @@ def _epoch(cfg: CfgNode, records: Any, seed: int) -> Callable[[torch.Generator],
         subset = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[: int(count * ratio)]
         return lambda generator: subset
     if kind == "RepeatFactorTrainingSampler":
-        factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
-            records, cfg.DATALOADER.REPEAT_THRESHOLD, sqrt=cfg.DATALOADER.REPEAT_SQRT
-        )
+        factors = repeat_factors(records, cfg.DATALOADER.REPEAT_THRESHOLD, sqrt=cfg.DATALOADER.REPEAT_SQRT)
 
         def rounded(generator: torch.Generator) -> Tensor:
             repeats = factors.floor() + (torch.rand(count, generator=generator) < factors.frac())
             return torch.repeat_interleave(repeats.long())
 
         return rounded
+    if kind == "ClassAwareTrainingSampler":
+        weights = class_aware_weights(records)
+        return lambda generator: torch.multinomial(weights, count, replacement=True, generator=generator)
     raise ValueError(
         f"DATALOADER.SAMPLER_TRAIN {kind!r} is not one of TrainingSampler, RepeatFactorTrainingSampler, "
-        "RandomSubsetTrainingSampler."
+        "ClassAwareTrainingSampler, RandomSubsetTrainingSampler."
     )
 
 

@@ -18,6 +18,10 @@ class RememberedBatches:
         loader: an iterable of batches; a batch is a list of records with ``file_name``.
         before_each: called before each batch.
         device: where the tensors of the records go; a GPU copies them from pinned memory while the process goes on.
+
+    Attributes:
+        last_files: of the last batch.
+        look_at_next: called once with the next batch, before anything can change it.
     """
 
     def __init__(
@@ -27,6 +31,7 @@ class RememberedBatches:
         self._device = device
         self._before_each = before_each
         self.last_files: list[str] = []
+        self.look_at_next: Callable[[Any], None] | None = None
 
     def __len__(self) -> int:
         return len(self.loader)  # type: ignore[arg-type]
@@ -44,6 +49,9 @@ class RememberedBatches:
                     raise DataError(_death(error)) from error  # a worker died while its images were being handed over
                 raise DataError(_own_message(error)) from error
             self.last_files = [str(record.get("file_name", "?")) for record in batch if isinstance(record, dict)]
+            if self.look_at_next is not None:
+                look, self.look_at_next = self.look_at_next, None
+                look(batch)
             yield batch if self._device == "cpu" else [_on_device(record, self._device) for record in batch]
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from densekit.checkpoint import Checkpointer
 from densekit.d2.config import CfgNode
-from densekit.d2.data import build_detection_test_loader
+from densekit.d2.data import MetadataCatalog, build_detection_test_loader
 from densekit.d2.engine import (
     DefaultTrainer,
     HookBase,
@@ -33,11 +33,13 @@ from densekit.engine.black_box import BlackBox
 from densekit.engine.disk import full_disk_explained
 from densekit.engine.ema import WeightAverage, averaged
 from densekit.engine.hooks import AverageHook, CheckpointHook, EarlyStop, EvaluationHook
+from densekit.engine.pictures import FirstBatchHook
 from densekit.engine.preemption import STOP, AgreedStop
 from densekit.engine.randomness import set_random_state, undisturbed
 from densekit.engine.run_folder import METRICS, RunFolder
 from densekit.engine.schedule import EpochHook, Nearness, ProgressPrinter, in_iterations
 from densekit.engine.step import SettleHook, TrainingStep
+from densekit.engine.trackers import build_trackers
 from densekit.engine.validation import config_for_validation, validation_losses
 from densekit.engine.writers import Lazily, MetricsWriter, write_results
 from densekit.evaluation import build_evaluator
@@ -191,6 +193,8 @@ class Trainer(DefaultTrainer):
         self._evaluation.checkpoints = ours
         settle = SettleHook(_WRITE_PERIOD, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.TEST.EVAL_PERIOD)
         hooks: list[HookBase | None] = [AverageHook(self.average)] if self.average is not None else []
+        metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
+        hooks.append(FirstBatchHook(self._batches, metadata, cfg.INPUT.FORMAT, cfg.OUTPUT_DIR))
         if self._epoch_size:
             hooks.append(EpochHook(cfg.SOLVER.IMS_PER_BATCH, self._epoch_size))
         for hook in super().build_hooks():
@@ -217,7 +221,7 @@ class Trainer(DefaultTrainer):
             return validation_losses(self.cfg, getattr(self.model, "module", self.model), mapper, self.iter)
 
     def build_writers(self) -> list[EventWriter]:
-        """A line of progress with the time that remains, ``metrics.json`` and TensorBoard."""
+        """A line of progress with the time that remains, ``metrics.json``, TensorBoard, and what ``WRITERS`` names."""
         folder = self.cfg.OUTPUT_DIR
         os.makedirs(folder, exist_ok=True)
         me = weakref.proxy(self)  # the writers outlive no trainer
@@ -227,6 +231,7 @@ class Trainer(DefaultTrainer):
             # Hides what an earlier run in this folder, or this one before it was killed, had written from here on.
             Lazily(lambda: TensorboardXWriter(folder, purge_step=me.start_iter)),
         ]
+        self._writers += build_trackers(self.cfg, self._folder)
         return [ProgressPrinter(self.max_iter), *self._writers]
 
     def write_metrics(self) -> None:

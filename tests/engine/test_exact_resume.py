@@ -46,6 +46,9 @@ def test_resume_is_exact(arguments, tmp_path, monkeypatch, workers, seed):
         workers,
     ]
     opts += ["SEED", seed, "SOLVER.OPTIMIZER", "AdamW", "SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR"]
+    opts += ["MODEL_EMA.ENABLED", True, "MODEL_EMA.DECAY", 0.5]
+    if workers == 0:  # with several it takes long
+        opts += ["TEST.VALIDATION_LOSS", True, "TEST.BEST_METRIC", "validation_loss"]
     trainer = Trainer(setup(arguments(*opts)))
     trainer.resume_or_load(resume=False)
     ordinary = Trainer.run_step
@@ -66,13 +69,23 @@ def test_resume_is_exact(arguments, tmp_path, monkeypatch, workers, seed):
     second.mkdir()
     (second / "model_0000001.pth").write_bytes((tmp_path / "out" / "model_0000001.pth").read_bytes())
     (second / "last_checkpoint").write_text("model_0000001.pth")
-    ends = []
+    ends, bests = [], []
     for folder in (tmp_path / "out", second):
         trainer = Trainer(setup(arguments(*opts, "OUTPUT_DIR", folder, resume=True)))
         trainer.resume_or_load(resume=True)
         trainer.train()
         ends.append(final(folder))
+        bests += [torch.load(path, weights_only=True) for path in folder.glob("model_best.pth")]
     assert_equal_states(*ends)
+    for name, value in ends[0]["ema"]["tensors"].items():
+        assert torch.equal(value, ends[1]["ema"]["tensors"][name]), name
+    if workers == 0:
+        assert_equal_bests(*bests)
+
+
+def assert_equal_bests(*bests: dict) -> None:
+    assert all(torch.equal(value, bests[1]["model"][name]) for name, value in bests[0]["model"].items())
+    assert (bests[0]["iteration"], bests[0]["value"]) == (bests[1]["iteration"], bests[1]["value"])
 
 
 def test_resume_equals_a_run_that_never_stopped(arguments, tmp_path):
