@@ -28,6 +28,7 @@ from densekit.d2.engine import HookBase
 from densekit.d2.utils.env import seed_all_rng
 from densekit.d2.utils.events import EventStorage
 from densekit.d2.utils.logger import setup_logger
+from densekit.data.order import TrainingOrder
 from densekit.engine.disk import (
     checkpoint_size,
     free_space,
@@ -37,6 +38,7 @@ from densekit.engine.disk import (
     tensor_bytes,
 )
 from densekit.engine.launch import place_from_environment
+from densekit.engine.schedule import in_iterations, nearness
 from densekit.engine.setup import check_data, prepare, versions
 from densekit.engine.trainer import Trainer
 
@@ -78,9 +80,12 @@ class _OneBatch:
 
     Attributes:
         seconds: that loading it took.
+        epoch_size: images in an epoch of the loader; None if nobody knows.
     """
 
     def __init__(self, loader: Iterable[Any]) -> None:
+        order = getattr(loader, "batch_sampler", None)
+        self.epoch_size = order.epoch_size if isinstance(order, TrainingOrder) else None
         start = time.perf_counter()
         self.batch: list[dict[str, Any]] = next(iter(loader))
         self.seconds = time.perf_counter() - start
@@ -142,7 +147,8 @@ def dry_run(args: Namespace, processes: int = 1) -> tuple[CfgNode, Needs]:
     share = _share(cfg, processes)
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)
     try:
-        return cfg, measure(share)
+        needs = measure(share)
+        return in_iterations(cfg, _Rehearsal.loaded.epoch_size, nearness(args.config_file, args.opts)), needs
     except torch.OutOfMemoryError as error:
         raise ValueError(
             f"The training step does not fit into the memory of {_device(share)}: {error} {_REMEDY}"
@@ -158,6 +164,7 @@ def _share(cfg: CfgNode, processes: int) -> CfgNode:
             f"SOLVER.IMS_PER_BATCH {share.SOLVER.IMS_PER_BATCH} cannot be shared by {processes} processes."
         )
     share.SOLVER.IMS_PER_BATCH //= processes
+    share.SOLVER.MAX_EPOCHS = 0.0  # its length is a matter of the whole batch
     share.DATALOADER.NUM_WORKERS = 0
     share.freeze()
     return share
@@ -171,6 +178,7 @@ def measure(cfg: CfgNode) -> Needs:
     """
     resident = _resident()
     trainer = _Rehearsal(cfg)
+    trainer._trainer.on_bad_step = lambda record, alone: ""  # which would leave a black box
     model, optimizer = trainer.model, trainer.optimizer
     _load_weights(cfg, model)
     needs = Needs(parameters=count_parameters(model))

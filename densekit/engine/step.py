@@ -89,6 +89,7 @@ class TrainingStep(SimpleTrainer):
 
     Attributes:
         grad_scaler: of the losses in float16, else None.
+        on_bad_step: as above.
     """
 
     def __init__(
@@ -108,7 +109,7 @@ class TrainingStep(SimpleTrainer):
         self._device = next(model.parameters()).device
         scales = precision is torch.float16
         self.grad_scaler = torch.amp.GradScaler(self._device.type) if scales else None
-        self._norm_type, self._nan_skip, self._on_bad_step = norm_type, nan_skip, on_bad_step
+        self._norm_type, self._nan_skip, self.on_bad_step = norm_type, nan_skip, on_bad_step
         self._modules = _parameters_by_module(getattr(model, "module", model))
         self._buffers = MovingBuffers(model)
         self._decides_on_device = all(group.get("fused") for group in optimizer.param_groups)
@@ -244,7 +245,7 @@ class TrainingStep(SimpleTrainer):
         stops = self._skipped_in_a_row > self._nan_skip or (alone and comm.get_world_size() > 1)
         if stops:
             self._buffers.undo()  # of the forward pass that is under way where losses arrive late
-        told = self._on_bad_step(record, alone) if self._skipped_in_a_row == 1 else ""
+        told = self.on_bad_step(record, alone) if self._skipped_in_a_row == 1 else ""
         what = f"Iteration {record.iteration}: {_in_words(record)}\nIts batch was made of: {', '.join(record.files)}."
         if stops:
             raise FloatingPointError(

@@ -72,7 +72,7 @@ class Trainer(DefaultTrainer):
         replicas = create_ddp_model(
             model, broadcast_buffers=False, device_ids=[comm.get_local_rank()] if on_gpu else None
         )
-        self._trainer = TrainingStep(
+        self._trainer: TrainingStep = TrainingStep(
             replicas,
             self._batches,
             optimizer,

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from densekit.checkpoint import Checkpointer
+from densekit.d2.modeling import GeneralizedRCNN
 from densekit.engine import Trainer, run
 from densekit.engine.disk import checkpoint_size, planned_checkpoints
 from densekit.engine.dry_run import count_parameters, dry_run, rehearse
@@ -48,6 +49,21 @@ def test_its_step_is_the_first_of_the_run(arguments, tmp_path):
 def buffers_of(arguments) -> int:
     cfg, _ = read_config(arguments())
     return sum(b.untyped_storage().nbytes() for b in Trainer.build_model(cfg).buffers())
+
+
+def test_epochs_are_those_of_the_whole_batch(arguments):
+    text = rehearse(arguments("--num-gpus", 2, "SOLVER.MAX_EPOCHS", 5.0, dry_run=True))
+    assert "15 of them (SOLVER.MAX_ITER) take about" in text  # 6 images, 2 in a step
+
+
+def test_a_step_that_is_not_finite_leaves_nothing_behind_either(arguments, tmp_path, monkeypatch):
+    def infinite(self, batch):
+        return {"loss": self.backbone.bottom_up.stem.conv1.weight.sum() / 0}
+
+    monkeypatch.setattr(GeneralizedRCNN, "forward", infinite)
+    with pytest.raises(FloatingPointError, match="loss"):
+        rehearse(arguments(dry_run=True))
+    assert not (tmp_path / "out").exists()
 
 
 def test_one_process_stands_for_several(arguments):

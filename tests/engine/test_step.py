@@ -309,3 +309,23 @@ def test_only_buffers_that_moved_are_put_back():
         assert not torch.equal(before["0.running_mean"], model[0].running_mean)
         way()
         assert_same(weights(model), before)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", [None, torch.float16, torch.bfloat16])
+def test_on_a_gpu_nothing_waits_for_the_device(precision):
+    model = fresh().cuda()
+    given = [[image.cuda() for image in batch] for batch in batches(8)]
+    optimizer = adamw(model, fused=True)
+    step = TrainingStep(model, given, optimizer, accumulate=2, precision=precision, nan_skip=1)
+    with EventStorage(0) as storage:
+        for step.iter in range(8):
+            storage.iter = step.iter
+            # The scaler of losses and the optimizer put their numbers on the device in their first steps.
+            torch.cuda.set_sync_debug_mode("error" if step.iter > 1 else "default")
+            try:
+                step.run_step()
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        step.settle()
+    assert len(storage.history("total_loss").values()) == 8
