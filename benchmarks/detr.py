@@ -3,7 +3,8 @@
 The other side is torchvision's ResNet with frozen BatchNorm as a layer of its own, ``nn.MultiheadAttention`` that
 returns its weights in every layer, a padding mask always, and both heads on all decoder layers. Both hold the same
 weights, and their outputs are compared first. They take turns in one process; the ratio is taken within each round and
-its median reported. Peak memory is that of a process of its own. Example::
+its median reported. Peak memory is that of a process of its own, as a whole and above what the process holds before it
+makes the model, which is libraries alone. Example::
 
     python benchmarks/detr.py --rounds 5 --threads 2
 """
@@ -154,18 +155,26 @@ def spent(action: Callable[[], Any]) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def peak_memory(side: str, arguments: argparse.Namespace) -> float:
-    """Peak resident memory, MiB, of a fresh process that predicts a few times."""
+def peak_memory(side: str, arguments: argparse.Namespace) -> tuple[float, float]:
+    """Peak resident memory, MiB, of a fresh process that predicts a few times: all of it, and above the libraries'."""
     command = [sys.executable, __file__, "--memory-of", side, "--threads", str(arguments.threads)]
     command += ["--size", *map(str, arguments.size)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    return float(output[-2]), float(output[-1])
+
+
+def resident_peak() -> float:
+    """Peak resident memory of this process so far, MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def print_peak_memory(arguments: argparse.Namespace) -> None:
+    load_config(str(CONFIG))  # imports what both sides import
+    libraries = resident_peak()
     contestant = Contestant(arguments.memory_of, tuple(arguments.size))
     for _ in range(3):
         contestant.predict()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10))
+    print(resident_peak(), resident_peak() - libraries)
 
 
 def matching_time(rounds: int) -> float:
@@ -214,7 +223,8 @@ def main() -> None:
     print(f"{'':22}{'densekit':>12}{'plain':>12}{'ratio':>9}   (lowest and highest)")
     for label, clock in (("inference, wall s", 0), ("inference, processor s", 1)):
         print_row(label, [(mine[clock], theirs[clock]) for mine, theirs in rounds[1:]])
-    print_row("peak, MiB", [(memory[0], memory[1])])
+    for label, part in (("peak, MiB", 0), ("peak less libraries", 1)):
+        print_row(label, [(memory[0][part], memory[1][part])])
     print(f"matching 16 images x 100 queries x 30 boxes: {1000 * matching_time(arguments.rounds):.2f} ms")
 
 

@@ -148,6 +148,64 @@ def test_every_trainable_parameter_gets_a_gradient():
         assert (parameter.grad is not None) == parameter.requires_grad, name
 
 
+class TestOverwriting:
+    """In inference on the CPU the runtime's blocks may write over their input; nobody must see a difference."""
+
+    def backbone(self, *options):
+        torch.manual_seed(0)
+        model = build_backbone(resnet_cfg([*NARROW, *options])).eval()
+        for name, value in model.state_dict().items():
+            if "norm.weight" in name:
+                value.uniform_(0.2, 0.6)
+        return model
+
+    @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+    @pytest.mark.parametrize("options", [(), ("MODEL.RESNETS.NORM", "BN"), ("MODEL.RESNETS.NORM", "GN")])
+    def test_maps_are_those_of_training(self, options, memory_format, monkeypatch):
+        if HOST == "builtin":  # bands of a few lines
+            monkeypatch.setattr(f"{BottleneckBlock.__module__}._BAND_BYTES", 2000)
+        if "GN" in options:
+            options = (*options, *[word for key in NARROW[::2] for word in (key, 32)])
+        model = self.backbone(*options)
+        images = torch.randn(2, 3, 70, 90).to(memory_format=memory_format)
+        before = images.clone()
+        with torch.no_grad():
+            sparing = model(images)
+        assert torch.equal(images, before)
+        for name, expected in model(images).items():
+            torch.testing.assert_close(sparing[name], expected, **close(torch.float32))
+
+    def test_hooks_see_every_map(self):
+        model, seen = self.backbone(), []
+        handles = [block.register_forward_hook(lambda _, x, y: seen.append((x[0], y))) for block in model.res3]
+        with torch.no_grad():
+            model(torch.randn(1, 3, 64, 64).to(memory_format=torch.channels_last))
+            for handle in handles:
+                handle.remove()
+            for block, (x, y) in zip(model.res3, seen):
+                torch.testing.assert_close(block(x), y)
+
+    def test_blocks_of_users_may_return_what_they_got(self):
+        class Same(CNNBlockBase):
+            def forward(self, x):
+                return x
+
+        blocks = [Same(8, 8, 1), BottleneckBlock(8, 8, bottleneck_channels=4, norm="FrozenBN")]
+        model = ResNet(BasicStem(3, 8), [blocks], out_features=["stem", "res2"]).eval()
+        images = torch.randn(1, 3, 32, 32).to(memory_format=torch.channels_last)
+        with torch.no_grad():
+            torch.testing.assert_close(model(images)["stem"], model.stem(images))
+
+    @pytest.mark.skipif(HOST != "builtin", reason="Detectron2's blocks do not do so")
+    def test_the_widest_map_exists_once(self, monkeypatch):
+        narrow, places = BottleneckBlock._narrow, []
+        monkeypatch.setattr(BottleneckBlock, "_narrow", lambda self, x: places.append(x.data_ptr()) or narrow(self, x))
+        model, images = self.backbone(), torch.randn(1, 3, 64, 64).to(memory_format=torch.channels_last)
+        with torch.no_grad():
+            maps = model(images)
+        assert places[1:3] == [maps["res2"].data_ptr()] * 2 and places[0] == maps["stem"].data_ptr()
+
+
 def test_stages_that_nothing_reads_are_left_out():
     cfg = resnet_cfg([*NARROW, "MODEL.RESNETS.OUT_FEATURES", ["res3", "res4"]])
     backbone = build_backbone(cfg)

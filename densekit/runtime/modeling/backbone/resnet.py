@@ -15,10 +15,13 @@ from torch import Tensor, nn
 
 from densekit.runtime.config import CfgNode
 from densekit.runtime.layers import CNNBlockBase, Conv2d, DeformConv, ModulatedDeformConv, ShapeSpec, get_norm
+from densekit.runtime.layers.norm import fold_norm, has_hooks
 from densekit.runtime.modeling.backbone.backbone import BACKBONE_REGISTRY, Backbone
 
 # What users call the base class of blocks that they pass to `make_stage`.
 ResNetBlockBase = CNNBlockBase
+
+_BAND_BYTES = 2**23  # of what a block adds at a time where it overwrites its input
 
 _BLOCKS_PER_STAGE = {
     18: (2, 2, 2, 2),
@@ -118,10 +121,36 @@ class BottleneckBlock(_ResidualBlock):
     def _apply_conv2(self, x: Tensor) -> Tensor:
         return self.conv2(x)
 
+    def forward(self, x: Tensor, *, overwrite: bool = False) -> Tensor:
+        """As every residual block.
+
+        Args:
+            x: (N, C, H, W).
+            overwrite: ``x`` may become the output. In inference on the CPU the last convolution is then added band by
+                band: of the widest maps there is one at a time and not two, and each band is still in the cache.
+        """
+        kernel = fold_norm(self.conv3.weight, self.conv3.bias, self.conv3.norm) if overwrite else None
+        if kernel is None:
+            return super().forward(x)
+        narrow = self._narrow(x)
+        out = x if self.shortcut is None else self.shortcut(x)
+        if not all(t.is_contiguous(memory_format=torch.channels_last) for t in (narrow, out)):
+            out += self.conv3(narrow)
+            return F.relu_(out)
+        lines, narrow_lines = (t.permute(0, 2, 3, 1).view(-1, t.shape[3], t.shape[1]) for t in (out, narrow))
+        count = max(1, _BAND_BYTES // max(1, out.shape[1] * out.shape[3] * out.element_size()))  # of (N * H, W, C)
+        for band, source in zip(lines.split(count), narrow_lines.split(count)):
+            band += F.conv2d(source[None].permute(0, 3, 1, 2), *kernel)[0].permute(1, 2, 0)
+            F.relu_(band)
+        return out
+
     def residual(self, x: Tensor) -> Tensor:
+        return self.conv3(self._narrow(x))
+
+    def _narrow(self, x: Tensor) -> Tensor:
+        """What the last convolution widens."""
         x = F.relu_(self.conv1(x))
-        x = F.relu_(self._apply_conv2(x))
-        return self.conv3(x)
+        return F.relu_(self._apply_conv2(x))
 
 
 class DeformBottleneckBlock(BottleneckBlock):
@@ -263,7 +292,7 @@ class ResNet(Backbone):
         if "stem" in self._out_features:
             outputs["stem"] = x
         for name, stage in zip(self.stage_names, self.stages):
-            x = stage(x)
+            x = _run_sparingly(stage, x) if _is_plain_inference(stage, x) else stage(x)
             if name in self._out_features:
                 outputs[name] = x
         if self.linear is not None and "linear" in self._out_features:
@@ -336,6 +365,23 @@ class ResNet(Backbone):
             )
             in_channels = out_channels
         return stages
+
+
+def _is_plain_inference(stage: nn.Module, x: Tensor) -> bool:
+    """Whether nobody but the next block will look at the maps between two blocks."""
+    recorded = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return x.device.type == "cpu" and not recorded and not any(has_hooks(module) for module in stage.modules())
+
+
+def _run_sparingly(stage: nn.Sequential, x: Tensor) -> Tensor:
+    """Runs a stage whose blocks may overwrite each other's output, but not ``x``."""
+    fresh = False
+    for block in stage:
+        known = type(block).forward is BottleneckBlock.forward  # a user's block may return what it got
+        overwrite = known and (fresh or block.shortcut is not None)
+        x = block(x, overwrite=True) if overwrite else block(x)
+        fresh = known
+    return x
 
 
 def make_stage(*args: Any, **kwargs: Any) -> list[CNNBlockBase]:
