@@ -3,6 +3,9 @@
 import json
 import logging
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,9 +14,12 @@ from torch import nn
 
 from densekit.checkpoint.folder import CheckpointFolder
 from densekit.config import default_config
+from densekit.d2 import HOST
 from densekit.engine import DataError, Trainer, run, setup
 from densekit.engine.best import Scores
 from densekit.engine.ema import WeightAverage, averaged
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def metrics(folder: Path) -> list[dict]:
@@ -279,3 +285,33 @@ def test_a_run_that_begins_to_average_says_so(arguments, monkeypatch, caplog):
     with caplog.at_level(logging.WARNING):
         train(arguments, "SOLVER.MAX_ITER", 2, "MODEL_EMA.ENABLED", True, resume=True)
     assert "has no average of the weights" in caplog.text
+
+
+@pytest.mark.slow
+def test_two_processes_agree_on_the_end(tiny_root, tmp_path):
+    form = "{{form: coco, json: coco/annotations/instances_{0}2017.json, images: coco/{0}2017}}\n"
+    entries = "".join(f"tiny_{split}: {form.format(split)}" for split in ("train", "val"))
+    (tiny_root / "both.yaml").write_text(entries)
+    losses = []
+    for processes in (1, 2):
+        command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(tiny_root / "tiny.yaml")]
+        command += ["--num-gpus", str(processes), "--datasets", str(tiny_root / "both.yaml")]
+        # Weights that stand still improve nothing.
+        command += [
+            "SOLVER.MAX_ITER",
+            "9",
+            "SOLVER.BASE_LR",
+            "0.0",
+            "TEST.EVAL_PERIOD",
+            "1",
+            "TEST.EARLY_STOPPING",
+            "1",
+        ]
+        command += ["TEST.VALIDATION_LOSS", "True", "TEST.BEST_METRIC", "validation_loss", "MODEL_EMA.ENABLED", "True"]
+        out = tmp_path / str(processes)
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "DENSEKIT_HOST": HOST}
+        command += ["OUTPUT_DIR", str(out)]
+        subprocess.run(command, env=environment, check=True, capture_output=True, timeout=200)
+        assert load(out, "model_final")["iteration"] == 1 and load(out, "model_best")["iteration"] == 0
+        losses.append([line["validation_loss"] for line in metrics(out) if "validation_loss" in line])
+    assert losses[0][0] == losses[0][1] and losses[1] == pytest.approx(losses[0])
