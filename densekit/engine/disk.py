@@ -4,7 +4,7 @@ import errno
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 
 from densekit.checkpoint.folder import CheckpointFolder
 from densekit.d2.config import CfgNode
+from densekit.d2.utils import comm
 from densekit.engine.errors import DiskError
 
 # Beside the tensors a checkpoint holds the schedule, random states and the names of everything.
@@ -22,7 +23,7 @@ _NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG, e
 
 def checkpoint_size(cfg: CfgNode, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     """Bytes of a checkpoint: weights, what the optimizer holds beside them after its first step, their average."""
-    weights = tensor_bytes(model.state_dict().values())
+    weights = tensor_bytes(model.state_dict(keep_vars=True).values())
     averages = 1 if cfg.get("MODEL_EMA", CfgNode()).get("ENABLED") else 0
     return (1 + averages) * weights + max(optimizer_size(optimizer), _expected_state(optimizer)) + _REST
 
@@ -42,10 +43,9 @@ def _expected_state(optimizer: torch.optim.Optimizer) -> int:
     return total
 
 
-def tensor_bytes(tensors: object) -> int:
-    """Bytes of some tensors; what several of them share counts once."""
-    storages = {t.untyped_storage().data_ptr() or id(t): t.untyped_storage().nbytes() for t in tensors}  # type: ignore[attr-defined]
-    return sum(storages.values())
+def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Bytes of some tensors; one that occurs under several names counts once, one that is sharded counts whole."""
+    return sum({id(tensor): tensor.numel() * tensor.element_size() for tensor in tensors}.values())
 
 
 def planned_checkpoints(cfg: CfgNode, done: int = 0) -> int:
@@ -66,7 +66,7 @@ def planned_checkpoints(cfg: CfgNode, done: int = 0) -> int:
 
 
 def check_space(cfg: CfgNode, size: int, done: int = 0) -> None:
-    """Compares the room on the disk of ``OUTPUT_DIR`` with the checkpoints to come.
+    """Compares the room on the disk of ``OUTPUT_DIR`` with the checkpoints to come; to be called in all processes.
 
     Args:
         cfg: the configuration.
@@ -76,7 +76,7 @@ def check_space(cfg: CfgNode, size: int, done: int = 0) -> None:
     Raises:
         ValueError: not even one checkpoint fits. That all of them do not fit is a warning: other things may go.
     """
-    free, count = free_space(cfg.OUTPUT_DIR), planned_checkpoints(cfg, done)
+    free, count = comm.all_gather(free_space(cfg.OUTPUT_DIR))[0], planned_checkpoints(cfg, done)
     if free < size:
         raise ValueError(
             f"OUTPUT_DIR {cfg.OUTPUT_DIR!r}: the disk has {readable(free)} free, and a checkpoint takes about "

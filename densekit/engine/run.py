@@ -8,6 +8,7 @@ from densekit.checkpoint import Checkpointer
 from densekit.d2.config import CfgNode
 from densekit.d2.evaluation import verify_results
 from densekit.d2.utils import comm
+from densekit.engine.disk import check_space, checkpoint_size
 from densekit.engine.ema import use_average
 from densekit.engine.errors import DataError, user_errors
 from densekit.engine.replay import replay
@@ -38,6 +39,8 @@ def run(args: Namespace) -> dict[str, Any] | None:
                 if trainer.cfg is not cfg and comm.is_main_process():
                     write_config(trainer.cfg)  # with the iterations of its epochs, or scaled to the processes
                 trainer.resume_or_load(resume=args.resume != "never", must=args.resume == "must")
+                size = checkpoint_size(trainer.cfg, trainer.model, trainer.optimizer)
+                check_space(trainer.cfg, size, trainer.start_iter)
         with user_errors((DataError,)):
             return _evaluate(cfg, model) if trainer is None else trainer.train()
     finally:

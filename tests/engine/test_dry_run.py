@@ -79,6 +79,18 @@ def test_what_would_end_a_run_ends_its_rehearsal(arguments, name, value):
         rehearse(arguments(name, value, dry_run=True))
 
 
+def test_epochs_are_counted_in_steps_of_the_whole_run(arguments):
+    text = rehearse(arguments("SOLVER.MAX_EPOCHS", 5.0, "--num-gpus", 2, dry_run=True))
+    assert "15 of them (SOLVER.MAX_ITER) take about" in text  # 6 images, 2 in a step
+
+
+def test_a_step_that_is_not_finite_leaves_nothing_behind(arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((FloatingPointError, ValueError)):
+        rehearse(arguments("MODEL.PIXEL_MEAN", "[1e39, 0.0, 0.0]", dry_run=True))
+    assert not files_below(tmp_path)
+
+
 def test_weights_that_are_far_away_stay_there(arguments, caplog):
     rehearse(arguments("MODEL.WEIGHTS", "https://127.0.0.1:9/a.pth", dry_run=True))
 
