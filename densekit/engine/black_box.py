@@ -57,7 +57,10 @@ class BlackBox:
         draws = None if self._order is None else self._order.draws(record.iteration)
         mine = {"process": comm.get_rank(), "files": record.files, "draws": draws, "state": record.random_state}
         processes = [mine] if alone else comm.gather(mine)
-        weights = {name: _whole(value) for name, value in self._inner().state_dict().items()}
+        weights = self._inner().state_dict()
+        if alone and _several() and any(hasattr(value, "full_tensor") for value in weights.values()):
+            return ""  # the others, who hold the rest of the weights, will not send it
+        weights = {name: _whole(value) for name, value in weights.items()}
         if not (alone or comm.is_main_process()):
             return ""
         name = f"iter_{record.iteration:07d}" + (f"_process_{comm.get_rank()}" if alone and _several() else "")

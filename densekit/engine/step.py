@@ -211,8 +211,10 @@ class TrainingStep(SimpleTrainer):
         if self._unread is None:
             return
         record, self._unread = self._unread.read(), None
-        # Gradients that overflow are the ordinary way in which the scale of the losses is found.
-        if record.has_finite_losses and (math.isfinite(record.norm) or self.grad_scaler):
+        # Gradients that overflow are the ordinary way in which the scale of the losses is found, until it is too small
+        # to be the cause.
+        overflows = self.grad_scaler is not None and record.loss_scale >= 1
+        if record.has_finite_losses and (math.isfinite(record.norm) or overflows):
             self._skipped_in_a_row = 0
             self._store(record)
         else:

@@ -12,6 +12,7 @@ from densekit.d2.engine import create_ddp_model, launch
 from densekit.d2.utils import comm
 from densekit.d2.utils.events import EventStorage
 from densekit.engine import Trainer, run, setup
+from densekit.engine.black_box import BlackBox, read_box
 from densekit.engine.step import TrainingStep
 
 CUT = ["SOLVER.IMS_PER_BATCH", 4, "SOLVER.ACCUMULATE", 2, "DATASETS.TEST", "()"]
@@ -106,7 +107,7 @@ def in_two_processes(folder):
     without = trained([mine[0], mine[2]], 2)[0]
     same = all(torch.equal(value, without[name]) for name, value in skipping.items())
     try:
-        trained(mine, 2)
+        trained(mine, 2, on_bad_step=BlackBox(str(folder), Net(), None, 2))
         stopped = ""
     except FloatingPointError as error:
         stopped = str(error)
@@ -128,6 +129,9 @@ def test_two_processes_make_the_step_of_one_and_refuse_together(tmp_path):
         assert "Iteration 1" in facts["stopped"] and "loss_square" in facts["stopped"]
         (losses,) = facts["told"]
         assert "nan" not in losses[0].values() and set(losses[1].values()) == {"nan"}
+    box, state = read_box(tmp_path / "black_box" / "iter_0000001")
+    assert [process["process"] for process in box["processes"]] == [0, 1] and len(state["random_states"]) == 2
+    assert box["losses"][1]["loss_line"] == "nan" and box["norm"] == "nan"
     shown = json.loads((tmp_path / "0.json").read_text())["numbers"]
     for name in ("total_loss", "loss_square", "loss_line", "grad_norm"):
         assert shown[name] == pytest.approx(numbers[name], rel=1e-5)

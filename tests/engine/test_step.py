@@ -172,6 +172,14 @@ def test_an_overflow_is_how_the_scale_is_found():
 # What is refused
 
 
+def test_a_scale_that_cannot_be_the_cause_is_no_excuse():
+    model = fresh(Steep)
+    step = TrainingStep(model, cycle(batches(1)), sgd(model), precision=torch.float16)
+    step.grad_scaler.load_state_dict(step.grad_scaler.state_dict() | {"scale": 4.0})
+    with pytest.raises(FloatingPointError, match="Iteration 3: The gradients of head"):
+        train(step, 9)
+
+
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("make", [sgd, adamw])
 @pytest.mark.parametrize("bad", [0, 1])
