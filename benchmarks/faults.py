@@ -110,12 +110,13 @@ def killed(bench: Bench) -> Iterator[Outcome]:
 
 
 def asked_to_stop(bench: Bench) -> Iterator[Outcome]:
-    stops, whole, run = bench.times(10), bench.whole(), bench.run()
+    workers = ("DATALOADER.NUM_WORKERS", 2)
+    stops, whole, run = bench.times(10), bench.whole(), bench.run(*workers)
     for number in range(stops):
         before = run.saved()
         if before >= STEPS:  # it ended in its last evaluation: another run
             yield after(bench, run, whole, [], "resumed to the end")
-            run, before = bench.run(), 0
+            run, before = bench.run(*workers), 0
         run.start()
         evaluations, begun = run.log().count("Start inference"), run.log().count("Starting training")
         if number % 2:

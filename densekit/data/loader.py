@@ -1,6 +1,8 @@
 """The training loader: images in an order that a resumed run continues, augmented the same whoever loads them."""
 
 import logging
+import multiprocessing
+import multiprocessing.util
 import os
 import random
 import signal
@@ -29,6 +31,10 @@ Mapper = Callable[[dict[str, Any]], dict[str, Any] | None]
 _REFUSALS = 1000
 
 _STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+
+# Ends a prepared process with code 0: torch raises an error in the main process for any other.
+_END = getattr(signal, "SIGUSR2", signal.SIGTERM)
+_ENDING: set[int] = set()  # processes that end their loaders' when they end
 
 
 class SeededSamples(Dataset):
@@ -163,7 +169,14 @@ def _as_it_is(samples: list[Any]) -> list[Any]:
 
 
 def start_workers(loader: Iterable[Any]) -> Iterator[Any]:
-    """Begins to iterate over a loader; signals to stop wait until its processes are prepared for them."""
+    """Begins to iterate over a loader; signals to stop wait until its processes are prepared for them.
+
+    Its processes end with this one, also where an error keeps the iterator alive.
+    """
+    if os.getpid() not in _ENDING:
+        # Before multiprocessing waits for them, in a process of its own as well.
+        multiprocessing.util.Finalize(None, _end_workers, exitpriority=100)
+        _ENDING.add(os.getpid())
     if getattr(loader, "worker_init_fn", None) is not prepare_worker or not hasattr(signal, "pthread_sigmask"):
         return iter(loader)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
@@ -171,6 +184,13 @@ def start_workers(loader: Iterable[Any]) -> Iterator[Any]:
         return iter(loader)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_workers() -> None:
+    """Ends the processes that are left, which outlive the one SIGTERM that multiprocessing would send them."""
+    for process in multiprocessing.active_children():
+        if process.pid is not None:
+            os.kill(process.pid, _END)
 
 
 def prepare_worker(worker: int) -> None:
@@ -184,6 +204,7 @@ def prepare_worker(worker: int) -> None:
     def survive_once(number: int, frame: FrameType | None) -> None:
         signal.signal(number, lambda *_: os._exit(0))
 
+    signal.signal(_END, lambda *_: os._exit(0))
     signal.signal(signal.SIGTERM, survive_once)
     if hasattr(signal, "pthread_sigmask"):
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)

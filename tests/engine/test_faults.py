@@ -3,6 +3,8 @@
 import errno
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,23 @@ def test_a_loader_process_that_dies(arguments, tmp_path, monkeypatch):
     train(arguments, tmp_path / "cut", *opts, resume=True)
     one, other = (final_weights(tmp_path / name) for name in ("whole", "cut"))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+KEPT = """
+from torch.utils.data import DataLoader
+from densekit.data.loader import prepare_worker, start_workers
+loader = DataLoader(list(range(1000)), num_workers=2, worker_init_fn=prepare_worker)
+kept = start_workers(loader)
+next(kept)
+cycle = [kept]
+cycle.append(cycle)
+raise SystemExit(7)
+"""
+
+
+def test_a_run_that_ends_with_an_error_does_not_wait_for_its_loaders():
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    assert subprocess.run([sys.executable, "-c", KEPT], env=environment, timeout=100).returncode == 7
 
 
 def test_an_image_that_disappears(arguments, tiny_root, tmp_path, monkeypatch):
