@@ -30,6 +30,13 @@ def add_densekit_config(cfg: CfgNode) -> None:
     cfg.SOLVER.MAX_EPOCHS = 0.0
     # How many steps in a row may be skipped because a loss or gradient is infinite or NaN; 0: the first ends the run.
     cfg.SOLVER.NAN_SKIP = 0
+    cfg.MODEL.DDP = CfgNode()  # several processes, each with a replica of the model
+    cfg.MODEL.DDP.STATIC_GRAPH = False  # faster where every step uses the same parameters; others fail
+    cfg.MODEL.DDP.FIND_UNUSED_PARAMETERS = False  # needed where a step may leave parameters out; slower
+    cfg.MODEL.SHARDING = CfgNode()  # each with a part of the parameters, gradients and optimizer states (FSDP2)
+    cfg.MODEL.SHARDING.ENABLED = False
+    # Class names of the backbone's modules that are gathered one at a time; []: the members of its sequences.
+    cfg.MODEL.SHARDING.BLOCKS = []
     cfg.SOLVER.OPTIMIZER = "SGD"  # or "AdamW" (arXiv 1711.05101)
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0  # on the learning rate of the parameters below a module named `backbone`
     cfg.TEST.BOUNDARY = False  # judge masks and classes by their boundaries too (arXiv 2103.16562)

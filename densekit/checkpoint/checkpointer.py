@@ -10,6 +10,7 @@ from densekit.checkpoint.folder import CheckpointFolder
 from densekit.checkpoint.sources import local_weights
 from densekit.d2.checkpoint import DetectionCheckpointer
 from densekit.d2.utils import comm
+from densekit.ops.sharded import has_parts, whole
 from densekit.ops.weights import LoadReport, adapt_names, read_checkpoint, write_checkpoint
 
 
@@ -91,22 +92,36 @@ class Checkpointer(DetectionCheckpointer):
         return super().load(path, *args, **kwargs)
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Writes ``<save_dir>/<name>.pth`` and its sum, then names it in ``last_checkpoint``."""
-        if self.save_dir and self.save_to_disk:
-            folder = CheckpointFolder(self.save_dir)
-            folder.begin(f"{name}.pth")
-            path = write_checkpoint(self.save_dir, name, self.model, self.checkpointables, kwargs, newest=False)
-            folder.finish(f"{name}.pth")
-            folder.name_newest(f"{name}.pth")  # last: what it names has a sum, whenever the process is killed
+        """Writes ``<save_dir>/<name>.pth`` and its sum, then names it in ``last_checkpoint``.
+
+        The first process writes; where the model is sharded, all have to call this, for the file holds whole tensors.
+        """
+        if path := self._write(name, {"model": self.model, **self.checkpointables}, kwargs):
+            # Last: what it names has a sum, whenever the process is killed.
+            CheckpointFolder(self.save_dir).name_newest(f"{name}.pth")
             logging.getLogger(__name__).info(f"Saved checkpoint {path}")
 
     def save_weights(self, name: str, **facts: Any) -> None:
-        """Writes the model alone, with some facts, as ``<save_dir>/<name>.pth``; it is not what a run resumes from."""
-        if self.save_dir and self.save_to_disk:
-            folder = CheckpointFolder(self.save_dir)
-            folder.begin(f"{name}.pth")
-            write_checkpoint(self.save_dir, name, self.model, {}, facts, newest=False)
-            folder.finish(f"{name}.pth")
+        """Writes the model alone, with some facts, as ``<save_dir>/<name>.pth``; it is not what a run resumes from.
+
+        To be called like :meth:`save`.
+        """
+        self._write(name, {"model": self.model}, facts)
+
+    def _write(self, name: str, parts: dict[str, Any], extra: dict[str, Any]) -> str:
+        writes, is_sharded = bool(self.save_dir and self.save_to_disk), has_parts(self.model)
+        if not (writes or is_sharded):
+            return ""
+        states = {key: part.state_dict() for key, part in parts.items()}
+        if is_sharded:
+            states = whole(states, keep=writes)
+        if not writes:
+            return ""
+        folder = CheckpointFolder(self.save_dir)
+        folder.begin(f"{name}.pth")
+        path = write_checkpoint(self.save_dir, name, states | extra, newest=False)
+        folder.finish(f"{name}.pth")
+        return path
 
     def _load_file(self, f: str) -> dict[str, Any]:
         checkpoint = read_checkpoint(f)

@@ -33,7 +33,8 @@ def user_errors(kinds: tuple[type[Exception], ...] = (ValueError, KeyError, OSEr
         if os.environ.get("DENSEKIT_TRACEBACK", "0") not in ("", "0"):
             raise
         # Every process meets the same mistake in the configuration, but only one the image that cannot be read.
-        if comm.is_main_process() or isinstance(error, DataError):
+        # Nor do all of them see what keeps them apart.
+        if comm.is_main_process() or isinstance(error, (DataError, ConnectionError)):
             # str() of a KeyError is the repr of its message
             message = error.args[0] if isinstance(error, KeyError) and error.args else error
             sys.stdout.flush()

@@ -89,18 +89,16 @@ class CheckpointHook(HookBase):
             self._save("model_final")
 
     def save_best(self, **facts: Any) -> None:
-        """Writes the weights that were evaluated as ``model_best.pth``; in the main process."""
+        """Writes the weights that were evaluated as ``model_best.pth``; to be called in all processes."""
         with averaged(self._average):
             facts |= {"run_id": self._folder.id, "averaged": self._average is not None}
             self._checkpointer.save_weights("model_best", **facts)
 
     def _save(self, name: str, **more: Any) -> None:
         states = comm.gather(random_state())
-        if not comm.is_main_process():
-            return
         more |= {"data_seed": None if self._order is None else self._order.seed, "run_id": self._folder.id}
         self._checkpointer.save(name, iteration=self.trainer.iter, random_states=states, **more)
-        if self._keep:
+        if self._keep and comm.is_main_process():
             best = self._scores.top(self._keep_best) if self._scores else []
             stay = [f"{periodic_name(iteration)}.pth" for iteration in best]
             CheckpointFolder(self._checkpointer.save_dir).prune(self._keep, stay)
@@ -159,15 +157,19 @@ class EvaluationHook(HookBase):
         if numbers:
             self.trainer.storage.put_scalars(**numbers, smoothing_hint=False)
             self.trainer.write_metrics()
-        if self._scores is not None and comm.is_main_process():
+        if self._scores is not None:
             # The iteration of the checkpoint with these weights, which is one less than that of the line at the end.
             self._judge(self._scores, min(iteration, self.trainer.max_iter - 1), numbers)
         comm.synchronize()  # the others wait here while the main process evaluates
 
     def _judge(self, scores: Scores, iteration: int, numbers: Mapping[str, float]) -> None:
-        if scores.add(iteration, numbers):
-            value = scores.values[iteration]
+        is_best = comm.is_main_process() and scores.add(iteration, numbers)
+        if comm.all_gather(is_best)[0]:
+            value = scores.values.get(iteration)
             self.checkpoints.save_best(iteration=iteration, metric=scores.metric, value=value)
+        if not comm.is_main_process():
+            return
+        if is_best:
             logger.info(f"{scores.metric} {value:.5g} is the best so far; its weights are model_best.pth.")
         elif scores.best:
             logger.info(f"{scores.metric}: the best is still {scores.best[1]:.5g}, of iteration {scores.best[0]}.")

@@ -5,6 +5,8 @@ SLURM sends SIGTERM (or what ``--signal`` names, usually SIGUSR1) some time befo
 
 import logging
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -66,6 +68,28 @@ STOP = StopRequest()
 
 class AgreedStop(SystemExit):
     """All processes end after the same step."""
+
+
+@contextmanager
+def leaving_on_signals() -> Iterator[None]:
+    """In the block a signal ends the process at once, with the code that asks for another try.
+
+    For the time before a training and for evaluations alone, where there is nothing to finish or to save.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        logging.getLogger(__name__).warning(f"Ended by {signal.Signals(number).name}. Exit code {REQUEUE}.")
+        raise SystemExit(REQUEUE)
+
+    try:
+        before = {number: signal.signal(number, end) for number in SIGNALS}
+    except ValueError:  # signals belong to the main thread
+        before = {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def leave(what: str, end: type[SystemExit] = SystemExit) -> None:

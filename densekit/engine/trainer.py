@@ -17,7 +17,6 @@ from densekit.d2.engine import (
     DefaultTrainer,
     HookBase,
     TrainerBase,
-    create_ddp_model,
 )
 from densekit.d2.engine.hooks import EvalHook, PeriodicCheckpointer
 from densekit.d2.evaluation import DatasetEvaluator
@@ -38,6 +37,7 @@ from densekit.engine.preemption import STOP, AgreedStop
 from densekit.engine.randomness import set_random_state, undisturbed
 from densekit.engine.run_folder import METRICS, RunFolder
 from densekit.engine.schedule import EpochHook, Nearness, ProgressPrinter, in_iterations
+from densekit.engine.sharding import evaluation_model, prepare_optimizer, wrap_model
 from densekit.engine.step import SettleHook, TrainingStep
 from densekit.engine.trackers import build_trackers
 from densekit.engine.validation import config_for_validation, validation_losses
@@ -61,17 +61,15 @@ class Trainer(DefaultTrainer):
         TrainerBase.__init__(self)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
+        replicas = wrap_model(cfg, model, precision(cfg))
         optimizer = self.build_optimizer(cfg, model)
+        prepare_optimizer(optimizer, model)
         loader = self.build_train_loader(cfg)
         order = getattr(loader, "batch_sampler", None)
         self._order = order if isinstance(order, TrainingOrder) else None
         self._epoch_size = None if self._order is None else self._order.epoch_size
         cfg = in_iterations(cfg, self._epoch_size, given or {})
         self._batches = RememberedBatches(loader, device=cfg.MODEL.DEVICE)
-        on_gpu = cfg.MODEL.DEVICE.startswith("cuda")
-        replicas = create_ddp_model(
-            model, broadcast_buffers=False, device_ids=[comm.get_local_rank()] if on_gpu else None
-        )
         self._trainer: TrainingStep = TrainingStep(
             replicas,
             self._batches,
@@ -207,9 +205,10 @@ class Trainer(DefaultTrainer):
     def evaluate(self) -> dict[str, Any]:
         """Returns the results on ``DATASETS.TEST``; those with test-time augmentation only after the last iteration."""
         with averaged(self.average):
-            self._last_eval_results = self.test(self.cfg, self.model)
+            model = evaluation_model(self.cfg, self.model)
+            self._last_eval_results = self.test(self.cfg, model)
             if self.cfg.TEST.AUG.ENABLED and self.iter >= self.max_iter:
-                self._last_eval_results.update(self.test_with_TTA(self.cfg, self.model))
+                self._last_eval_results.update(self.test_with_TTA(self.cfg, model))
         return self._last_eval_results
 
     def validation_losses(self) -> dict[str, float]:

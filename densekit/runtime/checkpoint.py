@@ -66,7 +66,8 @@ class DetectionCheckpointer(Checkpointer):
         """Writes ``<save_dir>/<name>.pth``, then names it in ``last_checkpoint``."""
         if not self.save_dir or not self.save_to_disk:
             return
-        path = write_checkpoint(self.save_dir, name, self.model, self.checkpointables, kwargs)
+        states = {key: item.state_dict() for key, item in {"model": self.model, **self.checkpointables}.items()}
+        path = write_checkpoint(self.save_dir, name, states | kwargs)
         self.logger.info(f"Saved checkpoint {path}")
 
     def _load_file(self, f: str) -> dict[str, Any]:

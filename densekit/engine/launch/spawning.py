@@ -1,0 +1,128 @@
+"""The processes that ``--num-gpus`` starts on this machine."""
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
+from typing import Any
+
+import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import ProcessException, ProcessRaisedException
+
+from densekit.engine.launch.joining import joined
+from densekit.engine.launch.meeting import Meeting, job_store, meeting_from_url, open_store
+from densekit.engine.launch.place import Place
+from densekit.engine.launch.watch import failure
+from densekit.engine.preemption import REQUEUE, SIGNALS
+from densekit.engine.self_test import time_limit
+
+# Seconds for processes to end by themselves when one has ended, then as many for obeying SIGTERM.
+_GRACE = 15.0
+
+Main = Callable[[Namespace], Any]
+
+
+def spawn(main: Main, args: Namespace, on_cpu: bool) -> None:
+    """Runs ``main(args)`` in ``args.num_gpus`` new processes; an error in one of them ends all.
+
+    Raises:
+        ConnectionError, ValueError: the address at which they would meet is taken, or is none.
+        SystemExit: with the traceback or the exit code of the process that ended first.
+    """
+    size, world = args.num_gpus, args.num_gpus * args.num_machines
+    places = [Place("--num-gpus", args.machine_rank * size + local, world, local, size) for local in range(size)]
+    with _SignalsPassedOn() as signals:
+        meeting, store = _open_meeting(args)
+        work = (main, args, places, meeting, on_cpu, multiprocessing.get_start_method())
+        context = mp.start_processes(_in_process, work, nprocs=size, join=False)
+        signals.pass_to(context.pids())
+
+        def name_of(error: ProcessException) -> str:
+            index = error.error_index
+            return f"Rank {places[index].rank} ({socket.gethostname()}, process {context.pids()[index]})"
+
+        try:
+            while not context.join(grace_period=_GRACE):
+                pass
+        except ProcessException as error:
+            # The process that failed may take longer to end than those that end with it.
+            if text := failure(job_store(store, meeting), [place.rank for place in places]) if store else "":
+                sys.exit(text)
+            if isinstance(error, ProcessRaisedException):
+                sys.exit(f"{name_of(error)} failed:{error.msg}")
+            sys.exit(_exit_code(error, name_of(error), signals.received))
+        finally:
+            del store  # which had to stay open until here
+
+
+def _open_meeting(args: Namespace) -> tuple[Meeting, Any]:
+    """The store is opened here, before there are processes: a port that the system chooses cannot be taken."""
+    limit = time_limit()
+    if args.num_machines == 1 and args.dist_url == "auto":
+        store = open_store(Meeting("127.0.0.1", 0, opened=True, remedy="start again"), serve=True, limit=limit)
+        return Meeting("127.0.0.1", store.port, opened=True, remedy=""), store
+    meeting = meeting_from_url(args.dist_url)
+    return meeting, open_store(meeting, serve=True, limit=limit) if args.machine_rank == 0 else None
+
+
+def _in_process(local: int, main: Main, args: Namespace, places: list[Place], meeting: Meeting, *how: Any) -> None:
+    on_cpu, loaders = how
+    # Else this process, which was spawned, would spawn its loaders as well, each importing everything anew.
+    multiprocessing.set_start_method(loaders, force=True)
+    with joined(places[local], meeting, on_cpu):
+        main(args)
+
+
+def _exit_code(error: Any, name: str, received: int) -> int:
+    """The code of this command for a process that ended with one; most have said why themselves."""
+    if not error.signal_name:
+        return error.exit_code
+    if received and error.signal_name == signal.Signals(received).name:
+        return REQUEUE  # it was not yet ready for the signal, or no longer
+    print(
+        f"error: {name} was ended by {error.signal_name}; the others have been stopped. SIGKILL often means that the "
+        "machine was out of memory.",
+        file=sys.stderr,
+        flush=True,
+    )
+    return 128 - error.exit_code  # as shells say it
+
+
+class _SignalsPassedOn:
+    """A scheduler may know only this process, but those that train can save what they have.
+
+    A signal that comes before there are others waits for them.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._pids: list[int] = []
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "_SignalsPassedOn":
+        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def pass_to(self, pids: list[int]) -> None:
+        """From now on these processes get the signals."""
+        self._pids = pids
+        if self.received:
+            self._send(self.received)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        self._send(number)
+
+    def _send(self, number: int) -> None:
+        for pid in self._pids:
+            with suppress(ProcessLookupError):  # it may have ended
+                os.kill(pid, number)
