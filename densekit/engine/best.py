@@ -61,7 +61,7 @@ class Scores:
 
         Args:
             iteration: whose weights were evaluated.
-            results: name -> value.
+            results: name -> value; empty where there was nothing to judge.
 
         Returns:
             Whether it is the best so far. Of equal ones the first is.
@@ -69,9 +69,9 @@ class Scores:
         Raises:
             DataError: There is no result of that name.
         """
-        if self.metric not in results:
+        if results and self.metric not in results:
             raise DataError(_unknown(self.metric, results))
-        value = float(results[self.metric])
+        value = float(results.get(self.metric, math.nan))
         self.values = {key: old for key, old in self.values.items() if key < iteration}
         self.values[iteration] = value if math.isfinite(value) else None
         return self.best is not None and self.best[0] == iteration

@@ -19,7 +19,7 @@ class WeightAverage:
     """The average of a model's state, on the model's device.
 
     Args:
-        model: not wrapped; its parameters and buffers stay the same objects.
+        model: not wrapped; its modules stay the same objects.
         decay: how much of the average stays in each update, 0 .. 1.
 
     Attributes:
@@ -30,13 +30,17 @@ class WeightAverage:
         if not 0 <= decay < 1:
             raise ValueError(f"MODEL_EMA.DECAY is {decay}; it must be at least 0 and below 1, such as 0.999.")
         saved = model.state_dict().keys()
-        # By object, not by name: a tensor with two names must be exchanged once.
-        self._live = {name: tensor.detach() for name, tensor in _tensors(model) if name in saved}
+        self._places = {name: place for name, place in _places(model) if name in saved}
         self._mean = {name: tensor.clone() for name, tensor in self._live.items()}
         self._share = 1 - decay
         self._exchanged = self._stepped = False
         self._skipped: torch.Tensor | None = None
         self.loaded = False
+
+    @property
+    def _live(self) -> dict[str, torch.Tensor]:
+        """The model's tensors, looked up anew because a module may replace its buffers."""
+        return {name: table[key].detach() for name, (table, key) in self._places.items()}
 
     def watch(self, optimizer: torch.optim.Optimizer) -> None:
         """Makes :meth:`update_if_stepped` notice the steps of this optimizer."""
@@ -68,16 +72,17 @@ class WeightAverage:
         Args:
             skipped: 1 if the weights have not changed and the average is not to change either, else 0, on the device.
         """
-        floating = [name for name, tensor in self._live.items() if tensor.is_floating_point()]
-        mean, live = [self._mean[name] for name in floating], [self._live[name] for name in floating]
+        now = self._live
+        floating = [name for name, tensor in now.items() if tensor.is_floating_point()]
+        mean, live = [self._mean[name] for name in floating], [now[name] for name in floating]
         if skipped is None:
             torch._foreach_lerp_(mean, live, self._share)
         else:
             change = torch._foreach_sub(live, mean)
             torch._foreach_mul_(change, (1 - skipped.reshape(())) * self._share)
             torch._foreach_add_(mean, change)
-        for name in self._live.keys() - set(floating):
-            self._mean[name].copy_(self._live[name])
+        for name in now.keys() - set(floating):
+            self._mean[name].copy_(now[name])
 
     @torch.no_grad()
     def exchange(self) -> None:
@@ -146,9 +151,15 @@ def use_average(model: nn.Module, kept: Mapping[str, Any]) -> bool:
     return True
 
 
-def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    yield from model.named_parameters()
-    yield from model.named_buffers()
+def _places(model: nn.Module) -> Iterator[tuple[str, tuple[dict[str, Any], str]]]:
+    """Each tensor once, however many names it has, for it must be exchanged once: its first name and where it is."""
+    seen = set()
+    for prefix, module in model.named_modules():
+        for table in (module._parameters, module._buffers):
+            for key, tensor in table.items():
+                if tensor is not None and id(tensor) not in seen:
+                    seen.add(id(tensor))
+                    yield f"{prefix}.{key}" if prefix else key, (table, key)
 
 
 def _shape(tensor: Any) -> Any:

@@ -125,6 +125,11 @@ class Trainer(DefaultTrainer):
             if resume and found:
                 logger.warning(f"{self.checkpointer.source} has no average of the weights: it begins with them.")
             self.average.restart()
+        if self.average is None and kept.get("ema"):
+            logger.warning(
+                f"{self.checkpointer.source} holds weights and their average; with MODEL_EMA.ENABLED False the training "
+                f"goes on with the {'average' if kept['ema']['exchanged'] else 'weights'} alone."
+            )
         if not (resume and found):
             return
         self.start_iter = self.iter + 1
@@ -152,9 +157,9 @@ class Trainer(DefaultTrainer):
         Returns:
             The last evaluation results, on the main process.
         """
-        if comm.is_main_process():
-            self._begin()
         with STOP, deaths_of_workers_explained(), full_disk_explained(self.cfg.OUTPUT_DIR):
+            if comm.is_main_process():
+                self._begin()
             try:
                 super().train()
             except EarlyStop:

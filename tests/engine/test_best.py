@@ -116,6 +116,7 @@ def test_one_data_set_may_be_named_or_not():
 
 def test_an_unknown_metric_is_an_error_at_the_first_evaluation(arguments, monkeypatch, capsys):
     scripted(monkeypatch, {1: 1.0})
+    assert not Scores("bbox/PA").add(1, {})  # nothing to judge, as where nothing was detected
     with pytest.raises(SystemExit) as stop:
         run(arguments(*OPTS, "bbox/PA"))
     assert stop.value.code == 2
@@ -199,6 +200,7 @@ def test_the_average_is_that_of_the_formula():
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     model.register_buffer("scratch", torch.zeros(2), persistent=False)
     model[1].bias = model[0].bias  # one tensor, two names
+    model.register_buffer("steps", torch.zeros(1))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     average = WeightAverage(model, 0.9)
     average.watch(optimizer)
@@ -207,6 +209,7 @@ def test_the_average_is_that_of_the_formula():
         optimizer.zero_grad()
         model(torch.randn(8, 3)).square().sum().backward()
         optimizer.step()
+        model.steps = model.steps + 1  # another tensor of the same name
         average.update_if_stepped()
         average.update_if_stepped()  # of one step once
         for name, value in model.state_dict().items():
@@ -279,12 +282,14 @@ def test_the_average_is_what_is_evaluated_and_kept(arguments, tmp_path, monkeypa
     assert equal(seen[-1], periodic["model"])
 
 
-def test_a_run_that_begins_to_average_says_so(arguments, monkeypatch, caplog):
-    scripted(monkeypatch, {1: 1.0, 2: 2.0})
+def test_a_run_that_begins_or_ceases_to_average_says_so(arguments, monkeypatch, caplog):
+    scripted(monkeypatch, {1: 1.0, 2: 2.0, 3: 3.0})
     train(arguments, "SOLVER.MAX_ITER", 1)
     with caplog.at_level(logging.WARNING):
         train(arguments, "SOLVER.MAX_ITER", 2, "MODEL_EMA.ENABLED", True, resume=True)
-    assert "has no average of the weights" in caplog.text
+        assert "has no average of the weights" in caplog.text
+        train(arguments, "SOLVER.MAX_ITER", 3, resume=True)
+    assert "goes on with the average alone" in caplog.text
 
 
 @pytest.mark.slow
