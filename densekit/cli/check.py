@@ -63,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
     for path in (args.html, args.fix):
         if path is not None and not path.absolute().parent.is_dir():
             raise FileNotFoundError(f"The folder of {path} does not exist.")
+        if path is not None and path.is_dir():
+            raise ValueError(f"{path} is a folder. Name the file that is to be written.")
     catalog = args.datasets or (load_config(args.config_file).DATASETS.CATALOG if args.config_file else "")
     if catalog:
         register_from_yaml(catalog, [name for name in (args.name, args.against) if name])

@@ -39,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
     target = args.output or files.inference / "report.html"
     if not target.absolute().parent.is_dir():
         raise FileNotFoundError(f"The folder of {target} does not exist.")
+    if target.is_dir():
+        raise ValueError(f"--output {target} is a folder. Name the file, such as {target / 'report.html'}.")
     text = evaluation_page(files, args.images)
     with atomic_write(target) as file:
         file.write(text)

@@ -39,6 +39,8 @@ def complete(args: Namespace) -> Namespace:
         raise ValueError("Which model? Give a training run's folder, or --config-file FILE with --weights FILE.")
     if bool(done.input) == bool(done.dataset):
         raise ValueError("What to predict on? Give --input PATH ..., or --dataset NAME, and not both.")
+    if not 0 <= done.score_threshold <= 1:
+        raise ValueError(f"--score-threshold {done.score_threshold:g}: scores are numbers from 0 to 1.")
     if done.weights:
         done.opts += ["MODEL.WEIGHTS", done.weights]
     done.output = done.output or os.path.join(done.run_dir, "predictions")

@@ -51,8 +51,10 @@ def claim(folder: Path, settings: Mapping[str, Any], *, overwrite: bool) -> None
     """Makes an output folder, or makes sure that what it holds was made with the same settings.
 
     Raises:
-        ValueError: It holds other predictions, or other files.
+        ValueError: It holds other predictions, or other files, or cannot be written.
     """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--output {folder} is a file; give a folder.")
     path = folder / SETTINGS
     if overwrite and path.exists():
         _clear(folder)
@@ -71,9 +73,12 @@ def claim(folder: Path, settings: Mapping[str, Any], *, overwrite: bool) -> None
         return
     if not overwrite and folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
         raise ValueError(f"--output {folder} is not empty and holds no predictions; give a new or an empty folder.")
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as file:
-        json.dump(settings, file)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as file:
+            json.dump(settings, file)
+    except OSError as error:
+        raise ValueError(f"--output {folder} cannot be written ({error.strerror}). Choose another folder.") from error
 
 
 def _clear(folder: Path) -> None:

@@ -446,7 +446,7 @@ def test_command_line(data, tmp_path, capsys):
 @pytest.mark.parametrize(
     "words",
     [[], ["nosuch_set"], ["--coco", "x.json"], ["a", "--coco", "x.json"], ["--coco", "x.json", "--images", "."],
-     ["a", "--html", "/no/such/folder/x.html"]],
+     ["a", "--html", "/no/such/folder/x.html"], ["a", "--fix", "/tmp"]],
     ids=" ".join,
 )  # fmt: skip
 def test_a_wrong_command_line_ends_with_2(words, capsys):

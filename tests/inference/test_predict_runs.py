@@ -236,6 +236,17 @@ def test_other_settings_are_refused_by_name_and_replaced_on_demand(make_run, pho
     assert "not empty" in capsys.readouterr().err
 
 
+def test_outputs_and_scores_that_cannot_be_are_one_message(make_run, photos, tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("mine")
+    for words, message in (
+        (("--output", tmp_path / "a.txt"), "is a file; give a folder"),
+        (("--output", "/proc/none"), "/proc/none cannot be written"),
+        (("--output", tmp_path / "out", "--score-threshold", "3"), "from 0 to 1"),
+    ):
+        assert stopped(make_run("GeneralizedRCNN"), "--input", photos, *words) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_further_formats_come_without_the_model(make_run, photos, tmp_path, monkeypatch):
     words = (make_run("GeneralizedRCNN"), "--input", photos, "--output", tmp_path / "out", *THRESHOLD)
     predict(*words)

@@ -205,6 +205,7 @@ def test_command_line(instance_run, tmp_path, capsys):
         ([str(run), "--dataset", "other"], "--datasets"),
         ([str(run), "--dataset", "scene", "--images", "0"], "--images"),
         ([str(run), "--dataset", "scene", "--output", "/no/such/a.html"], "/no/such"),
+        ([str(run), "--dataset", "scene", "--output", str(tmp_path)], "is a folder. Name the file"),
     ):
         with pytest.raises(SystemExit) as stop:
             main(["report", *words])
