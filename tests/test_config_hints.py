@@ -72,10 +72,10 @@ def test_a_wrong_type_of_an_override_names_key_value_and_what_is_expected(opts, 
 
 def test_what_a_project_adapts_is_said_to_be_its_doing(tmp_path):
     path = tmp_path / "detr.yaml"
-    path.write_text("MODEL: {META_ARCHITECTURE: Detr}\nSOLVER: {OPTIMIZER: ADAMW}\n")
+    path.write_text("MODEL: {META_ARCHITECTURE: Detr}\nSOLVER: {OPTIMIZER: ADAMW}\nSEED: 3\n")
     found = origins(describe_config(load_config(str(path)), str(path), []))
     assert found["INPUT.MAPPER"] == found["SOLVER.OPTIMIZER"] == "adapted by projects/detr"
-    assert found["MODEL.META_ARCHITECTURE"] == f"{path}:1"
+    assert found["SEED"] == f"{path}:3"
 
 
 @pytest.fixture
@@ -112,6 +112,11 @@ def test_print_config_shows_what_the_data_will_set_and_writes_nothing(tmp_path, 
 def test_counts_that_the_user_sets_are_the_users(tmp_path, own_data):
     words = ["--train-data", own_data, "--diff", "MODEL.ROI_HEADS.NUM_CLASSES", "2", "OUTPUT_DIR", str(tmp_path)]
     assert origins(describe(parse_arguments(words)))["MODEL.ROI_HEADS.NUM_CLASSES"] == "command line"
+
+
+def test_what_epochs_will_change_is_announced():
+    text = describe(parse_arguments(["SOLVER.MAX_EPOCHS", "3.0", "--diff"]))
+    assert "# SOLVER.MAX_EPOCHS 3 sets SOLVER.MAX_ITER" in text.splitlines()[-1]
 
 
 def test_a_config_is_printed_where_its_data_are_missing():

@@ -95,6 +95,11 @@ def describe(args: Namespace) -> str:
         problem = f"\n# A run would end with: {error}"
     flags = (("DATASETS.TRAIN", "train_data"), ("DATASETS.TEST", "val_data"), ("DATASETS.CATALOG", "datasets"))
     notes += [f"{key} by --{name.replace('_', '-')}" for key, name in flags if getattr(args, name)]
+    if cfg.SOLVER.MAX_EPOCHS:
+        problem += (
+            f"\n# SOLVER.MAX_EPOCHS {cfg.SOLVER.MAX_EPOCHS:g} sets SOLVER.MAX_ITER and what goes with it when a "
+            "run has counted its images; --dry-run shows it."
+        )
     return describe_config(cfg, args.config_file, args.opts, notes, changed_only=args.diff) + problem
 
 
