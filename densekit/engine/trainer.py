@@ -32,6 +32,7 @@ from densekit.engine.black_box import BlackBox
 from densekit.engine.disk import full_disk_explained
 from densekit.engine.ema import WeightAverage, averaged
 from densekit.engine.hooks import AverageHook, CheckpointHook, EarlyStop, EvaluationHook
+from densekit.engine.launch.elastic import refuse_ambiguous_restarts
 from densekit.engine.pictures import FirstBatchHook
 from densekit.engine.preemption import STOP, AgreedStop
 from densekit.engine.randomness import set_random_state, undisturbed
@@ -119,6 +120,7 @@ class Trainer(DefaultTrainer):
         if resume and not found:
             logger.warning(f"--resume: there is no checkpoint in {self.cfg.OUTPUT_DIR}; training starts at 0.")
         if not resume and found:
+            refuse_ambiguous_restarts(self.cfg.OUTPUT_DIR)
             logger.warning(f"{self.cfg.OUTPUT_DIR} holds a checkpoint; without --resume training starts anew over it.")
         kept = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if self.average is not None and not self.average.loaded:

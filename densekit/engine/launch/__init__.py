@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from densekit.engine.errors import user_errors
+from densekit.engine.launch.elastic import continued
 from densekit.engine.launch.joining import joined
 from densekit.engine.launch.meeting import meeting_from_environment
 from densekit.engine.launch.place import Place, place_from_environment
@@ -37,7 +38,7 @@ def launch(main: Callable[[Namespace], Any], args: Namespace, device: str) -> No
         _share_machine(place, args.num_gpus, on_cpu)
     if place and meeting:
         with joined(place, meeting, on_cpu):
-            main(args)
+            main(continued(args, os.environ))
     elif args.num_gpus * args.num_machines > 1:
         with user_errors((ConnectionError, ValueError)):
             spawn(main, args, on_cpu)

@@ -109,7 +109,7 @@ class _Watch:
         self._rank, self._world_size = place.rank, place.world_size
         self._first: End | None = None
         self._told = threading.Event()
-        self._peers: dict[int, tuple[socket.socket, str]] = {}
+        self._peers: dict[int, tuple[socket.socket, str, _Lines]] = {}
         self._lock = threading.Lock()
         self._left = False
         if place.rank == 0:
@@ -130,9 +130,10 @@ class _Watch:
                 with suppress(OSError, ValueError, KeyError, TypeError):
                     connection, _ = listener.accept()
                     connection.settimeout(_CONNECT)
-                    greeting = _Lines(connection).read_one()
+                    lines = _Lines(connection)
+                    greeting = lines.read_one()
                     if secrets.compare_digest(greeting["token"], token):
-                        self._peers[int(greeting["rank"])] = (connection, str(greeting["name"]))
+                        self._peers[int(greeting["rank"])] = (connection, str(greeting["name"]), lines)
         if len(self._peers) < self._world_size - 1:
             missing = sorted(set(range(1, self._world_size)) - set(self._peers))
             logging.getLogger(__name__).warning(
@@ -147,27 +148,34 @@ class _Watch:
             with suppress(OSError):
                 connection = socket.create_connection((host, server["port"]), timeout=_CONNECT / 3)
                 connection.sendall(_line({"token": server["token"], "rank": self._rank, "name": own_name()}))
-                self._peers[0] = (connection, server["name"])
+                self._peers[0] = (connection, server["name"], _Lines(connection))
                 break
         self._start()
 
     def _start(self) -> None:
-        for connection, _ in self._peers.values():
+        for connection, *_ in self._peers.values():
             connection.settimeout(None)
             _keep_alive(connection)
         threading.Thread(target=self._watch_peers, name="densekit-watch", daemon=True).start()
 
     def _watch_peers(self) -> None:
         with selectors.DefaultSelector() as selector:
-            for rank, (connection, name) in self._peers.items():
-                selector.register(connection, selectors.EVENT_READ, (rank, name, _Lines(connection)))
+            for rank, (connection, _, lines) in self._peers.items():
+                # One that has ended at once may have said so together with its greeting.
+                if not self._take(rank, [End(**message) for message in lines.arrived()]):
+                    selector.register(connection, selectors.EVENT_READ, rank)
             while selector.get_map():
                 for key, _ in selector.select():
-                    for end in _ends(*key.data):
-                        if end.rank == key.data[0]:
-                            selector.unregister(key.fileobj)
-                        if end.code:
-                            self._hear(end)
+                    _, name, lines = self._peers[key.data]
+                    if self._take(key.data, _ends(key.data, name, lines)):
+                        selector.unregister(key.fileobj)
+
+    def _take(self, rank: int, ends: list[End]) -> bool:
+        """Whether the process of a connection is among those of which it says that they have ended."""
+        for end in ends:
+            if end.code:
+                self._hear(end)
+        return any(end.rank == rank for end in ends)
 
     def _hear(self, end: End) -> None:
         """Notes the first end, passes it on, and sees to it that this process ends too."""
@@ -183,7 +191,7 @@ class _Watch:
         self._told.set()
 
     def _tell(self, end: End) -> None:
-        for connection, _ in self._peers.values():
+        for connection, *_ in self._peers.values():
             with suppress(OSError):
                 connection.sendall(_line(asdict(end)))
 
@@ -214,7 +222,7 @@ class _Watch:
         self._tell(End(self._rank, own_name(), code, trace))
 
     def _close(self) -> None:
-        for connection, _ in self._peers.values():
+        for connection, *_ in self._peers.values():
             connection.close()
 
 
@@ -230,24 +238,34 @@ class _Lines:
     """JSON messages of a connection, one in a line."""
 
     def __init__(self, connection: socket.socket) -> None:
-        self._connection, self._rest = connection, b""
+        self._connection, self._bytes = connection, b""
 
     def read(self) -> list[Any]:
-        """The messages that have arrived, maybe none yet; waits for some bytes.
+        """Waits for some bytes and returns the messages that are complete, maybe none yet.
 
         Raises:
             ConnectionError: the connection is closed.
         """
-        received = self._connection.recv(1 << 16)
-        if not received:
-            raise ConnectionError("closed")
-        *lines, self._rest = (self._rest + received).split(b"\n")
+        self._receive()
+        return self.arrived()
+
+    def arrived(self) -> list[Any]:
+        """The messages that are here already."""
+        *lines, self._bytes = self._bytes.split(b"\n")
         return [json.loads(line) for line in lines]
 
     def read_one(self) -> Any:
-        while True:
-            if messages := self.read():
-                return messages[0]
+        """Waits for one message; what has come after it stays for later."""
+        while b"\n" not in self._bytes:
+            self._receive()
+        line, self._bytes = self._bytes.split(b"\n", 1)
+        return json.loads(line)
+
+    def _receive(self) -> None:
+        received = self._connection.recv(1 << 16)
+        if not received:
+            raise ConnectionError("closed")
+        self._bytes += received
 
 
 def _line(message: dict[str, Any]) -> bytes:
