@@ -44,6 +44,8 @@ class Scores:
             if test.EARLY_STOPPING:
                 raise ValueError("TEST.EARLY_STOPPING needs a metric: set TEST.BEST_METRIC, such as bbox/AP.")
             return None
+        if test.EARLY_STOPPING and not test.EVAL_PERIOD:
+            raise ValueError("TEST.EARLY_STOPPING needs evaluations during the training: set TEST.EVAL_PERIOD.")
         metric = _short(test.BEST_METRIC, names)
         if not names:
             raise ValueError(f"TEST.BEST_METRIC {metric}: there is nothing to evaluate on; DATASETS.TEST is empty.")

@@ -5,12 +5,16 @@ teachers are better role models", arXiv 1703.01780), for parameters and for floa
 statistics of BatchNorm; other buffers are copied.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
+
+from densekit.ops.sharded import part_like
 
 __all__ = ["WeightAverage", "averaged", "use_average"]
 
@@ -39,8 +43,8 @@ class WeightAverage:
 
     @property
     def _live(self) -> dict[str, torch.Tensor]:
-        """The model's tensors, looked up anew because a module may replace its buffers."""
-        return {name: table[key].detach() for name, (table, key) in self._places.items()}
+        """The model's tensors; buffers are looked up anew because a module may replace them."""
+        return {name: find().detach() for name, find in self._places.items()}
 
     def watch(self, optimizer: torch.optim.Optimizer) -> None:
         """Makes :meth:`update_if_stepped` notice the steps of this optimizer."""
@@ -74,7 +78,7 @@ class WeightAverage:
         """
         now = self._live
         floating = [name for name, tensor in now.items() if tensor.is_floating_point()]
-        mean, live = [self._mean[name] for name in floating], [now[name] for name in floating]
+        mean, live = [_local(self._mean[name]) for name in floating], [_local(now[name]) for name in floating]
         if skipped is None:
             torch._foreach_lerp_(mean, live, self._share)
         else:
@@ -111,7 +115,8 @@ class WeightAverage:
             )
         with torch.no_grad():
             for name, tensor in self._mean.items():
-                tensor.copy_(state["tensors"][name])
+                value = state["tensors"][name]
+                tensor.copy_(part_like(value, tensor) if isinstance(tensor, DTensor) else value)
         self._exchanged = bool(state["exchanged"])
         if self._exchanged:
             self.exchange()
@@ -151,15 +156,25 @@ def use_average(model: nn.Module, kept: Mapping[str, Any]) -> bool:
     return True
 
 
-def _places(model: nn.Module) -> Iterator[tuple[str, tuple[dict[str, Any], str]]]:
-    """Each tensor once, however many names it has, for it must be exchanged once: its first name and where it is."""
+def _places(model: nn.Module) -> Iterator[tuple[str, Callable[[], torch.Tensor]]]:
+    """Each tensor once, however many names it has, for it must be exchanged once: its first name and how to find it."""
+    for name, parameter in model.named_parameters():
+        yield name, partial(_itself, parameter)  # where it lies is another in a sharded model's forward pass
     seen = set()
     for prefix, module in model.named_modules():
-        for table in (module._parameters, module._buffers):
-            for key, tensor in table.items():
-                if tensor is not None and id(tensor) not in seen:
-                    seen.add(id(tensor))
-                    yield f"{prefix}.{key}" if prefix else key, (table, key)
+        for key, buffer in module._buffers.items():
+            if buffer is not None and id(buffer) not in seen:
+                seen.add(id(buffer))
+                yield f"{prefix}.{key}" if prefix else key, partial(module._buffers.__getitem__, key)
+
+
+def _itself(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    """This process's part of a tensor that is spread over the processes; it shares its memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _shape(tensor: Any) -> Any:

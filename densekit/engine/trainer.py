@@ -129,8 +129,8 @@ class Trainer(DefaultTrainer):
             self.average.restart()
         if self.average is None and kept.get("ema"):
             logger.warning(
-                f"{self.checkpointer.source} holds weights and their average; with MODEL_EMA.ENABLED False the training "
-                f"goes on with the {'average' if kept['ema']['exchanged'] else 'weights'} alone."
+                f"{self.checkpointer.source} holds weights and their average; with MODEL_EMA.ENABLED False the "
+                f"training goes on with the {'average' if kept['ema']['exchanged'] else 'weights'} alone."
             )
         if not (resume and found):
             return
@@ -224,7 +224,8 @@ class Trainer(DefaultTrainer):
             return {}
         mapper = _mapper(config_for_validation(self.cfg), is_train=True)
         with averaged(self.average):
-            return validation_losses(self.cfg, getattr(self.model, "module", self.model), mapper, self.iter)
+            model = evaluation_model(self.cfg, getattr(self.model, "module", self.model))
+            return validation_losses(self.cfg, model, mapper, self.iter)
 
     def build_writers(self) -> list[EventWriter]:
         """A line of progress with the time that remains, ``metrics.json``, TensorBoard, and what ``WRITERS`` names."""

@@ -94,6 +94,7 @@ def test_scores_survive_and_forget_what_will_be_repeated():
     [
         (["TEST.EARLY_STOPPING", 2], "TEST.EARLY_STOPPING needs a metric"),
         (["TEST.EARLY_STOPPING", -1], "counts evaluations"),
+        (["TEST.EARLY_STOPPING", 2, "TEST.BEST_METRIC", "bbox/AP"], r"set TEST\.EVAL_PERIOD"),
         (["TEST.BEST_METRIC", "validation_loss"], "needs TEST.VALIDATION_LOSS True"),
         (["TEST.BEST_METRIC", "bbox/AP", "DATASETS.TEST", ("a", "b")], "such as a/bbox/AP"),
         (["TEST.BEST_METRIC", "bbox/AP", "DATASETS.TEST", ()], "nothing to evaluate on"),
