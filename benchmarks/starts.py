@@ -99,6 +99,8 @@ def main() -> None:
     import yaml
     from conftest import TINY, write_coco
 
+    import densekit.data.builtin  # noqa: F401 - registers the data sets
+
     folder = Path(tempfile.mkdtemp())
     for split, count in (("train", 6), ("val", 5)):
         write_coco(folder, split, count)
