@@ -128,3 +128,27 @@ def test_a_disk_that_is_full_when_a_checkpoint_is_written(arguments, tmp_path, m
     train(arguments, tmp_path / "cut", *opts, resume=True)
     one, other = (final_weights(tmp_path / name) for name in ("whole", "cut"))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_another_number_of_processes_goes_on_with_the_next_images(arguments, tmp_path, caplog):
+    """As tests/data/test_order.py shows, processes share the batches of one; here one takes over from two."""
+    opts = ("SOLVER.MAX_ITER", 4, "SOLVER.CHECKPOINT_PERIOD", 2, "DATASETS.TEST", "()")
+    ordinary, seen = Trainer.run_step, []
+
+    def noting(self):
+        ordinary(self)
+        seen.append((self.iter, tuple(self._batches.last_files)))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Trainer, "run_step", noting)
+        train(arguments, tmp_path / "out", *opts)
+        whole = list(seen)
+        seen.clear()
+        state = torch.load(tmp_path / "out" / "model_0000001.pth", weights_only=True)
+        state["random_states"] *= 2  # as two processes leave it
+        folder = tmp_path / "less"
+        folder.mkdir()
+        torch.save(state, folder / "model_0000001.pth")
+        train(arguments, folder, *opts, resume=True)
+    assert seen == whole[2:]
+    assert "random states of 2 processes, and this run has 1" in caplog.text
