@@ -101,6 +101,7 @@ class _Converter:
     def __call__(self, annotation: dict[str, Any]) -> dict[str, Any] | None:
         """Returns the converted annotation, None where it must be left out."""
         out = {key: annotation[key] for key in self._keys if key in annotation}
+        out["bbox"] = [float(number) for number in out["bbox"]]  # resizing an array of integers would round down
         out["bbox_mode"] = BoxMode.XYWH_ABS
         out["category_id"] = self._numbers[annotation["category_id"]]
         if annotation.get("ignore"):

@@ -44,7 +44,7 @@ def outline_regions(ids: np.ndarray, wanted: Iterable[int]) -> dict[int, dict[st
         mask = numbered[window] == number
         offset = np.array([columns.start, rows.start])
         found[keys[number - 1]] = {
-            "bbox": [columns.start, rows.start, columns.stop, rows.stop],
+            "bbox": [float(end) for end in (columns.start, rows.start, columns.stop, rows.stop)],
             "bbox_mode": BoxMode.XYXY_ABS,
             "area": int(mask.sum()),
             "segmentation": [(outline + offset).ravel().tolist() for outline in polygons(mask)],

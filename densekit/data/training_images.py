@@ -96,7 +96,8 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resizes an (H, W, 3) uint8 image bilinearly, with antialiasing where it shrinks."""
     if height >= image.shape[0] and width >= image.shape[1]:
         return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-    planes = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]  # (1, 3, H, W), channels last
+    own = np.require(image, requirements=["C", "W"])  # Pillow's arrays are read-only
+    planes = torch.from_numpy(own).permute(2, 0, 1)[None]  # (1, 3, H, W), channels last
     smaller = F.interpolate(planes, (height, width), mode="bilinear", align_corners=False, antialias=True)
     return smaller[0].permute(1, 2, 0).numpy()
 

@@ -128,9 +128,10 @@ class Trainer(DefaultTrainer):
                 logger.warning(f"{self.checkpointer.source} has no average of the weights: it begins with them.")
             self.average.restart()
         if self.average is None and kept.get("ema"):
+            which = "average" if kept["ema"]["exchanged"] else "weights"
             logger.warning(
                 f"{self.checkpointer.source} holds weights and their average; with MODEL_EMA.ENABLED False the "
-                f"training goes on with the {'average' if kept['ema']['exchanged'] else 'weights'} alone."
+                f"training goes on with the {which} alone."
             )
         if not (resume and found):
             return

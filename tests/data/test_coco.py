@@ -7,7 +7,8 @@ import pycocotools.mask as mask_util
 import pytest
 
 import densekit.data
-from densekit.d2.data import DatasetCatalog, MetadataCatalog
+from densekit.d2.data import DatasetCatalog, MetadataCatalog, detection_utils
+from densekit.d2.data.transforms import ResizeTransform, TransformList
 from densekit.d2.structures import BoxMode
 from densekit.data.coco import load_coco_json, register_coco_instances
 
@@ -29,6 +30,14 @@ def test_records(tiny):
     assert metadata.thing_dataset_id_to_contiguous_id == {3: 0, 7: 1}
     assert metadata.keypoint_names == ("nose", "left_eye", "right_eye")
     assert metadata.keypoint_flip_map == (("left_eye", "right_eye"),)
+
+
+def test_boxes_of_whole_numbers_are_resized_to_fractions(tiny):
+    annotation = tiny.load("tiny_a")[0]["annotations"][0]  # 10, 5, 20, 10 of 40 x 30 pixels
+    detection_utils.transform_instance_annotations(
+        annotation, TransformList([ResizeTransform(30, 40, 31, 42)]), (31, 42)
+    )
+    np.testing.assert_allclose(annotation["bbox"], [10.5, 5 * 31 / 30, 31.5, 15.5], atol=1e-4)
 
 
 def test_a_skeleton_becomes_the_limbs_of_pictures(tiny):
