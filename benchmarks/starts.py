@@ -4,7 +4,8 @@
 
 Everything runs on this machine's CPU with two processes: ``--num-gpus``, torchrun, torchrun on two "machines" that meet
 over the loopback interface, and two tasks as ``srun`` starts them, with its variables and nothing else of SLURM. Each
-start trains and evaluates with replicas, ``--num-gpus`` also with sharded parameters; their losses must be equal.
+start trains and evaluates with replicas, which must have equal losses, ``--num-gpus`` also with sharded parameters, whose
+sums are rounded differently from the second step on.
 Then one process is killed, leaves or fails, and the others have to end with it.
 """
 

@@ -185,6 +185,8 @@ class _Watch:
             self._first = end
         if self._rank == 0:
             self._tell(end)
+        if end.silent or end.traceback:  # at once: whoever started this process may end it now
+            self._say(end)
         timer = threading.Timer(_GRACE, self._give_up)
         timer.daemon = True
         timer.start()
@@ -205,15 +207,19 @@ class _Watch:
         first = self._first
         if first is None or self._left:
             return
-        logger = logging.getLogger(__name__)
-        logger.error(f"{first}. Rank {self._rank} ends with it.")
-        if first.traceback:
-            logger.debug(first.traceback)  # for the log file; that process has shown it
-        if first.silent and first.rank == 0 and self._rank == 1:  # the logs of other ranks are not on the screen
-            print(f"error: {first}.", file=sys.stderr)
+        if not (first.silent or first.traceback):
+            self._say(first)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(first.code)
+
+    def _say(self, end: End) -> None:
+        logger = logging.getLogger(__name__)
+        logger.error(f"{end}. Rank {self._rank} ends with it.")
+        if end.traceback:
+            logger.debug(end.traceback)  # for the log file; that process has shown it
+        if end.silent and end.rank == 0 and self._rank == 1:  # the logs of other ranks are not on the screen
+            print(f"error: {end}.", file=sys.stderr, flush=True)
 
     def leave(self, code: int, trace: str = "") -> None:
         """Tells the others how this process ends."""
