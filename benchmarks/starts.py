@@ -118,9 +118,8 @@ def main() -> None:
         codes, seconds, text = run(start, [*tail, *(sharded if start != name else [])], folder / name.replace(" ", ""))
         found = losses(folder / name.replace(" ", "")) if not any(codes) else text[-800:]
         first = found if first is None else first
-        rows.append(
-            f"| {name} | trains, evaluates | {codes} | {seconds:.0f} s | losses equal: {found == first} {found} |"
-        )
+        outcome = f"losses {found}, {'as' if found == first else 'not as'} in the first row"
+        rows.append(f"| {name} | trains, evaluates | {codes} | {seconds:.0f} s | {outcome} |")
         print(rows[-1], flush=True)
         if start != name:
             continue
