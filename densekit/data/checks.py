@@ -8,6 +8,7 @@ from densekit.d2.config import CfgNode
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.data.class_counts import CLASS_COUNT_KEYS, STUFF_COUNT_KEYS, count_keys, get_key, shortly
 from densekit.data.labels import load_sem_seg
+from densekit.data.mapper import MAPPERS
 from densekit.data.registry import check_registered, load_and_keep
 
 __all__ = ["CLASS_COUNT_KEYS", "check_chosen", "check_datasets"]
@@ -82,7 +83,9 @@ def _check_task(cfg: CfgNode, name: str, records: Records, trains: bool) -> None
             f"Data set {name!r} has images and no annotations, so DATASETS.TEST cannot name it: densekit predict makes "
             "predictions on it."
         )
-    if trains and cfg.MODEL.META_ARCHITECTURE in CLASS_COUNT_KEYS and "annotations" not in records[0]:
+    has_segments = "segments_info" in records[0] and getattr(MAPPERS.get(cfg.INPUT.MAPPER), "learns_segments", False)
+    has_objects = "annotations" in records[0] or has_segments
+    if trains and cfg.MODEL.META_ARCHITECTURE in CLASS_COUNT_KEYS and not has_objects:
         raise ValueError(
             f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} learns objects, and data set {name!r} has none "
             "(no 'annotations' in its records). Train on data with boxes, or choose a semantic system."

@@ -30,10 +30,15 @@ class DatasetMapper(HostMapper):
     Label maps are read by :func:`~densekit.data.labels.load_sem_seg`, which knows what their values stand for, and only
     in training: inference has no use for them.
 
+    Attributes:
+        learns_segments: Whether panoptic records, which have ``segments_info`` and no ``annotations``, give instances.
+
     Raises:
         FileNotFoundError: The image is not there.
         ValueError: It cannot be decoded, has another size than its record says, or an annotation breaks.
     """
+
+    learns_segments = False
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         labelled = self.is_train and "sem_seg_file_name" in dataset_dict

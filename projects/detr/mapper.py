@@ -26,6 +26,8 @@ class DetrDatasetMapper(DatasetMapper):
     (``pan_seg_file_name``) every segment, thing or stuff, becomes an instance with the box of its mask.
     """
 
+    learns_segments = True
+
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
         """Reads ``INPUT``."""

@@ -13,6 +13,7 @@ from densekit.data import register_from_yaml
 from densekit.data.checks import check_datasets
 from densekit.data.class_counts import COUNT_COPIES, count_keys, set_class_counts
 from densekit.data.identity import check_classes_of_weights, write_classes
+from densekit.data.mapper import MAPPERS
 from densekit.data.registry import Entry, load_and_keep, register
 
 pytestmark = pytest.mark.usefixtures("restore_catalogs")
@@ -130,6 +131,16 @@ def test_data_sets_must_agree_on_their_classes(own, tmp_path):
     cfg = config(**{"DATASETS.TEST": ("turned",), "MODEL.ROI_HEADS.NUM_CLASSES": 2})
     with pytest.raises(ValueError, match="'boxes' and 'turned' have different thing_classes: cat, dog and dog, cat"):
         check_datasets(cfg)
+
+
+def test_panoptic_records_are_learnt_where_the_mapper_makes_objects_of_them(own, monkeypatch):
+    record = {"file_name": "a.png", "pan_seg_file_name": "a_segments.png", "segments_info": [{"id": 1}]}
+    DatasetCatalog.register("segments", lambda: [record])
+    monkeypatch.setitem(MAPPERS, "SegmentMapper", type("SegmentMapper", (), {"learns_segments": True}))
+    keys = {"DATASETS.TRAIN": ("segments",), "DATASETS.TEST": ()}
+    check_datasets(config(**keys, **{"INPUT.MAPPER": "SegmentMapper"}))
+    with pytest.raises(ValueError, match="learns objects, and data set 'segments' has none"):
+        check_datasets(config(**keys))
 
 
 def test_data_that_does_not_fit_the_task(own, tmp_path):
