@@ -1,0 +1,88 @@
+"""A model whose parameters are spread over two processes against the same model in one."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from densekit.config import default_config
+from densekit.d2.engine import launch
+from densekit.d2.utils import comm
+from densekit.d2.utils.events import EventStorage
+from densekit.engine.sharding import prepare_optimizer, wrap_model
+from densekit.engine.step import TrainingStep
+from densekit.ops.sharded import has_parts, whole
+
+shards_on_the_cpu = pytest.mark.skipif(
+    not hasattr(torch.cpu.Stream, "record_event"), reason=f"torch {torch.__version__} shards models on GPUs only"
+)
+
+
+class Net(nn.Module):
+    """Blocks of a backbone and a head; sizes that two processes cannot share evenly."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(5)
+        self.backbone = nn.Sequential(nn.Linear(3, 5), nn.Sequential(nn.ReLU(), nn.Linear(5, 5)), nn.Linear(5, 4))
+        self.head = nn.Linear(4, 1)
+
+    def forward(self, batch):
+        return {"loss": self.head(self.backbone(torch.stack(batch)).relu()).square().mean()}
+
+
+def images(steps):
+    return torch.randn(steps, 8, 3, generator=torch.Generator().manual_seed(1))
+
+
+class Training:
+    """A model with its optimizer, which takes a step on each call."""
+
+    def __init__(self, sharded, blocks=()):
+        cfg = default_config()
+        cfg.MODEL.SHARDING.ENABLED, cfg.MODEL.SHARDING.BLOCKS = sharded, list(blocks)
+        self.model = wrap_model(cfg, Net())
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.05)
+        prepare_optimizer(self.optimizer, self.model)
+
+    def __call__(self, batches):
+        step = TrainingStep(self.model, [list(batch) for batch in batches], self.optimizer)
+        with EventStorage(0):
+            for step.iter in range(len(batches)):
+                step.run_step()
+        return self
+
+    def state(self):
+        return copy.deepcopy(whole({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}))
+
+    def load(self, state):
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        return self
+
+
+def in_two_processes(folder):
+    share = slice(4 * comm.get_rank(), 4 * comm.get_rank() + 4)
+    mine = images(4)[:, share]
+    training = Training(True)(mine[:2])
+    assert has_parts(training.model)
+    middle = training.state()
+    end = training(mine[2:]).state()
+    again = Training(True).load(middle)(mine[2:]).state()
+    with pytest.raises(ValueError, match="the backbone has no SwinBlock; it has Linear, ReLU, Sequential"):
+        Training(True, ["SwinBlock"])
+    if comm.is_main_process():
+        torch.save({"end": end, "again": again}, folder / "states.pth")
+
+
+@shards_on_the_cpu
+def test_parts_learn_what_the_whole_learns_and_resume_from_whole_checkpoints(tmp_path):
+    launch(in_two_processes, 2, dist_url="auto", args=(tmp_path,))
+    states = torch.load(tmp_path / "states.pth")
+    alone = Training(False)(images(4)).state()
+    torch.testing.assert_close(states["end"]["model"], alone["model"], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        states["end"]["optimizer"]["state"], alone["optimizer"]["state"], rtol=1e-3, atol=1e-6, check_dtype=False
+    )
+    torch.testing.assert_close(states["again"], states["end"], rtol=0, atol=0)
