@@ -1,5 +1,6 @@
 """What densekit's systems need beside the host's solver: AdamW, clipping of the whole model, poly decay."""
 
+import logging
 from typing import Any
 
 import torch
@@ -98,6 +99,11 @@ def _clip_before_step(optimizer: torch.optim.Optimizer, limit: float, norm_type:
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRScheduler:
     """The schedule ``SOLVER.LR_SCHEDULER_NAME``: the host's, or ``"WarmupPolyLR"``."""
+    if cfg.SOLVER.MAX_ITER <= cfg.SOLVER.WARMUP_ITERS:
+        logging.getLogger(__name__).warning(
+            f"SOLVER.WARMUP_ITERS {cfg.SOLVER.WARMUP_ITERS} is the whole run of SOLVER.MAX_ITER "
+            f"{cfg.SOLVER.MAX_ITER}: the learning rate never reaches SOLVER.BASE_LR {cfg.SOLVER.BASE_LR:g}."
+        )
     if cfg.SOLVER.LR_SCHEDULER_NAME != "WarmupPolyLR":
         return host.build_lr_scheduler(cfg, optimizer)
     return host.LRMultiplier(optimizer, multiplier=_WarmupPoly(cfg), max_iter=cfg.SOLVER.MAX_ITER)

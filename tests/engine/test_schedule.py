@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from densekit.config import default_config, load_config
@@ -12,6 +13,7 @@ from densekit.d2.utils.events import EventStorage
 from densekit.engine import Trainer, run
 from densekit.engine.schedule import ProgressPrinter, in_iterations, nearness, scale_learning_rate
 from densekit.engine.setup import prepare
+from densekit.solver import build_lr_scheduler
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SCHEDULE = {"IMS_PER_BATCH": 16, "REFERENCE_BATCH_SIZE": 16, "BASE_LR": 0.02, "STEPS": [60, 80], "MAX_ITER": 90}
@@ -148,6 +150,13 @@ def test_what_is_given_beside_the_epochs_stays(load):
     # Steps in the file belong to its iterations, which the command line replaces.
     cfg, given = load({"STEPS": [30, 60]}, E, 3.0)
     assert tuple(in_iterations(cfg, 160, given).SOLVER.STEPS) == (10, 20)
+
+
+@pytest.mark.parametrize(("length", "told"), [(100, True), (101, False)])
+def test_a_warm_up_without_an_end_is_told(load, caplog, length, told):
+    cfg, _ = load({"WARMUP_ITERS": 100, "MAX_ITER": length, "STEPS": []})
+    build_lr_scheduler(cfg, torch.optim.SGD([torch.zeros(1)], lr=1.0))
+    assert ("the learning rate never reaches SOLVER.BASE_LR" in caplog.text) == told
 
 
 def test_steps_that_a_short_run_brings_together_stay_apart(load):
