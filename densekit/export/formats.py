@@ -47,18 +47,26 @@ FORMATS = {
 _DEFAULTS = ("coco", "panoptic", "semantic")
 
 
+def check_formats(names: Sequence[str]) -> None:
+    """Refuses names that are no formats.
+
+    Raises:
+        ValueError: There are such.
+    """
+    if unknown := sorted(set(names) - FORMATS.keys()):
+        raise ValueError(f"--format {' '.join(unknown)}: the formats are {', '.join(FORMATS)}.")
+
+
 def choose_formats(wanted: Sequence[str], given: Sequence[str]) -> list[str]:
     """Returns the formats to write: those asked for, or by default the evaluators' own of what the model gives.
 
     Args:
-        wanted: names; none for the default.
+        wanted: names of formats; none for the default.
         given: the model's products: ``instances``, ``semantic``, ``panoptic``.
 
     Raises:
-        ValueError: An unknown format, or one that this model cannot fill.
+        ValueError: A format that this model cannot fill.
     """
-    if unknown := sorted(set(wanted) - FORMATS.keys()):
-        raise ValueError(f"--format {' '.join(unknown)}: the formats are {', '.join(FORMATS)}.")
     possible = [name for name, entry in FORMATS.items() if set(entry.needs) & set(given)]
     if lacking := [name for name in wanted if name not in possible]:
         raise ValueError(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from densekit.config import load_config
+from densekit.export.formats import check_formats
 
 _CONFIG, _POINTER, _FINAL = "config.yaml", "last_checkpoint", "model_final.pth"
 
@@ -30,6 +31,7 @@ def complete(args: Namespace) -> Namespace:
         words, opts = _split(getattr(args, name) or [], keys)
         setattr(done, name, words)
         done.opts += opts
+    check_formats(done.format)
     if len(done.words) > 1:
         raise ValueError(f"One RUN_DIR, not {len(done.words)}: {' '.join(done.words)}. Pictures come after --input.")
     done.run_dir = done.words[0] if done.words else ""

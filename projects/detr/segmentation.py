@@ -140,10 +140,22 @@ class SegmentingDETR(nn.Module):
                 f"the mask head needs four feature maps and the backbone gives {len(channels)}; for a ResNet set "
                 "MODEL.RESNETS.OUT_FEATURES ['res2', 'res3', 'res4', 'res5']."
             )
+        self.frozen = frozen
         self.detr = detr.requires_grad_(False) if frozen else detr
+        if frozen:
+            detr.register_load_state_dict_pre_hook(_refuse_a_backbone_alone)
         dim, heads = detr.transformer.embed_dim, detr.transformer.num_heads
         self.bbox_attention = AttentionMaps(dim, heads)
         self.mask_head = MaskHead(dim, heads, list(channels)[-2:-5:-1])
+
+    def train(self, mode: bool = True) -> "SegmentingDETR":
+        """The host's; the batch statistics of a frozen detector stay as they are."""
+        super().train(mode)
+        if self.frozen:
+            for module in self.detr.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
 
     def forward(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
         """As :meth:`~projects.detr.detr.DETR.forward`, with ``pred_masks`` (B, Q, h, w), logits on the padded image."""
@@ -154,3 +166,12 @@ class SegmentingDETR(nn.Module):
         """The masks (B, Q, h, w) of all queries."""
         maps = self.bbox_attention(encoded.states[-1], encoded.memory, encoded.mask)
         return self.mask_head(encoded.source, maps.to(encoded.source.dtype), encoded.features[-2:-5:-1])
+
+
+def _refuse_a_backbone_alone(detr: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """A frozen detector would never adapt to it; to be called before a state is loaded."""
+    if any(name.startswith(f"{prefix}backbone.") for name in state) and f"{prefix}query_embed.weight" not in state:
+        raise ValueError(
+            "MODEL.WEIGHTS has a backbone alone, which would replace that of the trained detector in "
+            "MODEL.DETR.FROZEN_WEIGHTS: set MODEL.WEIGHTS ''."
+        )

@@ -4,8 +4,17 @@ from densekit.d2.config import CfgNode
 
 
 def adapt_config(cfg: CfgNode) -> None:
-    """With the upper bound, takes the model and the mapper that bring the ground truth to the region heads."""
+    """With the upper bound, takes the model and the mapper that bring the ground truth to the region heads.
+
+    Raises:
+        ValueError: the host's PanopticFPN, which does not do so.
+    """
     if cfg.MODEL.MASK_SCORING.UPPER_BOUND and cfg.MODEL.ROI_HEADS.NAME.startswith("MaskScoring"):
+        if cfg.MODEL.META_ARCHITECTURE == "PanopticFPN":
+            raise ValueError(
+                "MODEL.MASK_SCORING.UPPER_BOUND needs the ground truth in its evaluation, which PanopticFPN does not "
+                "show to its region heads: evaluate its weights with MODEL.META_ARCHITECTURE GeneralizedRCNN."
+            )
         if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":
             cfg.MODEL.META_ARCHITECTURE = "TruthfulRCNN"
         cfg.INPUT.MAPPER = cfg.INPUT.MAPPER or "TruthfulMapper"

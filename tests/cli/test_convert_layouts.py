@@ -17,8 +17,9 @@ _DERIVED = re.compile(r"pixel_(mean|std)|.*anchor_generator.*|.*num_batches_trac
 
 
 def shapes_of_model(config: str) -> dict[str, tuple[int, ...]]:
-    cfg = load_config(str(ROOT / "configs" / config), ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""])
-    shapes = {name: tuple(value.shape) for name, value in build_model(cfg).state_dict().items()}
+    cfg = load_config(str(ROOT / "configs" / config), ["MODEL.DEVICE", "meta", "MODEL.WEIGHTS", ""])  # no values
+    with torch.device("meta"):
+        shapes = {name: tuple(value.shape) for name, value in build_model(cfg).state_dict().items()}
     return {name: shape for name, shape in shapes.items() if not _DERIVED.fullmatch(name)}
 
 
@@ -75,10 +76,71 @@ def authors_detr(name: str) -> str:
     name = name.removeprefix("detr.")
     if "backbone.0.backbone." not in name:
         return name
-    name = name.replace("backbone.0.backbone.", "backbone.0.body.").replace("stem.", "")
-    name = name.replace("shortcut.norm.", "downsample.1.").replace("shortcut.", "downsample.0.")
+    return torchvision_resnet(name.replace("backbone.0.backbone.", "backbone.0.body."))
+
+
+def torchvision_resnet(name: str) -> str:
+    name = name.replace("stem.", "").replace("shortcut.norm.", "downsample.1.").replace("shortcut.", "downsample.0.")
     name = re.sub(r"conv(\d)\.norm\.", r"bn\1.", name)
     return re.sub(r"res(\d)\.", lambda match: f"layer{int(match[1]) - 1}.", name)
+
+
+def mmdetections_mask_scoring(name: str) -> str:
+    """mmdetection 2's Mask Scoring R-CNN: lists count from 0, and every head is below ``roi_head``."""
+    if name.startswith("backbone.bottom_up."):
+        return torchvision_resnet(name.replace("bottom_up.", ""))
+    for ours, theirs in (
+        (r"backbone\.fpn_lateral(\d)", r"neck.lateral_convs.{}.conv"),
+        (r"backbone\.fpn_output(\d)", r"neck.fpn_convs.{}.conv"),
+        (r"roi_heads\.box_head\.fc(\d)", r"roi_head.bbox_head.shared_fcs.{}"),
+        (r"roi_heads\.mask_head\.mask_fcn(\d)", r"roi_head.mask_head.convs.{}.conv"),
+        (r"roi_heads\.maskiou_head\.maskiou_fcn(\d)", r"roi_head.mask_iou_head.convs.{}"),
+        (r"roi_heads\.maskiou_head\.maskiou_fc(\d)", r"roi_head.mask_iou_head.fcs.{}"),
+    ):
+        first = 2 if "fpn" in ours else 1
+        name = re.sub(ours, lambda match, text=theirs, first=first: text.format(int(match[1]) - first), name)
+    for ours, theirs in (
+        ("proposal_generator.rpn_head.conv.", "rpn_head.rpn_conv."),
+        ("proposal_generator.rpn_head.objectness_logits.", "rpn_head.rpn_cls."),
+        ("proposal_generator.rpn_head.anchor_deltas.", "rpn_head.rpn_reg."),
+        ("roi_heads.box_predictor.cls_score.", "roi_head.bbox_head.fc_cls."),
+        ("roi_heads.box_predictor.bbox_pred.", "roi_head.bbox_head.fc_reg."),
+        ("roi_heads.mask_head.deconv.", "roi_head.mask_head.upsample."),
+        ("roi_heads.mask_head.predictor.", "roi_head.mask_head.conv_logits."),
+        ("roi_heads.maskiou_head.maskiou.", "roi_head.mask_iou_head.fc_mask_iou."),
+    ):
+        name = name.replace(ours, theirs)
+    return name
+
+
+def mmsegmentations_upernet(name: str) -> str:
+    """mmsegmentation's UPerNet on a ResNetV1c, whose stem is one list of convolutions, norms and ReLUs."""
+    if name.startswith("backbone.stem."):
+        name = re.sub(r"conv(\d)\.norm", lambda match: f"{3 * int(match[1]) - 2}", name)
+        return re.sub(r"conv(\d)", lambda match: f"{3 * int(match[1]) - 3}", name)
+    if name.startswith("backbone."):
+        return torchvision_resnet(name)
+    name = name.replace("sem_seg_head.auxiliary.", "auxiliary_head.").replace("sem_seg_head.", "decode_head.")
+    name = name.replace("predictor", "conv_seg")
+    if "conv_seg" in name:
+        return name
+    name = re.sub(r"ppm\.branches\.(\d)", r"psp_modules.\1.1", name).replace("ppm.project", "bottleneck")
+    name = name.replace("laterals", "lateral_convs").replace("outputs", "fpn_convs").replace("fuse", "fpn_bottleneck")
+    return name.replace(".norm.", ".bn.") if ".norm." in name else name.replace(".weight", ".conv.weight")
+
+
+def authors_upernet(name: str) -> str:
+    """The names of UPerNet's authors, encoder and decoder in one file; a convolution is 0 in its module, its norm 1."""
+    if name.startswith("backbone."):
+        return torchvision_resnet(name.removeprefix("backbone."))
+    name = name.removeprefix("sem_seg_head.")
+    if name.startswith("predictor."):
+        return name.replace("predictor", "conv_last.1")
+    name = name.replace(".norm.", ".1.") if ".norm." in name else name.replace(".weight", ".0.weight")
+    name = (
+        name.replace("ppm.branches", "ppm_conv").replace("ppm.project", "ppm_last_conv").replace("laterals", "fpn_in")
+    )
+    return re.sub(r"outputs\.(\d)", r"fpn_out.\1.0", name).replace("fuse", "conv_last.0")
 
 
 @pytest.mark.parametrize(
@@ -87,8 +149,12 @@ def authors_detr(name: str) -> str:
         ("pointrend/pointrend_rcnn_R_50_FPN_1x_coco.yaml", early_pointrend, "Detectron2's early PointRend"),
         ("detr/detr_R_50.yaml", authors_detr, "DETR"),
         ("detr/detr_R_50_masks.yaml", authors_detr, "DETR"),
+        ("detr/detr_R_50_panoptic.yaml", authors_detr, "DETR"),
+        ("mask_scoring/mask_scoring_R_50_FPN_1x.yaml", mmdetections_mask_scoring, "mmdetection"),
+        ("upernet/upernet_R_50_ade20k.yaml", mmsegmentations_upernet, "mmsegmentation's UPerNet"),
+        ("upernet/upernet_R_50_csail_ade20k.yaml", authors_upernet, "the UPerNet of its authors"),
     ],
-    ids=["pointrend", "detr", "detr-masks"],
+    ids=["pointrend", "detr", "detr-masks", "detr-panoptic", "mask-scoring", "upernet-mmseg", "upernet-authors"],
 )
 def test_other_names_of_a_model_become_its_own(tmp_path, capsys, config, rename, layout):
     wanted = shapes_of_model(config)

@@ -14,7 +14,7 @@ from densekit.d2.data import MetadataCatalog
 from densekit.export import coco, labelme, maps, yolo
 from densekit.export.classes import Classes
 from densekit.export.drawing import draw_picture
-from densekit.export.formats import FORMATS, choose_formats, needed_products
+from densekit.export.formats import FORMATS, check_formats, choose_formats, needed_products
 from densekit.export.shapes import mask_polygons, one_outline
 
 CLASSES = Classes(
@@ -177,12 +177,10 @@ def test_formats_are_chosen_by_what_the_model_gives():
     assert choose_formats([], ["instances"]) == ["coco"]
     assert choose_formats([], ["instances", "semantic", "panoptic"]) == ["coco", "panoptic", "semantic"]
     assert choose_formats(["yolo", "overlay", "yolo"], ["instances"]) == ["yolo", "overlay"]
-    for wanted, said in (
-        (["tiff"], "the formats are"),
-        (["labelme"], "needs instances, and this model gives semantic"),
-    ):
-        with pytest.raises(ValueError, match=said):
-            choose_formats(wanted, ["semantic"])
+    with pytest.raises(ValueError, match="--format tiff: the formats are coco, coco_full"):
+        check_formats(["coco", "tiff"])
+    with pytest.raises(ValueError, match="needs instances, and this model gives semantic"):
+        choose_formats(["labelme"], ["semantic"])
     every = ["instances", "semantic", "panoptic"]
     assert needed_products(["coco", "overlay"], every) == ["instances"]
     assert needed_products(["overlay"], every) == every

@@ -236,6 +236,13 @@ def test_other_settings_are_refused_by_name_and_replaced_on_demand(make_run, pho
     assert "not empty" in capsys.readouterr().err
 
 
+def test_a_format_that_does_not_exist_is_refused_before_anything_is_loaded(photos, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model_final.pth").write_text("nobody reads this")
+    assert stopped(tmp_path / "run", "--input", photos, "--format", "coco", "lableme", "MODEL.DEVICE", "cpu") == 2
+    assert "--format lableme: the formats are coco, coco_full" in capsys.readouterr().err
+
+
 def test_outputs_and_scores_that_cannot_be_are_one_message(make_run, photos, tmp_path, capsys):
     (tmp_path / "a.txt").write_text("mine")
     for words, message in (

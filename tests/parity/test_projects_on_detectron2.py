@@ -28,3 +28,23 @@ def test_projects_are_plain_detectron2_projects(tmp_path):
     run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert int(run.stdout.splitlines()[-1]) >= 1
+
+
+WITHOUT_PANOPTICAPI = """
+import sys, types
+from densekit.config import load_config
+load_config("")
+# Panoptic-DeepLab asks for a package that is on no index; what it would be used for is not reached here.
+for name in ("panopticapi", "panopticapi.utils"):
+    sys.modules[name] = types.ModuleType(name)
+sys.modules["panopticapi.utils"].rgb2id = None
+import detectron2.projects.deeplab, detectron2.projects.panoptic_deeplab, detectron2.projects.point_rend
+"""
+
+
+def test_no_name_is_taken_twice_beside_detectron2s_own_projects():
+    """A registry refuses a second entry under a name: whoever is imported last would fail."""
+    env = {**os.environ, "DENSEKIT_HOST": "detectron2"}
+    code = [sys.executable, "-c", WITHOUT_PANOPTICAPI]
+    run = subprocess.run(code, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr

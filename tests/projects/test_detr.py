@@ -404,6 +404,55 @@ def test_the_second_stage_trains_the_mask_head_alone(tmp_path):
         small("detr_R_50_masks", FROZEN_WEIGHTS=str(tmp_path / "boxes.pth"), NUM_CLASSES=5)
 
 
+@pytest.mark.parametrize("norm", ["FrozenBN", "BN"])
+def test_the_frozen_detector_stays_as_it_is_to_the_last_bit(norm, tmp_path):
+    narrow = {"MODEL.RESNETS.NORM": norm, "DROPOUT": 0.1}
+    detector = small(**narrow)
+    torch.save({"model": detector.state_dict()}, tmp_path / "boxes.pth")
+    model = small("detr_R_50_masks", FROZEN_WEIGHTS=str(tmp_path / "boxes.pth"), **narrow)
+    cfg = load_config(str(ROOT / "configs/detr/detr_R_50_masks.yaml"), ["SOLVER.BASE_LR", "0.1"])
+    optimizer, head = build_optimizer(cfg, model), model.detr.mask_head.lay1.weight.detach().clone()
+    for _ in range(2):
+        losses, _ = train_losses(model, [sample(masks=True), sample(masks=True)])
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+    assert not torch.equal(model.detr.mask_head.lay1.weight, head)
+    kept = model.detr.detr.state_dict()
+    for name, value in detector.detr.state_dict().items():
+        assert torch.equal(kept[name], value), name
+
+
+def test_a_backbone_alone_does_not_replace_that_of_the_frozen_detector(tmp_path):
+    detector = randomised(small())
+    torch.save({"model": detector.state_dict()}, tmp_path / "boxes.pth")
+    backbone = detector.detr.backbone[0].backbone.state_dict()
+    torch.save({"model": backbone, "matching_heuristics": True}, tmp_path / "R-50.pth")
+    model = small("detr_R_50_masks", FROZEN_WEIGHTS=str(tmp_path / "boxes.pth"))
+    with pytest.raises(ValueError, match=r"set MODEL\.WEIGHTS ''"):
+        Checkpointer(model).load(str(tmp_path / "R-50.pth"))
+    Checkpointer(small("detr_R_50_masks")).load(str(tmp_path / "R-50.pth"))  # nothing is frozen
+    torch.save({"model": model.state_dict()}, tmp_path / "second.pth")
+    Checkpointer(model).load(str(tmp_path / "second.pth"))  # a whole model
+
+
+@pytest.mark.parametrize("options", [{"POSITION_EMBEDDING": "learned"}, {"PRE_NORM": True}, {"PADDING_MASK": "ceil"}])
+def test_other_variants_learn_and_keep_their_names(options, tmp_path):
+    """What keys choose reaches the model: every parameter learns, and a checkpoint under the authors' names fits."""
+    model, batch = small(**options), [sample_of(83, 110), sample_of(110, 83)]  # the paddings of which differ
+    losses, _ = train_losses(model, batch)
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    torch.save({"model": originals(model)}, tmp_path / "theirs.pth")
+    again = small(**options)
+    Checkpointer(again).load(str(tmp_path / "theirs.pth"))
+    plain = small()
+    plain.load_state_dict(model.state_dict(), strict=False)
+    for found, expected, other in zip(predict(again, batch), predict(model, batch), predict(plain, batch)):
+        assert_same(found["instances"], expected["instances"], **close(torch.float32))
+        assert not torch.equal(other["instances"].scores, expected["instances"].scores)
+
+
 def test_the_mapper_crops_half_and_makes_segments_objects(tmp_path):
     cfg = load_config(str(ROOT / "configs/detr/detr_R_50_panoptic.yaml"), [])
     cfg.merge_from_list(["INPUT.MIN_SIZE_TRAIN", (64,), "INPUT.RANDOM_FLIP", "none", "INPUT.CROP.ENABLED", False])

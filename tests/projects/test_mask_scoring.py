@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from tolerances import PARITY, close
 
+from densekit.arguments import parse_arguments
 from densekit.config import load_config
 from densekit.d2.layers import ShapeSpec
 from densekit.d2.modeling import build_model, build_roi_heads
@@ -19,6 +20,7 @@ from densekit.d2.structures import BitMasks, Boxes, BoxMode, ImageList, Instance
 from densekit.d2.utils.events import EventStorage
 from densekit.data import register_coco_instances
 from densekit.data.mapper import MAPPERS
+from densekit.engine import run
 from densekit.evaluation.coco_metrics import evaluate_coco
 from densekit.evaluation.ground_truth import GroundTruth
 from densekit.evaluation.predictions import instances_to_coco_json
@@ -252,6 +254,12 @@ def proposals():
     return found
 
 
+def corners_of(box: list[int]) -> list[int]:
+    """The polygon of an xywh box."""
+    x, y, w, h = box
+    return [x, y, x + w, y, x + w, y + h, x, y + h]
+
+
 IMAGES = ImageList(torch.zeros(2, 3, *SIZE), [SIZE, SIZE])
 
 
@@ -442,6 +450,45 @@ class TestUpperBound:
         del batch[1]["instances"]
         with pytest.raises(ValueError, match="has no 'instances'"):
             model(batch)
+
+    def test_panoptic_models_are_refused_as_the_configuration_is_read(self):
+        words = [*map(str, UPPER_BOUND), "MODEL.META_ARCHITECTURE", "PanopticFPN"]
+        with pytest.raises(ValueError, match=r"UPPER_BOUND needs the ground truth.*GeneralizedRCNN"):
+            load_config(str(ROOT / "configs/mask_scoring/mask_scoring_R_50_FPN_1x.yaml"), words)
+
+    def test_an_evaluation_of_the_launcher_ranks_masks_by_their_true_overlaps(self, tmp_path, restore_catalogs):
+        """Objects in one image, a crowd alone in another, nothing in the third; masks that fill their boxes."""
+        images = [{"id": k, "height": SIZE[0], "width": SIZE[1], "file_name": f"{k}.png"} for k in (4, 5, 6)]
+        for image in images:
+            pixels = np.random.default_rng(image["id"]).integers(0, 255, (*SIZE, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / image["file_name"])
+        crowd = {"size": list(SIZE), "counts": [0, SIZE[0] * SIZE[1]]}
+        notes = [(4, 1, [10, 8, 40, 48], 0), (4, 3, [30, 20, 46, 40], 0), (5, 1, [0, 0, *SIZE[::-1]], 1)]
+        annotations = [
+            {"id": k, "image_id": image, "category_id": category, "bbox": box, "iscrowd": crowded, "area": 900}
+            | {"segmentation": crowd if crowded else [corners_of(box)]}
+            for k, (image, category, box, crowded) in enumerate(notes, start=1)
+        ]
+        content = {"images": images, "annotations": annotations}
+        content["categories"] = [{"id": k, "name": name} for k, name in enumerate("abc", start=1)]
+        (tmp_path / "truth.json").write_text(json.dumps(content))
+        register_coco_instances("bounded", {}, str(tmp_path / "truth.json"), str(tmp_path))
+        words = ["DATASETS.TRAIN", "()", "DATASETS.TEST", "('bounded',)", "MODEL.WEIGHTS", tmp_path / "model.pth"]
+        words += ["OUTPUT_DIR", tmp_path / "out", "MODEL.ROI_HEADS.NUM_CLASSES", 3, *UPPER_BOUND]
+        words += ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0, "INPUT.MIN_SIZE_TEST", 64, "DATALOADER.NUM_WORKERS", 0]
+        words = [str(word) for word in words]
+        config = str(ROOT / "configs/mask_scoring/mask_scoring_R_18_FPN_streets.yaml")
+        model = build_model(load_config(config, words))
+        torch.nn.init.constant_(model.roi_heads.mask_head.predictor.bias, 1e4)
+        torch.nn.init.normal_(model.roi_heads.box_predictor.cls_score.weight)
+        torch.save({"model": model.state_dict()}, tmp_path / "model.pth")
+
+        run(parse_arguments(["--config-file", config, "--eval-only", *words]))
+        results = json.loads((tmp_path / "out/inference/bounded/coco_instances_results.json").read_text())
+        found = np.array([result["mask_score"] / result["score"] for result in results])
+        overlaps = true_overlaps(GroundTruth.of("bounded"), results)
+        assert {result["image_id"] for result in results} == {4, 5, 6} and overlaps.max() > 0.3
+        np.testing.assert_allclose(found, overlaps, atol=0.05)
 
     def test_heads_without_the_truth_say_who_brings_it(self):
         model = heads("selected", "selected", "MaskRCNNConvUpsampleHead", *UPPER_BOUND).eval()
