@@ -105,7 +105,7 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[Any]:
     listed = isinstance(records, list)
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     order = TrainingOrder(
-        _epoch(cfg, records, seed),
+        _epoch(cfg, records),
         cfg.SOLVER.IMS_PER_BATCH,
         seed,
         wide=_wide(records) if listed and cfg.DATALOADER.ASPECT_RATIO_GROUPING else None,
@@ -132,7 +132,7 @@ def _wide(records: list[dict[str, Any]]) -> list[bool] | None:
     return [record["width"] > record["height"] for record in records]
 
 
-def _epoch(cfg: CfgNode, records: Any, seed: int) -> Callable[[torch.Generator], Tensor]:
+def _epoch(cfg: CfgNode, records: Any) -> Callable[[torch.Generator], Tensor]:
     """What makes up an epoch: every image, a random subset, or images of rare classes more often.
 
     A class-aware epoch has as many draws as there are images, but some come often and others not at all.
@@ -144,8 +144,13 @@ def _epoch(cfg: CfgNode, records: Any, seed: int) -> Callable[[torch.Generator],
         ratio = cfg.DATALOADER.RANDOM_SUBSET_RATIO
         if not 1 <= count * ratio <= count:
             raise ValueError(f"DATALOADER.RANDOM_SUBSET_RATIO {ratio} of {count} images leaves {int(count * ratio)}.")
-        subset = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[: int(count * ratio)]
-        return lambda generator: subset
+
+        def subset(generator: torch.Generator) -> Tensor:
+            # Of the stream's seed, which a resumed run takes from its checkpoint: the same subset in every epoch.
+            own = torch.Generator().manual_seed(generator.initial_seed())
+            return torch.randperm(count, generator=own)[: int(count * ratio)]
+
+        return subset
     if kind == "RepeatFactorTrainingSampler":
         factors = repeat_factors(records, cfg.DATALOADER.REPEAT_THRESHOLD, sqrt=cfg.DATALOADER.REPEAT_SQRT)
 

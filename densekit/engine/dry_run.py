@@ -142,6 +142,7 @@ def dry_run(args: Namespace, processes: int = 1) -> tuple[CfgNode, Needs]:
     logger = logging.getLogger(__name__)
     for note in (*warnings, *notes):
         logger.info(note)
+    cfg = Trainer.auto_scale_workers(cfg, processes)
     cfg.freeze()
     check_data(cfg, args)
     share = _share(cfg, processes)
@@ -157,7 +158,7 @@ def dry_run(args: Namespace, processes: int = 1) -> tuple[CfgNode, Needs]:
 
 def _share(cfg: CfgNode, processes: int) -> CfgNode:
     """The configuration of one process, which loads its images itself."""
-    share = Trainer.auto_scale_workers(cfg, processes).clone()
+    share = cfg.clone()
     share.defrost()
     if share.SOLVER.IMS_PER_BATCH % processes:
         raise ValueError(

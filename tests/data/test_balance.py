@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from densekit.config import default_config
 from densekit.d2.data.samplers import RepeatFactorTrainingSampler
 from densekit.data.balance import class_aware_weights, repeat_factors, shown_classes
 from densekit.data.loader import _epoch
+from densekit.data.order import TrainingOrder
 
 # 90 images of cats, 9 of cats and dogs, 1 of a bird; 5 of nothing.
 SHOWN = [{0}] * 90 + [{0, 1}] * 9 + [{2}] + [set()] * 5
@@ -24,7 +26,7 @@ def instances(shown=SHOWN) -> list[dict]:
 def draws(kind: str, records: list[dict], *, epochs: int = 1, seed: int = 0) -> list[int]:
     cfg = default_config()
     cfg.DATALOADER.SAMPLER_TRAIN, cfg.DATALOADER.REPEAT_THRESHOLD = kind, 0.5
-    epoch, generator = _epoch(cfg, records, 0), torch.Generator().manual_seed(seed)
+    epoch, generator = _epoch(cfg, records), torch.Generator().manual_seed(seed)
     return torch.cat([epoch(generator) for _ in range(epochs)]).tolist()
 
 
@@ -70,6 +72,22 @@ def test_a_stream_is_drawn_from_its_seed_alone():
     records = instances()
     assert draws("ClassAwareTrainingSampler", records, seed=5) == draws("ClassAwareTrainingSampler", records, seed=5)
     assert draws("ClassAwareTrainingSampler", records, seed=5) != draws("ClassAwareTrainingSampler", records, seed=6)
+
+
+def test_a_subset_goes_with_the_seed_that_a_resumed_run_takes_over():
+    cfg = default_config()
+    cfg.DATALOADER.SAMPLER_TRAIN, cfg.DATALOADER.RANDOM_SUBSET_RATIO = "RandomSubsetTrainingSampler", 0.2
+
+    def batches(order: TrainingOrder, count: int) -> list:
+        return list(islice(order, count))
+
+    first, resumed = (TrainingOrder(_epoch(cfg, instances()), 7, seed) for seed in (1, 2))
+    began = batches(first, 6)  # two epochs of 21 images
+    assert batches(resumed, 6) != began
+    resumed.seed, resumed.start = 1, 2
+    assert batches(resumed, 4) == began[2:]
+    shown = Counter(index for batch in began for index, _ in batch)
+    assert len(shown) == 21 and set(shown.values()) == {2}
 
 
 def test_segments_and_label_maps_show_classes_too(tmp_path):
