@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from densekit.config_defaults import all_keys, key_owners
 from densekit.d2.config import CfgNode
 from densekit.d2.utils.file_io import PathManager
 
@@ -157,8 +158,6 @@ def _check_unlisted(root: CfgNode, value: Any, key: str, where: str) -> None:
 
 def _unknown(cfg: CfgNode, key: str) -> str:
     """The sentences about a key that does not exist."""
-    from densekit.config import key_owners  # which imports this module
-
     owners, nearest = key_owners(), _nearest(cfg, key)
     named = [f"{other} ({owners[other]})" if other in owners else other for other in nearest]
     sentences = [f"there is no config key {key}."]
@@ -199,14 +198,6 @@ def _nearest(cfg: CfgNode, key: str, count: int = 3) -> list[str]:
 
     ranked = sorted(all_keys(cfg), key=likeness, reverse=True)
     return [other for other in ranked[:count] if likeness(other) > 0.6]
-
-
-def all_keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
-    """Yields ``A``, ``A.B`` ... for every key below a node, nodes included."""
-    for key, value in node.items():
-        yield prefix + key
-        if isinstance(value, CfgNode):
-            yield from all_keys(value, f"{prefix}{key}.")
 
 
 def _check_type(current: Any, value: Any, key: str, where: str) -> None:

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from densekit.arguments import parse_arguments
-from densekit.config import describe_config, key_owners, load_config
+from densekit.config import describe_config, load_config
+from densekit.config_defaults import key_owners
 from densekit.engine.setup import describe
 
 

@@ -5,7 +5,8 @@ import re
 import pytest
 import yaml
 
-from densekit.config import add_densekit_config, describe_config, explicit_keys, load_config
+from densekit.config import describe_config, explicit_keys, load_config
+from densekit.config_defaults import add_densekit_config
 from densekit.d2 import HOST
 from densekit.d2.config import get_cfg
 

@@ -165,7 +165,7 @@ def _share(cfg: CfgNode, processes: int) -> CfgNode:
             f"SOLVER.IMS_PER_BATCH {share.SOLVER.IMS_PER_BATCH} cannot be shared by {processes} processes."
         )
     share.SOLVER.IMS_PER_BATCH //= processes
-    share.SOLVER.MAX_EPOCHS = 0.0  # its length is a matter of the whole batch
+    share.SOLVER.MAX_EPOCHS, share.SOLVER.REFERENCE_WORLD_SIZE = 0.0, 0  # matters of the whole batch
     share.DATALOADER.NUM_WORKERS = 0
     share.freeze()
     return share

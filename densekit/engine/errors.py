@@ -14,6 +14,10 @@ class DataError(ValueError):
     """What ends a run without being a fault of the program, as an image that cannot be used; the message names it."""
 
 
+class NotFiniteError(DataError, FloatingPointError):
+    """A loss or gradient is infinite or NaN; the message says where and what to try."""
+
+
 class DiskError(DataError):
     """The disk of the run's folder is full or fails."""
 

@@ -120,8 +120,8 @@ class RunFolder:
         self.id = run_id or self.facts.get("run_id") or uuid.uuid4().hex
         if self.facts.get("run_id") not in (None, self.id):
             logging.getLogger(__name__).warning(
-                f"The checkpoint is of an earlier run, {self.id[:12]}; of the last one that began in {self._path}, "
-                f"{self.facts['run_id'][:12]}, there is none that is newer."
+                f"The checkpoint is of an earlier run, {self.id[:12]}: the last one that began in {self._path}, "
+                f"{self.facts['run_id'][:12]}, has left none, and is given up."
             )
             with contextlib.suppress(FileNotFoundError):
                 (self._path / _FACTS).unlink()

@@ -38,8 +38,8 @@ def wrap_model(cfg: CfgNode, model: nn.Module, precision: torch.dtype | None = N
         return _shard(model, cfg.MODEL.SHARDING.BLOCKS, precision)
     if cfg.MODEL.DDP.STATIC_GRAPH and cfg.SOLVER.ACCUMULATE > 1:
         raise ValueError(
-            f"MODEL.DDP.STATIC_GRAPH True does not go with SOLVER.ACCUMULATE {cfg.SOLVER.ACCUMULATE}: torch cannot leave "
-            "out the sharing of gradients between parts of a step there. Set one of them back."
+            f"MODEL.DDP.STATIC_GRAPH True does not go with SOLVER.ACCUMULATE {cfg.SOLVER.ACCUMULATE}: torch cannot "
+            "leave out the sharing of gradients between the parts of a step there. Set one of them back."
         )
     on_gpu = next(model.parameters()).device.type == "cuda"
     return create_ddp_model(

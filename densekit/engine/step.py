@@ -27,6 +27,7 @@ from torch.nn.utils import get_total_norm
 from densekit.d2.engine import HookBase, SimpleTrainer
 from densekit.d2.utils import comm
 from densekit.d2.utils.events import get_event_storage
+from densekit.engine.errors import NotFiniteError
 from densekit.engine.moving_buffers import MovingBuffers
 from densekit.engine.randomness import random_state
 from densekit.solver import GRADIENT_NORM, complete_state
@@ -206,7 +207,7 @@ class TrainingStep(SimpleTrainer):
         """Reads what the device has said of the last step and stores it; to be called in all processes alike.
 
         Raises:
-            FloatingPointError: that step was not finite, and is not to be skipped.
+            NotFiniteError: that step was not finite, and is not to be skipped.
         """
         if self._unread is None:
             return
@@ -248,9 +249,9 @@ class TrainingStep(SimpleTrainer):
         if stops:
             self._buffers.undo()  # of the forward pass that is under way where losses arrive late
         told = self.on_bad_step(record, alone) if self._skipped_in_a_row == 1 else ""
-        what = f"Iteration {record.iteration}: {_in_words(record)}\nIts batch was made of: {', '.join(record.files)}."
+        what = f"Iteration {record.iteration}: {_in_words(record)}. Its batch was made of: {', '.join(record.files)}."
         if stops:
-            raise FloatingPointError(
+            raise NotFiniteError(
                 f"{what} Common causes are a learning rate that is too high (SOLVER.BASE_LR, SOLVER.WARMUP_ITERS), "
                 "gradients that are not clipped, or boxes without area in these images. The weights are those before "
                 f"the step. SOLVER.NAN_SKIP N would skip up to N such steps in a row. {told}"
@@ -331,7 +332,7 @@ class _Unread:
 
 def _in_words(record: StepRecord) -> str:
     if record.error:
-        return record.error
+        return record.error.removesuffix(".")
     if not record.has_finite_losses:
         return f"The loss is infinite or NaN: {record.mean_losses}"
     bad = [name for name, norm in record.norms.items() if not math.isfinite(norm)]

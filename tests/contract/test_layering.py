@@ -21,6 +21,7 @@ FORBIDDEN = {
         "densekit.d2",
         "densekit.projects",
         "densekit.config",
+        "densekit.config_defaults",
         "densekit.solver",
         *(f"densekit.{layer}" for layer in SHARED_LAYERS),
     ),

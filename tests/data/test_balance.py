@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from densekit.config import default_config
+from densekit.config_defaults import default_config
 from densekit.d2.data.samplers import RepeatFactorTrainingSampler
 from densekit.data.balance import class_aware_weights, repeat_factors, shown_classes
 from densekit.data.loader import _epoch

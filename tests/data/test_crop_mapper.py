@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densekit.config import add_densekit_config
+from densekit.config_defaults import add_densekit_config
 from densekit.d2.config import get_cfg
 from densekit.data.mapper import MAPPERS
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from densekit.checkpoint.folder import CheckpointFolder
-from densekit.config import default_config
+from densekit.config_defaults import default_config
 from densekit.d2 import HOST
 from densekit.engine import DataError, Trainer, run, setup
 from densekit.engine.best import Scores

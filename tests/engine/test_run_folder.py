@@ -108,7 +108,7 @@ def test_another_run_in_the_folder_keeps_its_own_lines(arguments, tmp_path):
     assert f"it is metrics_{one[:12]}.json now" in (out / "log.txt").read_text()
 
 
-def test_resuming_an_earlier_run_brings_its_lines_back(tmp_path):
+def test_resuming_an_earlier_run_brings_its_lines_back(tmp_path, caplog):
     folder = RunFolder(tmp_path)
     folder.begin()
     one = folder.id
@@ -118,6 +118,7 @@ def test_resuming_an_earlier_run_brings_its_lines_back(tmp_path):
     write(tmp_path, other, range(2))
     assert other != one
     folder.go_on(one, 3, evaluated=False)
+    assert f"of an earlier run, {one[:12]}" in caplog.text and other[:12] in caplog.text
     assert [(line["iteration"], line["run_id"]) for line in metrics(tmp_path)] == [(k, one) for k in range(3)]
     assert [line["run_id"] for line in metrics(tmp_path, f"metrics_{other[:12]}.json")] == [other, other]
     assert folder.facts["run_id"] == one

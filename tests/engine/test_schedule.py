@@ -8,7 +8,8 @@ import pytest
 import torch
 import yaml
 
-from densekit.config import default_config, load_config
+from densekit.config import load_config
+from densekit.config_defaults import default_config
 from densekit.d2.utils.events import EventStorage
 from densekit.engine import Trainer, run
 from densekit.engine.schedule import ProgressPrinter, in_iterations, nearness, scale_learning_rate

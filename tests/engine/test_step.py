@@ -122,7 +122,7 @@ def test_the_norm_of_the_gradients_is_stored():
 
 
 def clipped(model, *options):
-    from densekit.config import add_densekit_config
+    from densekit.config_defaults import add_densekit_config
 
     cfg = get_cfg()
     add_densekit_config(cfg)

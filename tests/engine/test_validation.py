@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from densekit.config import default_config
+from densekit.config_defaults import default_config
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.d2.utils import comm
 from densekit.d2.utils.events import EventStorage, get_event_storage

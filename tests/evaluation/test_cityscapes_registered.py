@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from densekit.cli import main
-from densekit.config import add_densekit_config
+from densekit.config_defaults import add_densekit_config
 from densekit.d2.config import get_cfg
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.data.cityscapes import cityscapes_entries

@@ -24,7 +24,7 @@ from coco_scenes import (
 )
 from pycocotools.coco import COCO
 
-from densekit.config import add_densekit_config
+from densekit.config_defaults import add_densekit_config
 from densekit.d2.config import get_cfg
 from densekit.d2.data import MetadataCatalog
 from densekit.d2.utils import comm

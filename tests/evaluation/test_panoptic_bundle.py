@@ -7,7 +7,7 @@ import pycocotools.mask as mask_utils
 import pytest
 import torch
 
-from densekit.config import add_densekit_config
+from densekit.config_defaults import add_densekit_config
 from densekit.d2.config import get_cfg
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.d2.evaluation import inference_on_dataset

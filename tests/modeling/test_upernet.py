@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from tolerances import close
 
-from densekit.config import default_config
+from densekit.config_defaults import default_config
 from densekit.d2.layers import ShapeSpec
 from densekit.d2.modeling import SEM_SEG_HEADS_REGISTRY, build_backbone
 from densekit.layers import CARAFE

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from densekit.config import add_densekit_config
+from densekit.config_defaults import add_densekit_config
 from densekit.runtime.config import get_cfg
 from densekit.runtime.solver import build_lr_scheduler, build_optimizer, get_default_optimizer_params
 from densekit.solver import build_lr_scheduler as densekit_build_lr_scheduler

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from densekit.config import add_densekit_config
+from densekit.config_defaults import add_densekit_config
 from densekit.d2 import HOST
 from densekit.d2.config import get_cfg
 from densekit.d2.solver import LRMultiplier, WarmupParamScheduler, get_default_optimizer_params
