@@ -1,8 +1,8 @@
 """What densekit's training loop adds to a bare PyTorch loop: same process, same model and optimizer, same tensors.
 
 The trainer runs as in a real training, with all hooks and writers that it has by default; only its loader gives batches
-that lie in memory. After each block of its steps a last hook runs as many steps of the bare loop (forward, backward,
-update, learning rate), so that both meet the same moments of the machine. Example::
+that lie in memory. After a few of its steps a last hook runs as many of the bare loop (forward, backward, update,
+learning rate) on the same batches, so that both meet the same moments of the machine. Example::
 
     python benchmarks/loop_overhead.py --blocks 12 --threads 2
 """
@@ -65,36 +65,43 @@ def batches(cfg: CfgNode, size: tuple[int, int]) -> list[Batch]:
 
 
 class Alternation(HookBase):
-    """Times blocks of the trainer's steps, and between them blocks of bare ones.
+    """Times turns of the trainer's steps, and after each as many bare ones.
 
     Args:
         given: batches.
-        length: of a block, in steps.
+        turn: steps in a row of either kind.
+        block: steps whose times are added up; a multiple of ``turn``.
     """
 
-    def __init__(self, given: list[Batch], length: int) -> None:
+    def __init__(self, given: list[Batch], turn: int, block: int) -> None:
         self._batches: Iterator[Batch] = itertools.cycle(given)
-        self._length = length
+        self._turn, self._block = turn, block
+        self._turns: list[tuple[Seconds, Seconds]] = []  # of this block
         self.times: list[tuple[Seconds, Seconds]] = []  # of a block: the trainer's, the bare loop's
 
     def before_train(self) -> None:
         self._begin = now()
 
     def after_step(self) -> None:
-        if (self.trainer.iter + 1) % self._length:
+        done = self.trainer.iter + 1
+        if done % self._turn:
             return
         ours = since(self._begin)
         gc.collect()
         began = now()
         with EventStorage():
             self._bare()
-        self.times.append((ours, since(began)))
+        self._turns.append((ours, since(began)))
+        if done % self._block == 0:
+            ours, bare = ((sum(wall), sum(used)) for wall, used in (zip(*kind) for kind in zip(*self._turns)))
+            self.times.append((ours, bare))
+            self._turns = []
         gc.collect()
         self._begin = now()
 
     def _bare(self) -> None:
         step = self.trainer._trainer
-        for batch in itertools.islice(self._batches, self._length):
+        for batch in itertools.islice(self._batches, self._turn):
             loss = sum(step.model(batch).values())
             step.optimizer.zero_grad()
             loss.backward()
@@ -106,15 +113,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", default=str(CONFIG))
     parser.add_argument("--size", type=int, nargs=2, default=(256, 512), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--turn", type=int, default=5, help="steps in a row of either loop")
     parser.add_argument("--block", type=int, default=20, help="steps in a block; the writers write every 20")
     parser.add_argument("--blocks", type=int, default=12, help="timed blocks after one to warm up")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
     parser.add_argument("opts", nargs="*", help="KEY VALUE ... of the configuration")
     args = parser.parse_args()
+    if args.block % args.turn:
+        parser.error(f"--block {args.block} is no multiple of --turn {args.turn}.")
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as folder:
         options = ["MODEL.WEIGHTS", "", "OUTPUT_DIR", folder, "DATASETS.TEST", "()", "TEST.EVAL_PERIOD", "0"]
-        options += ["SOLVER.MAX_ITER", str(args.block * (args.blocks + 1)), "SOLVER.CHECKPOINT_PERIOD", "1000000"]
+        steps = args.block * (args.blocks + 1) + 1  # a last one, with the checkpoint at the end, that nobody times
+        options += ["SOLVER.MAX_ITER", str(steps), "SOLVER.CHECKPOINT_PERIOD", "1000000"]
         if not torch.cuda.is_available():
             options += ["MODEL.DEVICE", "cpu"]
         cfg = load_config(args.config_file, [*options, *args.opts])
@@ -126,15 +137,17 @@ def main() -> None:
                 return itertools.cycle(given)
 
         trainer = Prefetched(cfg)
-        alternation = Alternation(given, args.block)
+        alternation = Alternation(given, args.turn, args.block)
         trainer.register_hooks([alternation])
         trainer.train()
     times = alternation.times[1:]
     ours, bare = (statistics.median(block[kind][0] for block in times) / args.block for kind in (0, 1))
-    wall, processor = (statistics.median(one[clock] / other[clock] for one, other in times) for clock in (0, 1))
+    added = [[one[clock] / other[clock] - 1 for one, other in times] for clock in (0, 1)]
+    wall, processor = map(statistics.median, added)
     print(
         f"{len(times)} blocks of {args.block} steps, medians: densekit {ours * 1e3:.1f} ms a step, a bare loop "
-        f"{bare * 1e3:.1f} ms; the loop adds {wall - 1:+.1%} ({processor - 1:+.1%} of processor time)."
+        f"{bare * 1e3:.1f} ms; the loop adds {wall:+.1%} ({min(added[0]):+.1%} to {max(added[0]):+.1%}; "
+        f"{processor:+.1%} of processor time)."
     )
 
 

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Runs train_net.py in a process whose parts report when they end.
 _PROBE = """
-import sys, time
+import inspect, json, sys, time
 marks = []
 def mark(name):
     marks.append((name, time.time()))
@@ -37,7 +37,8 @@ def after(owner, attribute, name, end=None):
             if end is not None:
                 end()
         return result
-    setattr(owner, attribute, timed)
+    # A method of a class, once taken from it, knows the class.
+    setattr(owner, attribute, staticmethod(timed) if inspect.ismethod(ordinary) else timed)
 mark("Python")
 sys.path.insert(0, {root!r})
 sys.argv = ["train_net.py", *{words!r}]
@@ -45,13 +46,10 @@ import torch
 mark("import torch")
 import densekit.config, densekit.engine, densekit.engine.setup
 mark("import densekit and the host")
-from densekit.engine import run as _
-run = sys.modules["densekit.engine.run"]
+run = sys.modules["densekit.engine.run"]  # densekit.engine.run is its function
 batches = sys.modules["densekit.engine.batches"]
 trainer = sys.modules["densekit.engine.trainer"].Trainer
-ordinary_setup = run.setup
 def first_step():
-    import json
     print("MARKS " + json.dumps(marks), flush=True)
 after(run, "setup", "configuration, checks of data sets")
 after(trainer, "build_model", "model")

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from cityscapesscripts.helpers.labels import Label, id2label
 from cityscapesscripts.helpers.labels import labels as LABELS
-from scipy import ndimage
 
 from densekit.ops.panoptic_png import id2rgb
 
@@ -74,6 +73,8 @@ def panoptic_document(frames: Iterable[tuple[Json, Json]]) -> Json:
 
 def _segments(source: Path, ids: np.ndarray) -> list[Json]:
     """The entry of every segment that the benchmark counts, by id."""
+    from scipy import ndimage  # slow to import, and few runs make such files
+
     counts = np.bincount(ids.ravel())
     segments = []
     for value, window in enumerate(ndimage.find_objects(ids + 1)):  # 0 would be background

@@ -8,7 +8,6 @@ from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import numpy as np
-from scipy import ndimage
 
 from densekit.d2.structures import BoxMode
 from densekit.ops.outlines import polygons
@@ -30,6 +29,8 @@ def outline_regions(ids: np.ndarray, wanted: Iterable[int]) -> dict[int, dict[st
         id -> ``bbox`` (xyxy, pixels), ``bbox_mode``, ``area`` (pixels) and ``segmentation`` (polygons), for those that
         occur.
     """
+    from scipy import ndimage  # slow to import, and most data sets come without pictures of ids
+
     keys = sorted(set(wanted))
     if not keys:
         return {}

@@ -55,7 +55,7 @@ class BlackBox:
             What to tell the user.
         """
         draws = None if self._order is None else self._order.draws(record.iteration)
-        mine = {"process": comm.get_rank(), "files": record.files, "draws": draws, "state": record.random_state}
+        mine = {"process": comm.get_rank(), "files": record.files, "draws": draws, "state": record.random.state()}
         processes = [mine] if alone else comm.gather(mine)
         weights = self._inner().state_dict()
         if alone and _several() and any(hasattr(value, "full_tensor") for value in weights.values()):
@@ -85,7 +85,7 @@ class BlackBox:
         try:
             states = [process.pop("state") for process in processes]
             facts = asdict(record)
-            for name in ("random_state", "files"):
+            for name in ("random", "files"):
                 del facts[name]
             facts |= {"micro_batches": self._micro_batches, "processes": processes}
             text = json.dumps(_spelled(facts), indent=2, allow_nan=False)

@@ -9,18 +9,29 @@ import numpy as np
 import torch
 
 
+class Moment:
+    """The states that the generators have now, as they give them: quick enough for every step."""
+
+    def __init__(self) -> None:
+        self._python, self._numpy = random.getstate(), np.random.get_state()
+        self._torch = torch.get_rng_state()
+        self._cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+
+    def state(self) -> dict[str, Any]:
+        """The same as :func:`random_state` would have returned then."""
+        version, words, gauss = self._python
+        name, keys, *rest = self._numpy
+        state: dict[str, Any] = {
+            "python": [version, torch.from_numpy(np.array(words)), gauss],
+            "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
+            "torch": self._torch,
+        }
+        return state if self._cuda is None else state | {"cuda": self._cuda}
+
+
 def random_state() -> dict[str, Any]:
     """The states of Python's, numpy's and torch's generators (this process's GPU included), as tensors and numbers."""
-    version, words, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()
-    state: dict[str, Any] = {
-        "python": [version, torch.tensor(words), gauss],
-        "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
-        "torch": torch.get_rng_state(),
-    }
-    if torch.cuda.is_initialized():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
+    return Moment().state()
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:

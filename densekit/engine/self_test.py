@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from densekit.engine.errors import USER_ERROR
 
-__all__ = ["call_roll", "own_name", "time_limit", "try_collective"]
+__all__ = ["call_roll", "deadline", "own_name", "time_limit", "try_collective"]
 
 
 def time_limit() -> float:
@@ -100,7 +100,7 @@ def try_collective(store: dist.Store, address: str, device: str, limit: float) -
             "GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME=eth0, on all machines; a firewall has to let all ports through."
         )
 
-    with _deadline(limit, lambda: problem(f"no answer within {limit:g} s")):
+    with deadline(limit, lambda: problem(f"no answer within {limit:g} s")):
         try:
             one = torch.ones(1, device=device)
             dist.all_reduce(one)
@@ -115,11 +115,11 @@ def try_collective(store: dist.Store, address: str, device: str, limit: float) -
 
 
 @contextmanager
-def _deadline(limit: float, message: object) -> Iterator[None]:
-    """Ends the process when the block takes longer: a collective that hangs cannot be interrupted."""
+def deadline(limit: float, message: Callable[[], str]) -> Iterator[None]:
+    """Ends the process with a message when the block takes longer: what hangs in torch cannot be interrupted."""
 
     def end() -> None:
-        print(f"error: {message()}", file=sys.stderr, flush=True)  # type: ignore[operator]
+        print(f"error: {message()}", file=sys.stderr, flush=True)
         os._exit(USER_ERROR)
 
     timer = threading.Timer(limit, end)

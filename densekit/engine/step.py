@@ -29,7 +29,7 @@ from densekit.d2.utils import comm
 from densekit.d2.utils.events import get_event_storage
 from densekit.engine.errors import NotFiniteError
 from densekit.engine.moving_buffers import MovingBuffers
-from densekit.engine.randomness import random_state
+from densekit.engine.randomness import Moment
 from densekit.solver import GRADIENT_NORM, complete_state
 
 
@@ -40,7 +40,7 @@ class StepRecord:
     Attributes:
         iteration: its number.
         files: of its images, in this process.
-        random_state: before its forward pass, as :func:`random_state` gives it.
+        random: the random numbers before its forward pass.
         lr: the largest learning rate of all parameters.
         losses: name -> mean over the micro-batches, for each process; empty if the forward pass failed.
         data_times: seconds that each process waited for its images.
@@ -52,7 +52,7 @@ class StepRecord:
 
     iteration: int
     files: list[str]
-    random_state: dict[str, Any]
+    random: Moment
     lr: float
     losses: list[dict[str, float]] = field(default_factory=list)
     data_times: list[float] = field(default_factory=list)
@@ -126,7 +126,7 @@ class TrainingStep(SimpleTrainer):
         record = StepRecord(
             self.iter,
             list(getattr(self.data_loader, "last_files", ())),
-            random_state(),
+            Moment(),
             max(group["lr"] for group in self.optimizer.param_groups),
         )
         self._buffers.remember()

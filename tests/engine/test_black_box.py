@@ -10,6 +10,7 @@ import torch
 from densekit.data.mapper import MAPPERS
 from densekit.engine import Trainer, run, setup
 from densekit.engine.black_box import BlackBox, read_box
+from densekit.engine.randomness import Moment
 from densekit.engine.replay import FirstBad
 from densekit.engine.step import StepRecord
 
@@ -127,7 +128,7 @@ def test_the_script_calls_the_launcher(arguments, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", [str(script)])
     monkeypatch.chdir(tmp_path)
     box = BlackBox("out", torch.nn.Linear(1, 1), None, 1)
-    assert "cannot be drawn again" in box(StepRecord(7, ["a b.jpg"], {}, 0.1, error="There."), True)
+    assert "cannot be drawn again" in box(StepRecord(7, ["a b.jpg"], Moment(), 0.1, error="There."), True)
     folder = tmp_path / "out" / "black_box" / "iter_0000007"
     said = subprocess.run(["sh", str(folder / "replay.sh")], cwd="/", check=True, capture_output=True, text=True)
     from densekit.d2 import HOST
@@ -138,7 +139,7 @@ def test_the_script_calls_the_launcher(arguments, tmp_path, monkeypatch):
 
 def test_folders_are_whole_few_and_no_obstacle(tmp_path, monkeypatch):
     box = BlackBox(str(tmp_path), torch.nn.Linear(1, 1), None, 1)
-    record = StepRecord(0, [], {}, 0.1)
+    record = StepRecord(0, [], Moment(), 0.1)
     with monkeypatch.context() as patch:
 
         def fail(*_):

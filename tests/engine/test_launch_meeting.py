@@ -133,6 +133,17 @@ def in_processes(work: Callable[[dist.Store, int], None], ranks: range | list[in
     return {rank: process.exitcode for rank, process in processes.items()}
 
 
+def test_a_program_that_is_no_meeting_point_is_named(capfd):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        meeting = Meeting("127.0.0.1", silent.getsockname()[1], opened=False, remedy="choose another one: HERE")
+
+        def work(store, rank):
+            open_store(meeting, serve=False, limit=0.5)
+
+        assert in_processes(work, [1], 2) == {1: 2}
+    assert f"error: 127.0.0.1:{meeting.port}, where" in (text := capfd.readouterr().err) and "HERE" in text
+
+
 def test_rank_0_names_who_is_missing(capfd):
     def work(store, rank):
         with open(os.devnull, "w") if rank else open(1, "w", closefd=False) as output:

@@ -3,6 +3,7 @@
 import re
 import socket
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from urllib.parse import urlsplit
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 import torch.distributed as dist
 
 from densekit.engine.launch.place import Place
+from densekit.engine.self_test import deadline
 
 
 @dataclass(frozen=True)
@@ -121,16 +123,25 @@ def open_store(meeting: Meeting, *, serve: bool, limit: float) -> dist.TCPStore:
     Raises:
         ConnectionError: the port is taken, or nobody answers there.
     """
-    try:
-        return dist.TCPStore(
-            meeting.host,
-            meeting.port,
-            is_master=serve,
-            wait_for_workers=False,
-            timeout=timedelta(seconds=limit),
+    address = f"{meeting.host}:{meeting.port}"
+
+    def silence() -> str:
+        return (
+            f"{address}, where the processes of this job meet, has not greeted {socket.gethostname()} within {limit:g} "
+            f"s: another program listens there, or none that can be reached; {meeting.remedy}."
         )
+
+    try:
+        # torch waits without end for a greeting from a program that takes the connection and says nothing.
+        with nullcontext() if serve else deadline(limit + 2, silence):
+            return dist.TCPStore(
+                meeting.host,
+                meeting.port,
+                is_master=serve,
+                wait_for_workers=False,
+                timeout=timedelta(seconds=limit),
+            )
     except RuntimeError as error:
-        address = f"{meeting.host}:{meeting.port}"
         if serve and "EADDRINUSE" in str(error):
             raise ConnectionError(
                 f"Port {meeting.port} of {socket.gethostname()} is taken: {meeting.remedy}."
