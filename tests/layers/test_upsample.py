@@ -127,6 +127,22 @@ def test_what_the_other_layers_are():
     torch.testing.assert_close(layer(x), F.conv2d(spread, turned, layer.deconv.bias, padding=1), **close(torch.float32))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", UPSAMPLERS)
+def test_every_layer_works_in_mixed_precision(name, dtype):
+    layer, x = build_upsampler(name, 8), torch.randn(2, 8, 5, 6, requires_grad=True)
+    exact = layer(x)
+    exact.square().mean().backward()
+    wanted = [p.grad.clone() for p in layer.parameters()]
+    layer.zero_grad()
+    with torch.autocast("cpu", dtype=dtype):
+        output = layer(x)
+    output.float().square().mean().backward()
+    torch.testing.assert_close(output.float(), exact, atol=0.05, rtol=0.05)
+    for parameter, grad in zip(layer.parameters(), wanted):
+        torch.testing.assert_close(parameter.grad, grad, atol=0.05 * grad.abs().max().item() + 1e-6, rtol=0.05)
+
+
 @pytest.mark.parametrize("scale_factor", [1, 2, 3])
 @pytest.mark.parametrize("name", UPSAMPLERS)
 def test_every_layer_enlarges_and_learns(name, scale_factor):

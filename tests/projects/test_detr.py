@@ -172,19 +172,20 @@ def relative_centres(result, width, height):
     return {(round(x, 3), round(y, 3)) for x, y in ((boxes[:, :2] + boxes[:, 2:]) / 2).tolist()}
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("config", ["detr_R_50", "detr_R_50_panoptic"])
-def test_half_precision_and_checkpointed_layers(config):
+def test_half_precision_and_checkpointed_layers(config, dtype):
     model = small(config, ACTIVATION_CHECKPOINT=True)
     batch = [sample(masks=True)]
     exact = train_losses(model, batch)[0]
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=dtype):
         losses = train_losses(model, batch)[0]
     assert losses["loss_bbox"].dtype == torch.float32  # costs and losses stay in single precision
     for name, loss in losses.items():
         torch.testing.assert_close(loss, exact[name], atol=0.1, rtol=0.1)
     sum(losses.values()).backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=dtype):
         result = predict(model, batch)[0]
     assert result["instances"].pred_boxes.tensor.dtype == torch.float32
 
