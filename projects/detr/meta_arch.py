@@ -4,6 +4,7 @@ The authors' wrapper calls its model ``"Detr"``. A registry refuses a name twice
 configs that say ``"Detr"`` are translated as they are loaded.
 """
 
+import os
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -215,9 +216,15 @@ class DetrDetector(nn.Module):
 
 def _with_masks(cfg: CfgNode, detector: DETR, backbone: Backbone) -> SegmentingDETR:
     frozen = cfg.MODEL.DETR.FROZEN_WEIGHTS
+    model = SegmentingDETR(detector, channels=[channels for channels, _ in _maps(backbone)], frozen=bool(frozen))
     if frozen:
-        load_detector(detector, frozen)
-    return SegmentingDETR(detector, channels=[channels for channels, _ in _maps(backbone)], frozen=bool(frozen))
+        try:
+            load_detector(detector, frozen)
+        except FileNotFoundError as error:
+            if not (cfg.MODEL.WEIGHTS or os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"))):
+                raise
+            model.missing = error  # a checkpoint of this stage, to resume or evaluate, has the detector too
+    return model
 
 
 def _things(datasets: Sequence[str]) -> set[int]:

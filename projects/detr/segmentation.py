@@ -129,9 +129,15 @@ class SegmentingDETR(nn.Module):
         channels: of the backbone's feature maps, finest first; the last four are used.
         frozen: train the mask head alone.
 
+    Attributes:
+        missing: why a frozen detector has no weights yet; a checkpoint of the whole model, as that of an earlier part
+            of the same training, may still bring them.
+
     Raises:
         ValueError: the backbone has fewer than four feature maps.
     """
+
+    missing: FileNotFoundError | None = None
 
     def __init__(self, detr: DETR, *, channels: Sequence[int], frozen: bool) -> None:
         super().__init__()
@@ -143,7 +149,7 @@ class SegmentingDETR(nn.Module):
         self.frozen = frozen
         self.detr = detr.requires_grad_(False) if frozen else detr
         if frozen:
-            detr.register_load_state_dict_pre_hook(_refuse_a_backbone_alone)
+            detr.register_load_state_dict_pre_hook(self._before_loading)
         dim, heads = detr.transformer.embed_dim, detr.transformer.num_heads
         self.bbox_attention = AttentionMaps(dim, heads)
         self.mask_head = MaskHead(dim, heads, list(channels)[-2:-5:-1])
@@ -157,8 +163,25 @@ class SegmentingDETR(nn.Module):
                     module.eval()
         return self
 
+    def _before_loading(self, detr: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+        """A frozen detector would never adapt to another backbone."""
+        own = [name for name in state if name.startswith(prefix)]
+        if not all(name.startswith(f"{prefix}backbone.") for name in own):
+            self.missing = None
+        elif own:
+            raise ValueError(
+                "MODEL.WEIGHTS has a backbone alone, which would replace that of the trained detector in "
+                "MODEL.DETR.FROZEN_WEIGHTS: set MODEL.WEIGHTS ''."
+            )
+
     def forward(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
-        """As :meth:`~projects.detr.detr.DETR.forward`, with ``pred_masks`` (B, Q, h, w), logits on the padded image."""
+        """As :meth:`~projects.detr.detr.DETR.forward`, with ``pred_masks`` (B, Q, h, w), logits on the padded image.
+
+        Raises:
+            FileNotFoundError: the frozen detector has no weights.
+        """
+        if self.missing is not None:
+            raise self.missing
         encoded = self.detr.encode(images, sizes)
         return self.detr.predict(encoded) | {"pred_masks": self.masks(encoded)}
 
@@ -166,12 +189,3 @@ class SegmentingDETR(nn.Module):
         """The masks (B, Q, h, w) of all queries."""
         maps = self.bbox_attention(encoded.states[-1], encoded.memory, encoded.mask)
         return self.mask_head(encoded.source, maps.to(encoded.source.dtype), encoded.features[-2:-5:-1])
-
-
-def _refuse_a_backbone_alone(detr: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """A frozen detector would never adapt to it; to be called before a state is loaded."""
-    if any(name.startswith(f"{prefix}backbone.") for name in state) and f"{prefix}query_embed.weight" not in state:
-        raise ValueError(
-            "MODEL.WEIGHTS has a backbone alone, which would replace that of the trained detector in "
-            "MODEL.DETR.FROZEN_WEIGHTS: set MODEL.WEIGHTS ''."
-        )

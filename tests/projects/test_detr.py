@@ -437,6 +437,20 @@ def test_a_backbone_alone_does_not_replace_that_of_the_frozen_detector(tmp_path)
     Checkpointer(model).load(str(tmp_path / "second.pth"))  # a whole model
 
 
+def test_a_second_stage_is_evaluated_without_the_file_of_the_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where no run has been
+    gone = {"FROZEN_WEIGHTS": str(tmp_path / "gone.pth")}
+    with pytest.raises(FileNotFoundError, match=r"gone\.pth"):
+        small("detr_R_50_masks", **gone)
+    torch.save({"model": randomised(small("detr_R_50_masks")).state_dict()}, tmp_path / "second.pth")
+    model = small("detr_R_50_masks", **gone, **{"MODEL.WEIGHTS": str(tmp_path / "second.pth")}).eval()
+    with torch.no_grad():
+        with pytest.raises(FileNotFoundError, match=r"gone\.pth"):
+            model([sample()])
+        Checkpointer(model).load(str(tmp_path / "second.pth"))
+        model([sample()])
+
+
 @pytest.mark.parametrize("options", [{"POSITION_EMBEDDING": "learned"}, {"PRE_NORM": True}, {"PADDING_MASK": "ceil"}])
 def test_other_variants_learn_and_keep_their_names(options, tmp_path):
     """What keys choose reaches the model: every parameter learns, and a checkpoint under the authors' names fits."""
