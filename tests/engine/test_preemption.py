@@ -87,10 +87,11 @@ def test_one_of_two_processes_is_asked(tiny_root, tmp_path):
     shown = tmp_path / "console.txt"
     with shown.open("w") as console:
         process = subprocess.Popen(command, env=environment, stdout=console, stderr=subprocess.STDOUT)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and "iter: 19" not in shown.read_text():
+    deadline = time.monotonic() + 400
+    while (begins := "iter: 19" in shown.read_text()) is False and time.monotonic() < deadline:
         time.sleep(0.1)
     process.terminate()  # the parent, which passes it on
+    assert begins, shown.read_text()
     assert process.wait(60) == REQUEUE, shown.read_text()
     saved = torch.load(tmp_path / (tmp_path / "last_checkpoint").read_text(), weights_only=True)
     assert len(saved["random_states"]) == 2
