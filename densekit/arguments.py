@@ -36,11 +36,12 @@ examples:
   what a run would need: parameters, FLOPs, memory, time, disk; nothing is written
     python train_net.py --config-file FILE --dry-run --num-gpus 8
 
-  8 GPUs of one machine; two processes on the CPU; two machines; torchrun
+  8 GPUs of one machine; two processes on the CPU; two machines; torchrun; SLURM, with a task for each GPU
     python train_net.py --config-file FILE --num-gpus 8
     python train_net.py --config-file FILE --num-gpus 2 MODEL.DEVICE cpu
     python train_net.py --config-file FILE --num-gpus 8 --num-machines 2 --machine-rank 0 --dist-url tcp://HOST:PORT
     torchrun --nproc_per_node 8 train_net.py --config-file FILE
+    srun --ntasks-per-node 8 --gpus-per-node 8 python train_net.py --config-file FILE
 
 environment:
   DETECTRON2_DATASETS  where the data sets are (default: datasets)
