@@ -2,6 +2,7 @@
 
 import os
 import random
+import socket
 from importlib import import_module
 from pathlib import Path
 
@@ -12,6 +13,14 @@ import torch
 # Tiny tensors gain nothing from more threads, and tests of several processes would fight over the cores.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port of this machine where the processes of a test can meet."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 @pytest.fixture(autouse=True)

@@ -117,8 +117,8 @@ def in_two_processes(folder):
     torch.save(weights, folder / f"{comm.get_rank()}.pth")
 
 
-def test_two_processes_make_the_step_of_one_and_refuse_together(tmp_path):
-    launch(in_two_processes, 2, dist_url="auto", args=(tmp_path,))
+def test_two_processes_make_the_step_of_one_and_refuse_together(tmp_path, free_port):
+    launch(in_two_processes, 2, dist_url=f"tcp://127.0.0.1:{free_port}", args=(tmp_path,))
     alone, numbers, _ = trained([list(batch) for batch in images(3)], 1)
     for rank in range(2):
         weights, facts = torch.load(tmp_path / f"{rank}.pth"), json.loads((tmp_path / f"{rank}.json").read_text())

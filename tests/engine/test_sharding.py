@@ -77,8 +77,8 @@ def in_two_processes(folder):
 
 
 @shards_on_the_cpu
-def test_parts_learn_what_the_whole_learns_and_resume_from_whole_checkpoints(tmp_path):
-    launch(in_two_processes, 2, dist_url="auto", args=(tmp_path,))
+def test_parts_learn_what_the_whole_learns_and_resume_from_whole_checkpoints(tmp_path, free_port):
+    launch(in_two_processes, 2, dist_url=f"tcp://127.0.0.1:{free_port}", args=(tmp_path,))
     states = torch.load(tmp_path / "states.pth")
     alone = Training(False)(images(4)).state()
     torch.testing.assert_close(states["end"]["model"], alone["model"], rtol=1e-4, atol=1e-6)

@@ -1,7 +1,6 @@
 """The Cityscapes evaluators in three real processes on gloo."""
 
 import json
-import socket
 
 import cityscapes_scenes as scenes
 import pytest
@@ -37,15 +36,12 @@ def worker(rank, port, root, folder):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("restore_catalogs")
-def test_three_processes_report_and_write_once_what_one_does(tmp_path):
+def test_three_processes_report_and_write_once_what_one_does(tmp_path, free_port):
     root = scenes.make_tree(tmp_path, frames=5)
     together, alone = tmp_path / "three", tmp_path / "one"
     together.mkdir()
     one = evaluate(root, alone, scenes.images(root))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(worker, args=(port, root, together), nprocs=PROCESSES)
+    mp.spawn(worker, args=(free_port, root, together), nprocs=PROCESSES)
     three, *others = (json.loads((together / f"rank{rank}.json").read_text()) for rank in range(PROCESSES))
     assert all(results == {} for other in others for results in other)
     assert json.dumps(three) == json.dumps(one)  # as text, in which NaN equals NaN

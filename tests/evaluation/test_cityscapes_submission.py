@@ -175,7 +175,7 @@ SPOILERS = {
     spoil_semantic_value: "no label ids",
     spoil_semantic_size: "127 pixels, but its image",
     spoil_semantic_channels: "3 channels",
-    spoil_semantic_file: "not a complete PNG",
+    spoil_semantic_file: "cannot be read: image file is truncated",
     spoil_instances_line: "is not 'mask labelID score'",
     spoil_instances_label: "label 7",
     spoil_instances_path: "has to be a relative path",

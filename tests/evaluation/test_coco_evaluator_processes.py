@@ -1,7 +1,6 @@
 """The evaluator across two real processes on gloo."""
 
 import json
-import socket
 
 import pytest
 import torch
@@ -58,13 +57,10 @@ def worker(rank, port, folder):
 
 
 @pytest.mark.slow
-def test_two_processes_report_once_what_one_reports(tmp_path):
+def test_two_processes_report_once_what_one_reports(tmp_path, free_port):
     write_truth(tmp_path / "truth.json")
     alone = evaluate(tmp_path, range(IMAGES), "one")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(worker, args=(port, tmp_path), nprocs=2)
+    mp.spawn(worker, args=(free_port, tmp_path), nprocs=2)
     together, other = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
     assert other == {}
     assert together["bbox"] == pytest.approx(alone["bbox"], nan_ok=True)

@@ -1,7 +1,6 @@
 """The evaluators of label maps and of panoptic maps across three real processes on gloo."""
 
 import json
-import socket
 
 import numpy as np
 import pytest
@@ -79,14 +78,11 @@ def files(folder):
 
 
 @pytest.mark.slow
-def test_three_processes_say_and_write_what_one_does(tmp_path):
+def test_three_processes_say_and_write_what_one_does(tmp_path, free_port):
     write_truth(tmp_path)
     alone = evaluate(tmp_path, range(IMAGES), "one")
     assert 0 < alone[0]["panoptic_seg"]["PQ"] < 100 and 0 < alone[1]["sem_seg"]["mIoU"] < 100
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(worker, args=(port, tmp_path), nprocs=3)
+    mp.spawn(worker, args=(free_port, tmp_path), nprocs=3)
     together, *others = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(3))
     assert others == [[{}, {}], [{}, {}]]
     for found, expected in zip(together, alone):

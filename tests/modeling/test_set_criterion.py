@@ -2,7 +2,6 @@
 
 import json
 import logging
-import socket
 from itertools import permutations
 
 import pytest
@@ -203,12 +202,9 @@ def worker(rank, port, folder):
 
 
 @pytest.mark.slow
-def test_two_processes_have_the_losses_of_the_joint_batch(tmp_path):
+def test_two_processes_have_the_losses_of_the_joint_batch(tmp_path, free_port):
     """Data parallelism averages the gradients of the processes, so the mean of their losses must be that of one."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(worker, args=(port, tmp_path), nprocs=2)
+    mp.spawn(worker, args=(free_port, tmp_path), nprocs=2)
     parts = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     for name, expected in losses_of(0, 4).items():
         assert (parts[0][name] + parts[1][name]) / 2 == pytest.approx(expected, abs=1e-5), name

@@ -30,8 +30,14 @@ THEIRS = [
 ] if UPSTREAM else []  # fmt: skip
 
 
+# Says for which batch size a schedule is meant; it changes no other key of these files.
+BATCH = "REFERENCE_BATCH_SIZE"
+
+
 def resolved(cfg, path: Path) -> dict:
+    cfg.SOLVER[BATCH] = 0
     cfg.merge_from_file(str(path))
+    del cfg.SOLVER[BATCH]
     return flat(cfg)
 
 
