@@ -21,6 +21,7 @@ from densekit.engine.launch.meeting import (
     open_store,
 )
 from densekit.engine.launch.place import Place
+from densekit.engine.launch.spawning import _exit_code
 from densekit.engine.launch.watch import watched
 from densekit.engine.preemption import REQUEUE
 from densekit.engine.self_test import call_roll, time_limit
@@ -207,3 +208,11 @@ def test_an_error_that_follows_from_an_end_takes_its_code(impatient):
             raise RuntimeError("Connection closed by peer")
 
     assert in_processes(work, range(2), 2) == {0: REQUEUE, 1: REQUEUE}
+
+
+def test_the_process_that_says_why_it_ends_gives_the_code(capsys):
+    aborted = Namespace(signal_name="SIGABRT", exit_code=-6)
+    assert _exit_code(aborted, "Rank 0", 0, [-6, 2]) == 2
+    assert "SIGABRT" not in capsys.readouterr().err
+    assert _exit_code(aborted, "Rank 0", 0, [-6, 0]) == 134
+    assert "Rank 0 was ended by SIGABRT" in capsys.readouterr().err

@@ -55,7 +55,8 @@ def spawn(main: Main, args: Namespace, on_cpu: bool) -> None:
                 sys.exit(text)
             if isinstance(error, ProcessRaisedException):
                 sys.exit(f"{name_of(error)} failed:{error.msg}")
-            sys.exit(_exit_code(error, name_of(error), signals.received))
+            codes = [process.exitcode or 0 for process in context.processes]
+            sys.exit(_exit_code(error, name_of(error), signals.received, codes))
         finally:
             del store  # which had to stay open until here
 
@@ -78,10 +79,12 @@ def _in_process(local: int, main: Main, args: Namespace, places: list[Place], me
         main(args)
 
 
-def _exit_code(error: Any, name: str, received: int) -> int:
-    """The code of this command for a process that ended with one; most have said why themselves."""
+def _exit_code(error: Any, name: str, received: int, codes: list[int]) -> int:
+    """The code of this command for a process that ended with one of ``codes``; most have said why themselves."""
     if not error.signal_name:
         return error.exit_code
+    if error.signal_name == "SIGABRT" and max(codes) > 0:
+        return max(codes)  # torch may abort a process whose peers have left, and one of them has said why it did
     if received and error.signal_name == signal.Signals(received).name:
         return REQUEUE  # it was not yet ready for the signal, or no longer
     print(
