@@ -14,10 +14,10 @@ from densekit.d2.data import MetadataCatalog
 from densekit.d2.evaluation import DatasetEvaluator
 from densekit.d2.utils import comm
 from densekit.d2.utils.logger import create_small_table
+from densekit.data.ground_truth import GroundTruth, dataset_to_coco, read_coco_json
 from densekit.evaluation.coco_metrics import CocoScores, evaluate_coco
 from densekit.evaluation.diagnosis import explain
 from densekit.evaluation.gathering import each_image_once
-from densekit.evaluation.ground_truth import GroundTruth, dataset_to_coco, read_coco_json
 from densekit.evaluation.predictions import instances_to_coco_json, proposals_to_arrays, write_json_list
 from densekit.evaluation.proposals import evaluate_box_proposals, save_box_proposals
 from densekit.ops.files import atomic_write

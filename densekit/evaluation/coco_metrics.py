@@ -15,7 +15,7 @@ import pycocotools.mask as mask_utils
 from faster_coco_eval.core.coco import COCO
 from faster_coco_eval.core.faster_eval_api import COCOeval_faster
 
-from densekit.evaluation.ground_truth import GroundTruth
+from densekit.data.ground_truth import GroundTruth
 
 # What an annotation must have to be evaluated, and what is taken from a prediction. The box gives a pose its area; a
 # mask has its own.

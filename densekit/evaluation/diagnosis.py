@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from densekit.data.ground_truth import GroundTruth
 from densekit.evaluation.coco_metrics import ANNOTATION_FIELD, CocoScores
-from densekit.evaluation.ground_truth import GroundTruth
 
 _AREA_RANGES = {"APs": "below 32^2", "APm": "from 32^2 to 96^2", "APl": "above 96^2"}
 _MOST_NAMES = 20

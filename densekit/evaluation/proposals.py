@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from densekit.d2.structures import Boxes, BoxMode, pairwise_iou
-from densekit.evaluation.ground_truth import GroundTruth
+from densekit.data.ground_truth import GroundTruth
 from densekit.ops.files import atomic_write
 
 _LIMITS = (100, 1000)

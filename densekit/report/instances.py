@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_utils
 
+from densekit.data.ground_truth import GroundTruth
 from densekit.evaluation.coco_metrics import CocoScores, evaluate_coco
-from densekit.evaluation.ground_truth import GroundTruth
 from densekit.metrics.detection_errors import TRUE, ImageMatches, calibration_bins, confusion, match_image
 from densekit.report.confusion import confusion_data
 from densekit.report.run_files import RunFiles

@@ -20,8 +20,8 @@ from tabulate import tabulate
 import densekit.data.builtin  # noqa: F401  (registers the standard names)
 from densekit.d2.utils.logger import setup_logger
 from densekit.data import register_from_yaml
+from densekit.data.ground_truth import GroundTruth
 from densekit.evaluation.coco_metrics import evaluate_coco
-from densekit.evaluation.ground_truth import GroundTruth
 from densekit.ops.files import atomic_write
 
 Results = Sequence[Mapping[str, Any]]

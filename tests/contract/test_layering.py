@@ -10,6 +10,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED_LAYERS = ("modeling", "data", "evaluation", "engine", "checkpoint", "export", "inference", "report")
+# Each of these may import those before it.
+UPPER_LAYERS = ("data", "evaluation", "export", "engine", "inference", "report", "cli")
+
+
+def layers_above() -> dict[str, list[str]]:
+    return {layer: [f"densekit.{above}" for above in UPPER_LAYERS[i + 1 :]] for i, layer in enumerate(UPPER_LAYERS)}
+
 
 # First matching prefix of a module decides; the value lists what it must not import.
 FORBIDDEN = {
@@ -26,7 +33,11 @@ FORBIDDEN = {
         *(f"densekit.{layer}" for layer in SHARED_LAYERS),
     ),
     "densekit.d2": ("densekit.projects", *(f"densekit.{layer}" for layer in SHARED_LAYERS)),
-    "densekit.projects": ("detectron2", "densekit.runtime"),
+    "densekit.projects": ("detectron2", "densekit.runtime", *(f"densekit.{layer}" for layer in UPPER_LAYERS[-3:])),
+    **{
+        f"densekit.{layer}": ("detectron2", "densekit.runtime", "densekit.projects", *above)
+        for layer, above in layers_above().items()
+    },
     "densekit": ("detectron2", "densekit.runtime"),
     "train_net": ("detectron2", "densekit.runtime"),
     "datasets": ("detectron2", "densekit.runtime"),

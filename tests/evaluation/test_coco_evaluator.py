@@ -28,9 +28,9 @@ from densekit.config_defaults import add_densekit_config
 from densekit.d2.config import get_cfg
 from densekit.d2.data import MetadataCatalog
 from densekit.d2.utils import comm
+from densekit.data.ground_truth import GroundTruth
 from densekit.evaluation import COCOEvaluator, build_evaluator
 from densekit.evaluation.coco_metrics import evaluate_coco
-from densekit.evaluation.ground_truth import GroundTruth
 from densekit.evaluation.predictions import encode_masks, instances_to_coco_json
 
 pytestmark = pytest.mark.usefixtures("restore_catalogs")

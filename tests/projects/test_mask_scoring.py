@@ -19,10 +19,10 @@ from densekit.d2.modeling.poolers import ROIPooler
 from densekit.d2.structures import BitMasks, Boxes, BoxMode, ImageList, Instances, PolygonMasks
 from densekit.d2.utils.events import EventStorage
 from densekit.data import register_coco_instances
+from densekit.data.ground_truth import GroundTruth
 from densekit.data.mapper import MAPPERS
 from densekit.engine import run
 from densekit.evaluation.coco_metrics import evaluate_coco
-from densekit.evaluation.ground_truth import GroundTruth
 from densekit.evaluation.predictions import instances_to_coco_json
 from densekit.modeling.mask_logits import check_gives_logits, select_classes
 from densekit.ops.weights.layouts import find_layout

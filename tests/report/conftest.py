@@ -91,8 +91,8 @@ def write_run(folder, name, results):
 def instance_run(tmp_path, restore_catalogs):
     """Returns OUTPUT_DIR, the annotation file and the results file of an evaluation of boxes and masks."""
     from densekit.data.coco import register_coco_instances
+    from densekit.data.ground_truth import GroundTruth
     from densekit.evaluation.coco_metrics import evaluate_coco
-    from densekit.evaluation.ground_truth import GroundTruth
 
     content, results = coco_scene(tmp_path)
     json_file = tmp_path / "val.json"

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from densekit.data.coco_json import is_limb
+from densekit.data.ground_truth import segmentation_area
 from densekit.data.inspect.coco_file import Entry, is_complete
 from densekit.data.inspect.keypoints import keypoint_names, keypoint_table
 from densekit.data.inspect.masks import polygon_problem, rle_problem, segmentation_extent
@@ -25,7 +26,6 @@ from densekit.data.inspect.objects import (
     without_wrong_sizes,
 )
 from densekit.data.inspect.pictures import PictureFacts
-from densekit.evaluation.ground_truth import segmentation_area
 
 __all__ = ["fix_coco"]
 

@@ -8,11 +8,11 @@ import os
 from typing import Any
 
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
+from densekit.data.ground_truth import dataset_to_coco
 from densekit.data.inspect.findings import Findings
 from densekit.data.inspect.pictures import Picture
 from densekit.data.inspect.run import Inspection, Options, inspect_coco_content, inspect_pictures
 from densekit.data.regions import errors_collected
-from densekit.evaluation.ground_truth import dataset_to_coco
 
 __all__ = ["inspect_records", "load_records"]
 
