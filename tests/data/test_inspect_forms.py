@@ -154,6 +154,11 @@ PANOPTIC = {
         lambda p: p.content["annotations"][0]["segments_info"].append(dict(p.segment())), {"segment-twice": 1}
     ),
     "unknown category": (lambda p: p.segment().update(category_id=99), {"category-unknown": 1}),
+    "a list as a category": (lambda p: p.segment().update(category_id=[6]), {"category-unknown": 1}),
+    "segments that are no list": (
+        lambda p: p.content["annotations"][0].update(segments_info={}), {"entry-incomplete": 1, "panoptic-missing": 1}
+    ),
+    "no size": (lambda p: p.content["images"][0].update(width=-64), {"image-size-absent": 1}),
     "wrong area": (lambda p: p.segment().update(area=7), {"segment-area": 1}),
     "wrong box": (lambda p: p.segment().update(bbox=[0, 0, 5, 5]), {"segment-area": 1}),
     "another size": (lambda p: p.draw(1, 0, (W + 2, H)), {"label-size": 1, "segment-area": 1}),

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from own_forms import write_catalog, write_pictures, write_voc
+from own_forms import write_catalog, write_pictures, write_semantic, write_voc
 from PIL import Image
 
 from densekit.config import load_config
 from densekit.d2.data import DatasetCatalog
 from densekit.data import register_from_yaml
 from densekit.data.coco import load_coco_json
-from densekit.data.inspect import Options, fix_coco, inspect_coco
+from densekit.data.inspect import Options, fix_coco, inspect_coco, inspect_dataset
 from densekit.data.labels import read_values
 from densekit.data.mapper import DatasetMapper
 from densekit.data.panoptic_json import read_panoptic_file
@@ -198,6 +198,14 @@ def test_a_bomb_is_a_picture_that_predictions_skip_and_check_reports(tiny):
     tiny.write()
     inspection = inspect_coco(str(tiny.json_file), str(tiny.image_root), "tiny", Options(workers=1, progress=False))
     assert any("2,500,000,000 pixels" in str(found) for found in inspection.findings.by_kind["image-unreadable"])
+
+
+def test_a_bomb_of_a_label_map_is_a_finding(tmp_path):
+    write_pictures(tmp_path)
+    register_from_yaml(write_catalog(tmp_path, mine=write_semantic(tmp_path)))
+    bomb(tmp_path / "maps" / "a.png", colour=0)
+    findings = inspect_dataset("mine", Options(workers=1, progress=False)).findings
+    assert "2,500,000,000 pixels" in findings.by_kind["label-unreadable"][0].detail
 
 
 def test_the_fast_reader_of_training_leaves_large_photos_to_the_limit(tmp_path, monkeypatch):

@@ -85,7 +85,7 @@ def _check_frames(images: dict[str, str], labels: dict[str, dict[str, str]], fin
                 findings.add(kind, frame, f"no {', '.join(missing)}", image=path, image_id=frame)
     # Where some frames have labelTrainIds, training takes those and the others mixed: all should have them.
     made = labels["_labelTrainIds.png"]
-    for frame in images.keys() - made.keys() if made else ():
+    for frame in sorted(images.keys() - made.keys()) if made else ():
         findings.add("frame-partial", frame, "no _labelTrainIds.png, which other frames have", image=images[frame])
     for frame in sorted({frame for ending in _NEEDED for frame in labels[ending]} - images.keys()):
         findings.add("frame-stray", frame)

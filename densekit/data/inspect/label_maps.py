@@ -11,6 +11,7 @@ from PIL import Image
 from densekit.data.inspect.findings import Findings, Histogram
 from densekit.data.inspect.pictures import PictureFacts, progress_map
 from densekit.data.labels import IGNORE, read_values
+from densekit.ops.image_limit import UNREADABLE, readable
 
 __all__ = ["LabelMap", "check_label_maps"]
 
@@ -85,8 +86,8 @@ def _read(path: str) -> _Content | _Problem:
             if image.format == "JPEG":
                 return _Problem("label-channels", "it is a JPEG, whose compression changes values")
         array = read_values(path)
-    except (OSError, SyntaxError, ValueError) as error:
-        return _Problem("label-unreadable", str(error))
+    except UNREADABLE as error:
+        return _Problem("label-unreadable", readable(error))
     if array.dtype == np.uint8:
         every = np.bincount(array.ravel(), minlength=256)
         values = np.flatnonzero(every)

@@ -8,8 +8,8 @@ import numpy as np
 
 from densekit.data.inspect.coco_file import Entries, Entry, inside, read_entries, read_json
 from densekit.data.inspect.findings import Findings, Histogram
-from densekit.data.inspect.pictures import Picture, PictureFacts, progress_map
-from densekit.data.inspect.run import Inspection, Options, check_class_count, inspect_pictures
+from densekit.data.inspect.pictures import PictureFacts, progress_map
+from densekit.data.inspect.run import Inspection, Options, check_class_count, inspect_pictures, listed_pictures
 from densekit.ops.files import leads_out
 from densekit.ops.panoptic_png import read_panoptic_png
 
@@ -30,8 +30,7 @@ def inspect_panoptic(json_file: str, png_root: str, image_root: str, name: str, 
         return Inspection(findings)
     by_image, entries = found
     check_class_count(len(entries.categories), findings, options)
-    pictures = [Picture(entries.path(image), key, _size(image)) for key, image in entries.images.items()]
-    facts, leaked = inspect_pictures(pictures, findings, options)
+    facts, leaked = inspect_pictures(listed_pictures(entries), findings, options)
     counts, images = _check_segments(by_image, entries, png_root, facts, findings, options)
     findings.objects = sum(counts.values())
     findings.histogram = Histogram("segments", counts, images)
@@ -70,18 +69,14 @@ def _read_file(json_file: str, image_root: str, findings: Findings) -> tuple[dic
     return _by_image(annotations, entries, findings), entries
 
 
-def _size(image: Entry) -> tuple[int, int] | None:
-    width, height = image.get("width"), image.get("height")
-    return (width, height) if isinstance(width, int) and isinstance(height, int) else None
-
-
 def _by_image(annotations: list[Any], entries: Entries, findings: Findings) -> dict[Any, Entry]:
     kept: dict[Any, Entry] = {}
     for number, annotation in enumerate(annotations):
         keys = ("image_id", "file_name", "segments_info")
         missing = [key for key in keys if not isinstance(annotation, dict) or annotation.get(key) is None]
         if missing or not isinstance(annotation["segments_info"], list):
-            findings.add("entry-incomplete", f"annotation number {number} of the list", f"has no {', '.join(missing)}")
+            what = ", ".join(missing) or "list under segments_info"
+            findings.add("entry-incomplete", f"annotation number {number} of the list", f"has no {what}")
         elif not isinstance(annotation["image_id"], int | str) or annotation["image_id"] not in entries.images:
             findings.add("image-unknown", annotation["file_name"], f"image_id {annotation['image_id']!r}")
         elif leads_out(str(annotation["file_name"])):
@@ -150,15 +145,17 @@ class _ImageCheck:
         """Checks the list; returns segment id -> category of the sound ones."""
         found: dict[int, Any] = {}
         for segment in listed:
-            key = segment.get("id") if isinstance(segment, dict) else None
-            if not isinstance(key, int) or key <= 0 or segment.get("category_id") is None:
+            key, category = (
+                (segment.get("id"), segment.get("category_id")) if isinstance(segment, dict) else (None, None)
+            )
+            if not isinstance(key, int) or key <= 0 or category is None:
                 self.add("entry-incomplete", f"segment {str(segment)[:60]}")
-            elif segment["category_id"] not in self._entries.categories:
-                self.add("category-unknown", f"segment {key}: category_id {segment['category_id']!r}")
+            elif not isinstance(category, int | str) or category not in self._entries.categories:
+                self.add("category-unknown", f"segment {key}: category_id {category!r}")
             elif key in found:
                 self.add("segment-twice", f"segment {key}")
             else:
-                found[key] = segment["category_id"]
+                found[key] = category
         return found
 
     def pixels(self, ids: np.ndarray, listed: list[Any], image: PictureFacts | None) -> None:

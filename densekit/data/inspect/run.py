@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from densekit.data.inspect.coco_file import read_entries, read_json
+from densekit.data.inspect.coco_file import Entries, read_entries, read_json
 from densekit.data.inspect.findings import Findings
 from densekit.data.inspect.images import check_images, check_leakage
 from densekit.data.inspect.objects import check_objects, image_size, without_wrong_sizes
@@ -83,15 +83,21 @@ def inspect_coco_content(
     if entries is None:
         return Inspection(findings)
     check_class_count(len(entries.categories), findings, options)
-    pictures = []
-    for image in entries.images.values():
-        size = image_size(image)
-        pictures.append(Picture(entries.path(image), image["id"], (int(size[0]), int(size[1])) if size else None))
+    pictures = listed_pictures(entries)
     facts, leaked = inspect_pictures(pictures, findings, options)
     sizes = {picture.image_id: facts[picture.path].upright_size for picture in pictures}
     check_objects(replace(entries, images=without_wrong_sizes(entries.images, sizes)), findings)
     paths = {picture.image_id: picture.path for picture in pictures}
     return Inspection(findings, content, paths, facts, leaked)
+
+
+def listed_pictures(entries: Entries) -> list[Picture]:
+    """Returns the images of a COCO file, with the sizes that it claims."""
+    sizes = ((image, image_size(image)) for image in entries.images.values())
+    return [
+        Picture(entries.path(image), image["id"], (int(size[0]), int(size[1])) if size else None)
+        for image, size in sizes
+    ]
 
 
 def inspect_pictures(
