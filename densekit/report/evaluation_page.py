@@ -1,6 +1,5 @@
 """The page of ``densekit report``: an evaluation in numbers, curves and pictures."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from densekit.report.html import Markup, el, page, table
 from densekit.report.instances import Instances, instances_data, read_instances
 from densekit.report.learning import learning_groups
 from densekit.report.panoptic import Panoptic, panoptic_data, read_panoptic
-from densekit.report.run_files import RunFiles
+from densekit.report.run_files import RunFiles, read_json
 from densekit.report.semantic import Semantic, read_semantic, semantic_data
 
 __all__ = ["evaluation_page"]
@@ -108,10 +107,7 @@ def _instances(run: RunFiles, records: list[dict[str, Any]]) -> Instances | None
     path = run.inference / "coco_instances_results.json"
     if not path.is_file():
         return read_cityscapes_instances(run, records)
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+    results = read_json(path)
     needed = {"image_id", "category_id", "bbox", "score"}
     if not isinstance(results, list) or not all(isinstance(r, dict) and needed <= r.keys() for r in results):
         raise ValueError(f"{path} is not a COCO results file: a list of {', '.join(sorted(needed))} is needed.")

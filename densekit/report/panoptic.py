@@ -11,7 +11,7 @@ import numpy as np
 from densekit.d2.data import MetadataCatalog
 from densekit.d2.utils.colormap import colormap
 from densekit.evaluation.panoptic_truth import PanopticTruth
-from densekit.metrics.panoptic_quality import Matching, Quality, match_segments, panoptic_confusion, panoptic_quality
+from densekit.metrics.panoptic_quality import Matching, match_segments, panoptic_confusion
 from densekit.ops.files import leads_out
 from densekit.ops.panoptic_png import read_panoptic_png
 from densekit.report.confusion import confusion_data
@@ -48,13 +48,11 @@ class Panoptic:
     Attributes:
         truth: the ground truth.
         classes: category id -> name.
-        qualities: category id -> its numbers, 0 to 1.
         images: all of them.
     """
 
     truth: PanopticTruth
     classes: dict[int, str]
-    qualities: dict[int, Quality]
     images: list[PanopticImage]
 
     def colours(self, image: PanopticImage) -> tuple[dict[int, Colour], dict[int, Colour]]:
@@ -112,9 +110,8 @@ def read_panoptic(run: RunFiles, records: Iterable[Mapping[str, Any]]) -> Panopt
         ids = read_panoptic_png(path)
         matching = match_segments(truth.ids(key), truth.segments(key), ids, segments)
         images.append(PanopticImage(key, files[key], path, segments, matching))
-    qualities = panoptic_quality((image.matching for image in images), list(truth.file.categories))
     names = {key: str(category["name"]) for key, category in truth.file.categories.items()}
-    return Panoptic(truth, names, qualities, images)
+    return Panoptic(truth, names, images)
 
 
 def panoptic_data(panoptic: Panoptic) -> dict[str, Any]:

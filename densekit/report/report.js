@@ -331,7 +331,7 @@
     score?.addEventListener("input", () => {
       state.score = Number(score.value);
       find("#score-value").textContent = state.score.toFixed(2);
-      update();
+      drawShown();
     });
     find(".toolbar")?.addEventListener("submit", (event) => event.preventDefault());
     for (const layer of ["box", "mask", "pose"]) {
@@ -368,9 +368,14 @@
     }
   }
 
-  function update() {
+  // What depends on the score as well as on the class.
+  function drawShown() {
     all(".gallery").forEach(drawGallery);
     all(".confusion").forEach(drawConfusion);
+  }
+
+  function update() {
+    drawShown();
     drawRecall();
     drawCalibration();
     markRows();

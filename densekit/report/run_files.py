@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-__all__ = ["RunFiles", "read_run"]
+__all__ = ["RunFiles", "read_json", "read_run"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ def read_run(folder: Path, dataset: str | None) -> RunFiles:
     if name not in evaluated:
         raise FileNotFoundError(f"{folder} has no evaluation of {name!r}, only of {', '.join(evaluated) or 'nothing'}.")
     config, header = _read_config(folder / "config.yaml")
-    results = _read_json(folder / "inference" / "results.json") or {}
+    results_file = folder / "inference" / "results.json"
+    results = (read_json(results_file) or {}) if results_file.is_file() else {}
     return RunFiles(
         folder, folder / "inference" / name, name, config, header, _read_curves(folder / "metrics.json"),
         results.get(name) or {},
@@ -75,9 +76,12 @@ def _read_config(path: Path) -> tuple[dict[str, Any], str]:
     return content if isinstance(content, dict) else {}, first.lstrip("# ") if first.startswith("#") else ""
 
 
-def _read_json(path: Path) -> Any:
-    if not path.is_file():
-        return None
+def read_json(path: Path) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        ValueError: It is none.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

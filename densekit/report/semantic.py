@@ -13,7 +13,7 @@ from densekit.data.labels import IGNORE, load_sem_seg, read_values
 from densekit.evaluation.cityscapes import CityscapesSemSegEvaluator
 from densekit.evaluation.cityscapes import frames as cityscapes
 from densekit.evaluation.sem_seg import label_ids, png_names
-from densekit.metrics.semantic import SemanticScores, count_pixels, semantic_scores
+from densekit.metrics.semantic import count_pixels
 from densekit.report.confusion import confusion_data
 from densekit.report.run_files import RunFiles
 
@@ -43,19 +43,15 @@ class Semantic:
         classes: their names.
         colours: RGB for each, 0 to 255.
         images: those with label maps.
-        scores: of all images.
         counts: (C, C) pixels of all images, predicted by annotated class.
         ids: (C,) the data set's id of each class, as the kept PNGs have them.
-        ignore: annotated value that does not count.
     """
 
     classes: list[str]
     colours: list[tuple[int, int, int]]
     images: list[SemanticImage]
-    scores: SemanticScores
     counts: np.ndarray
     ids: np.ndarray
-    ignore: int
 
     def maps(self, image: SemanticImage) -> tuple[np.ndarray, np.ndarray]:
         """Returns the annotated and the predicted class of each pixel (H, W)."""
@@ -85,7 +81,7 @@ def read_semantic(run: RunFiles, records: Sequence[Mapping[str, Any]]) -> Semant
         counts = count_pixels(_classes_of(path, ids), load_sem_seg(record), len(names), ignore)
         images.append(SemanticImage(record, path, counts))
     total = np.sum([image.counts for image in images], axis=0)
-    return Semantic(names, _colours(metadata, len(names)), images, semantic_scores(total), total, ids, ignore)
+    return Semantic(names, _colours(metadata, len(names)), images, total, ids)
 
 
 def semantic_data(semantic: Semantic) -> dict[str, Any]:

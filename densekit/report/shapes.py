@@ -96,4 +96,4 @@ def outline(segmentation: Any) -> str:
         contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
         close = [cv2.approxPolyDP(contour, _TOLERANCE, True)[:, 0] for contour in contours]
         polygons = [contour + 0.5 for contour in close if len(contour) > 2]  # from pixels to their centres
-    return "".join("M" + "L".join(f"{x:.4g} {y:.4g}" for x, y in polygon) + "Z" for polygon in polygons)
+    return "".join("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in polygon) + "Z" for polygon in polygons)

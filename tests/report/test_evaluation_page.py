@@ -14,12 +14,15 @@ from pycocotools.cocoeval import COCOeval
 from densekit.cli import main
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.metrics.detection_errors import TRUE, match_image
+from densekit.metrics.panoptic_quality import panoptic_quality
+from densekit.metrics.semantic import semantic_scores
 from densekit.report.evaluation_page import evaluation_page
 from densekit.report.gallery import instance_gallery
 from densekit.report.instances import THRESHOLDS, InstanceImage, Instances, instances_data, read_instances
 from densekit.report.panoptic import read_panoptic
 from densekit.report.run_files import read_run
 from densekit.report.semantic import read_semantic
+from densekit.report.shapes import outline
 
 
 def page_data(text):
@@ -171,11 +174,13 @@ def test_semantic_and_panoptic_numbers_are_the_evaluators(map_run):
     files = read_run(run, "maps")
     records = DatasetCatalog.get("maps")
     semantic, panoptic = read_semantic(files, records), read_panoptic(files, records)
-    assert 100 * semantic.scores.mean_iou == pytest.approx(numbers["sem_seg"]["mIoU"], rel=1e-12)
-    for name, iou in zip(semantic.classes, semantic.scores.iou):
+    scores = semantic_scores(semantic.counts)
+    assert 100 * scores.mean_iou == pytest.approx(numbers["sem_seg"]["mIoU"], rel=1e-12)
+    for name, iou in zip(semantic.classes, scores.iou):
         assert 100 * iou == pytest.approx(numbers["sem_seg"][f"IoU-{name}"], rel=1e-12)
+    qualities = panoptic_quality((image.matching for image in panoptic.images), list(panoptic.classes))
     for key, name in panoptic.classes.items():
-        assert 100 * panoptic.qualities[key].pq == pytest.approx(numbers["panoptic_seg"][f"PQ-{name}"], rel=1e-12)
+        assert 100 * qualities[key].pq == pytest.approx(numbers["panoptic_seg"][f"PQ-{name}"], rel=1e-12)
     assert 20 < numbers["sem_seg"]["mIoU"] < 99
     text = evaluation_page(files, 2)
     assert f"{numbers['panoptic_seg']['PQ']:.1f}" in text
@@ -183,6 +188,10 @@ def test_semantic_and_panoptic_numbers_are_the_evaluators(map_run):
     assert sum(count for *_, count in sparse) == semantic.counts.sum()
     row = sum(count for row, _, count in sparse if row == 2)
     assert row == semantic.counts[:, 2].sum()  # rows are the annotated classes
+
+
+def test_outlines_lie_where_they_should_in_large_pictures():
+    assert outline([[12345.5, 7, 12350, 7, 12350, 1009.5]]) == "M12345.5 7.0L12350.0 7.0L12350.0 1009.5Z"
 
 
 def test_a_missing_prediction_is_named(map_run):

@@ -132,6 +132,8 @@ def test_enlarged_view_and_keyboard(instance_run, open_page):
     page.focus("#recall .drawing")
     page.keyboard.press("ArrowRight")
     assert "recall 0:" in page.inner_text("#recall .readout")
+    set_score(page, 0.7)  # curves do not depend on it, and stay as they are
+    assert "recall 0:" in page.inner_text("#recall .readout")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
