@@ -13,12 +13,19 @@ from cityscapesscripts.helpers.labels import labels as LABELS
 
 from densekit.ops.panoptic_png import id2rgb
 
-__all__ = ["panoptic_colours", "panoptic_document", "panoptic_folder", "panoptic_png_name", "panoptic_records"]
+__all__ = [
+    "FIRST_INSTANCE",
+    "panoptic_colours",
+    "panoptic_document",
+    "panoptic_folder",
+    "panoptic_png_name",
+    "panoptic_records",
+]
 
 Json = dict[str, Any]
 
 _SOURCE = "_instanceIds.png"
-_FIRST_INSTANCE = 1000  # lower ids are labels
+FIRST_INSTANCE = 1000  # lower ids are labels
 
 
 def panoptic_folder(labels: Path, split: str) -> Path:
@@ -80,7 +87,7 @@ def _segments(source: Path, ids: np.ndarray) -> list[Json]:
     for value, window in enumerate(ndimage.find_objects(ids + 1)):  # 0 would be background
         if window is None:
             continue
-        label = id2label.get(value if value < _FIRST_INSTANCE else value // _FIRST_INSTANCE)
+        label = id2label.get(value if value < FIRST_INSTANCE else value // FIRST_INSTANCE)
         if label is None:
             raise ValueError(f"{source} has the instance id {value}, which is no label of Cityscapes. Unpack it anew.")
         if label.ignoreInEval:
@@ -92,7 +99,7 @@ def _segments(source: Path, ids: np.ndarray) -> list[Json]:
                 "category_id": label.id,
                 "area": int(counts[value]),
                 "bbox": [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start],
-                "iscrowd": int(value < _FIRST_INSTANCE and label.hasInstances),
+                "iscrowd": int(value < FIRST_INSTANCE and label.hasInstances),
             }
         )
     return segments

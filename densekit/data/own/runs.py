@@ -8,9 +8,9 @@ import yaml
 
 from densekit.data.own.catalog import register_from_yaml
 
-__all__ = ["CATALOG", "catalog_of_config", "catalog_of_run", "register_for_run", "run_of"]
+__all__ = ["CATALOG", "catalog_of_run", "register_for_run", "run_of"]
 
-CATALOG, CONFIG = "datasets.yaml", "config.yaml"
+CATALOG, _CONFIG = "datasets.yaml", "config.yaml"
 
 
 def register_for_run(folder: str | os.PathLike[str], given: str | None, used: Collection[str]) -> None:
@@ -29,21 +29,20 @@ def register_for_run(folder: str | os.PathLike[str], given: str | None, used: Co
 
 
 def catalog_of_run(folder: str | os.PathLike[str]) -> str:
-    """Returns the data set file of a run: what it has kept, else what its configuration names; "" for none."""
-    kept, config = Path(folder) / CATALOG, Path(folder) / CONFIG
-    if kept.is_file():
-        return str(kept)
-    return catalog_of_config(config) if config.is_file() else ""
-
-
-def catalog_of_config(path: str | os.PathLike[str]) -> str:
-    """Returns DATASETS.CATALOG of the configuration that a run has kept.
+    """Returns the data set file of a run: what it has kept, else what its configuration names; "" for none.
 
     Raises:
-        ValueError: It is not YAML.
+        ValueError: Its configuration is not YAML.
     """
+    kept, config = Path(folder) / CATALOG, Path(folder) / _CONFIG
+    if kept.is_file():
+        return str(kept)
+    return _catalog_of_config(config) if config.is_file() else ""
+
+
+def _catalog_of_config(path: Path) -> str:
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
     datasets = content.get("DATASETS") if isinstance(content, dict) else None
@@ -53,4 +52,4 @@ def catalog_of_config(path: str | os.PathLike[str]) -> str:
 def run_of(path: Path) -> Path | None:
     """Returns the OUTPUT_DIR that a folder is or lies in; None where there is none."""
     folder = path.absolute()
-    return next((parent for parent in (folder, *folder.parents[:3]) if (parent / CONFIG).is_file()), None)
+    return next((parent for parent in (folder, *folder.parents[:3]) if (parent / _CONFIG).is_file()), None)

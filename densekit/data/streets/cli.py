@@ -16,7 +16,7 @@ The folder then holds the same scenes as
   cityscapes/{leftImg8bit,gtFine,gtCoarse}/    a Cityscapes tree with real label ids, its panoptic files, coarse labels
   streets.json                                 the parameters; written last
 
-Registered as streets_train, streets_val, keypoints_streets_train and keypoints_streets_val.
+Registered as streets_{train,val}, keypoints_streets_{train,val} and further names: see datasets/README.md.
 The same parameters give the same bytes; a second call finds the files and returns at once.
 
   python datasets/make_streets.py

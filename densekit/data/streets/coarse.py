@@ -8,6 +8,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from densekit.data.cityscapes_files import FIRST_INSTANCE
 from densekit.data.streets.coco import Json
 from densekit.data.streets.labels import LABELS, THINGS
 from densekit.ops.outlines import polygons
@@ -70,7 +71,7 @@ def coarse_document(outlines: list[Outline], size: tuple[int, int]) -> Json:
 
 
 def _name(value: int) -> str:
-    if value >= 1000:
-        return _LABEL_OF[value // 1000].name
+    if value >= FIRST_INSTANCE:
+        return _LABEL_OF[value // FIRST_INSTANCE].name
     label = _LABEL_OF[value]
     return f"{label.name}group" if label in THINGS else label.name

@@ -2,12 +2,11 @@
 
 import numpy as np
 
+from densekit.data.cityscapes_files import FIRST_INSTANCE
 from densekit.data.streets.coco import Json
 from densekit.data.streets.labels import LABELS, STUFF, THINGS
 from densekit.data.streets.render import Picture
 from densekit.ops.outlines import bounds
-
-_FIRST_INSTANCE = 1000  # lower ids are labels
 
 CATEGORIES = [
     {
@@ -33,14 +32,14 @@ def segment_ids(picture: Picture) -> np.ndarray:
         if thing.crowd:
             table[thing.label] = label_id
             continue
-        table[thing.label] = label_id * _FIRST_INSTANCE + counts.get(thing.category, 0)
+        table[thing.label] = label_id * FIRST_INSTANCE + counts.get(thing.category, 0)
         counts[thing.category] = counts.get(thing.category, 0) + 1
     return table[picture.labels]
 
 
 def label_ids(ids: np.ndarray) -> np.ndarray:
     """Cityscapes' label id of each pixel (H, W) uint8, from the segments'."""
-    return np.where(ids < _FIRST_INSTANCE, ids, ids // _FIRST_INSTANCE).astype(np.uint8)
+    return np.where(ids < FIRST_INSTANCE, ids, ids // FIRST_INSTANCE).astype(np.uint8)
 
 
 def annotate(picture: Picture, ids: np.ndarray, image_id: int, file_name: str) -> Json:
@@ -49,10 +48,10 @@ def annotate(picture: Picture, ids: np.ndarray, image_id: int, file_name: str) -
     for value in np.unique(ids).tolist():
         mask = ids == value
         x0, y0, x1, y1 = bounds(mask)
-        category = value if value < _FIRST_INSTANCE else value // _FIRST_INSTANCE
+        category = value if value < FIRST_INSTANCE else value // FIRST_INSTANCE
         if category == 0:
             continue
-        is_crowd = value < _FIRST_INSTANCE and any(label.id == value for label in THINGS)
+        is_crowd = value < FIRST_INSTANCE and any(label.id == value for label in THINGS)
         segments.append(
             {
                 "id": value,
