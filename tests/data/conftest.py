@@ -55,6 +55,15 @@ def tiny(tmp_path, restore_catalogs):
     return TinyCoco(tmp_path)
 
 
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with the pictures of own_forms."""
+    from own_forms import write_pictures
+
+    write_pictures(tmp_path)
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def streets(tmp_path_factory):
     """A few small street scenes in all formats; tests read them only."""

@@ -10,6 +10,9 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from densekit.d2.data import DatasetCatalog, MetadataCatalog
+from densekit.data import register_from_yaml
+
 SIZE = (40, 30)  # width, height
 # Of each image: class and corners x0, y0, x1, y1 in pixels, exclusive.
 OBJECTS = {"a": [("dog", (4, 6, 24, 16)), ("cat", (0, 0, 40, 30))], "deep/b": [("cat", (10, 10, 20, 28))], "c": []}
@@ -105,3 +108,9 @@ def write_catalog(folder: Path, **entries) -> Path:
     path = folder / "own.yaml"
     path.write_text(yaml.safe_dump(entries, sort_keys=False))
     return path
+
+
+def load(folder: Path, **entry):
+    """Registers an entry as ``mine``; returns its records and metadata."""
+    register_from_yaml(write_catalog(folder, mine=entry))
+    return DatasetCatalog.get("mine"), MetadataCatalog.get("mine")

@@ -84,14 +84,6 @@ def test_a_photograph_that_breaks_off_is_refused(tmp_path):
         mappers(True)[0]({"file_name": str(path), "image_id": 1})
 
 
-def test_a_giant_picture_is_refused(tmp_path, monkeypatch):
-    path = str(tmp_path / "photo.jpg")
-    COLOUR.save(path)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
-    with pytest.raises(Image.DecompressionBombError):
-        read_training_image(path, "BGR")
-
-
 @pytest.mark.parametrize("size", [(61, 83), (122, 166), (100, 137), (200, 84), (30, 41), (17, 83), (61, 20), (120, 40)])
 def test_resizing_is_pillows(size):
     image = picture()

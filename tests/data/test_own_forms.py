@@ -10,11 +10,11 @@ from own_forms import (
     CLASSES,
     OBJECTS,
     SIZE,
+    load,
     mask_shape,
     picture,
     write_catalog,
     write_labelme,
-    write_pictures,
     write_semantic,
     write_voc,
     write_yolo,
@@ -28,17 +28,6 @@ from densekit.data.labels import load_sem_seg
 from densekit.data.own import FORMS
 
 pytestmark = pytest.mark.usefixtures("restore_catalogs")
-
-
-@pytest.fixture
-def folder(tmp_path):
-    write_pictures(tmp_path)
-    return tmp_path
-
-
-def load(folder, **entry):
-    register_from_yaml(write_catalog(folder, mine=entry))
-    return DatasetCatalog.get("mine"), MetadataCatalog.get("mine")
 
 
 def found(records, metadata):
