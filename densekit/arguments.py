@@ -98,7 +98,7 @@ def argument_parser() -> argparse.ArgumentParser:
         "--replay",
         default="",
         metavar="FOLDER",
-        help="run one step again that was infinite or NaN, from its OUTPUT_DIR/black_box/iter_XXXXXXX, and say where",
+        help="run a step again that was infinite or NaN, from its OUTPUT_DIR/black_box/iter_<iteration>, and say where",
     )
     parser.add_argument(
         "--num-gpus", type=_count, default=1, metavar="N", help="processes on this machine, one GPU each (default: 1)"

@@ -1,8 +1,8 @@
 """What a step that was not finite leaves behind, and all it takes to run that very step again.
 
-``OUTPUT_DIR/black_box/iter_XXXXXXX/`` holds ``step.json`` (losses, gradient norms, learning rate, and for each process
-the files of its images and the draws they came from), ``state.pth`` (the weights before the step and the random states
-of all processes) and ``replay.sh``. The folder appears as a whole or not at all.
+``OUTPUT_DIR/black_box/iter_<iteration>/`` holds ``step.json`` (losses, gradient norms, learning rate, and for each
+process the files of its images and the draws they came from), ``state.pth`` (the weights before the step and the random
+states of all processes) and ``replay.sh``. The folder appears as a whole or not at all.
 """
 
 import json
@@ -24,6 +24,7 @@ from densekit.d2 import HOST
 from densekit.d2.utils import comm
 from densekit.data.order import TrainingOrder
 from densekit.engine.step import StepRecord
+from densekit.ops.sharded import has_parts, whole
 from densekit.ops.weights import read_checkpoint
 
 FOLDER, FACTS, STATE = "black_box", "step.json", "state.pth"
@@ -35,7 +36,7 @@ class BlackBox:
 
     Args:
         output_dir: of the run; ``config.yaml`` lies there.
-        model: whose weights are kept.
+        model: whose weights are kept; not wrapped.
         order: of the training images; None where the data set is a stream, whose images cannot be drawn again.
         micro_batches: into which a batch is cut.
     """
@@ -57,13 +58,14 @@ class BlackBox:
         draws = None if self._order is None else self._order.draws(record.iteration)
         mine = {"process": comm.get_rank(), "files": record.files, "draws": draws, "state": record.random.state()}
         processes = [mine] if alone else comm.gather(mine)
-        weights = self._inner().state_dict()
-        if alone and _several() and any(hasattr(value, "full_tensor") for value in weights.values()):
+        if alone and has_parts(self._model):
             return ""  # the others, who hold the rest of the weights, will not send it
-        weights = {name: _whole(value) for name, value in weights.items()}
-        if not (alone or comm.is_main_process()):
+        writes = alone or comm.is_main_process()
+        weights = whole(self._model.state_dict(), keep=writes)
+        if not writes:
             return ""
-        name = f"iter_{record.iteration:07d}" + (f"_process_{comm.get_rank()}" if alone and _several() else "")
+        several = comm.get_world_size() > 1
+        name = f"iter_{record.iteration:07d}" + (f"_process_{comm.get_rank()}" if alone and several else "")
         folder = self._output_dir / FOLDER / name
         try:
             if len(list(folder.parent.glob("iter_*"))) >= _MOST:
@@ -75,9 +77,6 @@ class BlackBox:
         if self._order is None:
             return f"{folder} says what is known of it; the images of a stream cannot be drawn again."
         return f"To run the very step again and see where it goes wrong: sh {shlex.quote(str(folder / 'replay.sh'))}"
-
-    def _inner(self) -> nn.Module:
-        return getattr(self._model, "module", self._model)
 
     def _write(self, folder: Path, record: StepRecord, processes: list[dict[str, Any]], weights: dict) -> None:
         partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}.part")
@@ -124,21 +123,12 @@ def read_box(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"--replay {folder}: a folder OUTPUT_DIR/{FOLDER}/iter_XXXXXXX is needed ({error})."
+            f"--replay {folder}: a folder OUTPUT_DIR/{FOLDER}/iter_<iteration> is needed ({error})."
         ) from error
     state = read_checkpoint(folder / STATE)
     if not isinstance(facts, dict) or len(state.get("random_states", ())) != len(facts.get("processes", ())):
         raise ValueError(f"--replay {folder}: {FACTS} and {STATE} do not belong together.")
     return facts, state
-
-
-def _several() -> bool:
-    return comm.get_world_size() > 1
-
-
-def _whole(value: torch.Tensor) -> torch.Tensor:
-    """A weight as it is without sharding, on the CPU."""
-    return (value.full_tensor() if hasattr(value, "full_tensor") else value).detach().cpu()
 
 
 def _spelled(value: Any) -> Any:

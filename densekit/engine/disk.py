@@ -24,7 +24,7 @@ _NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG, e
 def checkpoint_size(cfg: CfgNode, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     """Bytes of a checkpoint: weights, what the optimizer holds beside them after its first step, their average."""
     weights = tensor_bytes(model.state_dict(keep_vars=True).values())
-    averages = 1 if cfg.get("MODEL_EMA", CfgNode()).get("ENABLED") else 0
+    averages = int(cfg.MODEL_EMA.ENABLED)
     return (1 + averages) * weights + max(optimizer_size(optimizer), _expected_state(optimizer)) + _REST
 
 
@@ -58,10 +58,9 @@ def planned_checkpoints(cfg: CfgNode, done: int = 0) -> int:
     last, solver = cfg.SOLVER.MAX_ITER, cfg.SOLVER
     steps = {step for p in (solver.CHECKPOINT_PERIOD, cfg.TEST.EVAL_PERIOD) if p > 0 for step in range(p, last, p)}
     periodic = sum(step > done for step in steps)
-    best = bool(cfg.TEST.get("BEST_METRIC"))
+    best = bool(cfg.TEST.BEST_METRIC)
     if solver.CHECKPOINT_KEEP:
-        kept_best = solver.get("CHECKPOINT_KEEP_BEST", 0) if best else 0
-        periodic = min(periodic, solver.CHECKPOINT_KEEP + kept_best)
+        periodic = min(periodic, solver.CHECKPOINT_KEEP + best * solver.CHECKPOINT_KEEP_BEST)
     return periodic + 1 + best
 
 

@@ -40,6 +40,7 @@ from densekit.engine.disk import (
 from densekit.engine.launch import place_from_environment
 from densekit.engine.schedule import in_iterations, nearness
 from densekit.engine.setup import check_data, prepare, versions
+from densekit.engine.step import cut
 from densekit.engine.trainer import Trainer
 
 _REMEDY = "Lower SOLVER.IMS_PER_BATCH or INPUT.MIN_SIZE_TRAIN, or take more processes (--num-gpus)."
@@ -177,7 +178,7 @@ def measure(cfg: CfgNode) -> Needs:
     Args:
         cfg: of one process, frozen.
     """
-    resident = _resident()
+    resident, on_gpu = _resident(), cfg.MODEL.DEVICE.startswith("cuda")
     trainer = _Rehearsal(cfg)
     trainer._trainer.on_bad_step = lambda record, alone: ""  # which would leave a black box
     model, optimizer = trainer.model, trainer.optimizer
@@ -185,7 +186,7 @@ def measure(cfg: CfgNode) -> Needs:
     needs = Needs(parameters=count_parameters(model))
     needs.weights = tensor_bytes([*model.parameters(), *model.buffers()])
     batch, needs.data_time = trainer.loaded.batch, trainer.loaded.seconds
-    part = batch[: len(batch) // cfg.SOLVER.get("ACCUMULATE", 1)]
+    part = cut(batch, cfg.SOLVER.ACCUMULATE)[0]
     model.train()
     before = {name: value.to("cpu", copy=True) for name, value in model.state_dict().items()}
     with EventStorage(0) as trainer.storage:
@@ -197,14 +198,13 @@ def measure(cfg: CfgNode) -> Needs:
             _step(trainer, 0)
         needs.step_flops = counter.get_total_flops()
         model.load_state_dict(before)  # random weights may be past all numbers after one step
-        if cfg.MODEL.DEVICE.startswith("cuda"):
+        if on_gpu:
             torch.cuda.reset_peak_memory_stats()
         start = time.perf_counter()
         _step(trainer, 1)
         needs.step_time = time.perf_counter() - start
     needs.gradients = tensor_bytes(p.grad for p in model.parameters() if p.grad is not None)
     needs.optimizer = optimizer_size(optimizer)
-    on_gpu = cfg.MODEL.DEVICE.startswith("cuda")
     needs.peak = torch.cuda.max_memory_allocated() if on_gpu else max(_peak_resident() - resident, 0)
     needs.checkpoint = checkpoint_size(cfg, model, optimizer)
     return needs

@@ -2,17 +2,11 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 # Their kernels write running averages behind the back of the version counter that other changes in place move on.
-_UNCOUNTED = (
-    nn.BatchNorm1d,
-    nn.BatchNorm2d,
-    nn.BatchNorm3d,
-    nn.SyncBatchNorm,
-    nn.InstanceNorm1d,
-    nn.InstanceNorm2d,
-    nn.InstanceNorm3d,
-)
+_UNCOUNTED = (_BatchNorm, _InstanceNorm)
 
 
 class MovingBuffers:

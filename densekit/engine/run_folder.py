@@ -105,8 +105,7 @@ class RunFolder:
         """Begins a new run at iteration 0."""
         self.id = uuid.uuid4().hex
         self._move_aside()
-        with contextlib.suppress(FileNotFoundError):
-            (self._path / _FACTS).unlink()
+        (self._path / _FACTS).unlink(missing_ok=True)
         self.note(run_id=self.id)
 
     def go_on(self, run_id: str | None, start: int, *, evaluated: bool) -> None:
@@ -123,8 +122,7 @@ class RunFolder:
                 f"The checkpoint is of an earlier run, {self.id[:12]}: the last one that began in {self._path}, "
                 f"{self.facts['run_id'][:12]}, has left none, and is given up."
             )
-            with contextlib.suppress(FileNotFoundError):
-                (self._path / _FACTS).unlink()
+            (self._path / _FACTS).unlink(missing_ok=True)
         self.note(run_id=self.id)
         lines = read_lines(self._path / METRICS)
         if any(line.get("run_id", self.id) != self.id for line in lines):

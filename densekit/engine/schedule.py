@@ -93,7 +93,7 @@ def in_iterations(cfg: CfgNode, epoch_size: int | None, given: Nearness) -> CfgN
     scaled = cfg.clone()
     scaled.defrost()
     scaled.SOLVER.MAX_ITER = iterations
-    follows = {key for key in _FOLLOWERS if not 0 < given.get(key, 0) >= distance}
+    follows = [key for key in _FOLLOWERS if not 0 < given.get(key, 0) >= distance]
     changes = _follow(scaled, follows, iterations / before)
     logging.getLogger(__name__).info(
         f"{epochs:g} epochs of {epoch_size} images: SOLVER.MAX_ITER {before} -> {iterations}"
@@ -107,13 +107,14 @@ def in_iterations(cfg: CfgNode, epoch_size: int | None, given: Nearness) -> CfgN
 _FOLLOWERS = ("SOLVER.STEPS", "SOLVER.WARMUP_ITERS", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD")
 
 
-def _follow(cfg: CfgNode, keys: set[str], factor: float) -> list[tuple[str, Any, Any]]:
+def _follow(cfg: CfgNode, keys: Sequence[str], factor: float) -> list[tuple[str, Any, Any]]:
     """Scales these keys; returns key, old and new value of those that changed."""
     changes = []
-    for key in _FOLLOWERS:
-        node, name = cfg[key.split(".")[0]], key.split(".")[1]
+    for key in keys:
+        section, name = key.split(".")
+        node = cfg[section]
         old = node[name]
-        if key not in keys or not old:
+        if not old:
             continue
         if name == "STEPS":
             node[name] = _increasing([round(step * factor) for step in old])

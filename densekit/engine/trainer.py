@@ -79,7 +79,7 @@ class Trainer(DefaultTrainer):
             precision=precision(cfg),
             norm_type=gradient_norm_type(cfg),
             nan_skip=cfg.SOLVER.NAN_SKIP,
-            on_bad_step=BlackBox(cfg.OUTPUT_DIR, replicas, self._order, cfg.SOLVER.ACCUMULATE),
+            on_bad_step=BlackBox(cfg.OUTPUT_DIR, model, self._order, cfg.SOLVER.ACCUMULATE),
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.average = WeightAverage(model, cfg.MODEL_EMA.DECAY) if cfg.MODEL_EMA.ENABLED else None
