@@ -81,18 +81,19 @@ class MaskScoringROIHeads(StandardROIHeads):
                 sampling_ratio=node.POOLER_SAMPLING_RATIO,
                 pooler_type=node.POOLER_TYPE or cfg.MODEL.ROI_BOX_HEAD.POOLER_TYPE,
             )
+        options = super().from_config(cfg, input_shape)
         head = MaskIoUHead(
             in_channels=input_shape[names[0]].channels,
             resolution=resolution,
             num_classes=cfg.MODEL.ROI_HEADS.NUM_CLASSES,
-            mask_channels=1 if node.CLS_AGNOSTIC_MASK else cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+            mask_channels=_mask_channels(cfg, options["mask_head"]),
             mask_input=own.INPUT,
             num_conv=own.NUM_CONV,
             conv_dim=own.CONV_DIM,
             fc_dim=own.FC_DIM,
         )
         return {
-            **super().from_config(cfg, input_shape),
+            **options,
             "maskiou_head": head,
             "maskiou_pooler": pooler,
             "maskiou_targets": own.TARGET,
@@ -165,6 +166,12 @@ class MaskScoringROIHeads(StandardROIHeads):
 @ROI_HEADS_REGISTRY.register()
 class MaskScoringCascadeROIHeads(MaskScoringROIHeads, CascadeROIHeads):
     """:class:`MaskScoringROIHeads` behind the box heads of a cascade."""
+
+
+def _mask_channels(cfg: CfgNode, mask_head: nn.Module) -> int:
+    """How many logits the head has for a mask's pixel; one that counts otherwise than the host's says so itself."""
+    usual = 1 if cfg.MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK else cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    return getattr(mask_head, "mask_channels", usual)
 
 
 def _set_mask_scores(overlaps: torch.Tensor, instances: list[Instances]) -> None:

@@ -51,6 +51,7 @@ class PointMaskHead(nn.Module):
         start_resolution: M that subdivision starts from.
         subdivision_steps: how often M doubles.
         subdivision_num_points: P in each step.
+        mask_channels: C, of the logits that :meth:`forward_with_logits` hands out.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class PointMaskHead(nn.Module):
         start_resolution: int,
         subdivision_steps: int,
         subdivision_num_points: int,
+        mask_channels: int,
     ) -> None:
         super().__init__()
         self.point_head = point_head
@@ -79,6 +81,7 @@ class PointMaskHead(nn.Module):
         self.start_resolution = start_resolution
         self.subdivision_steps = subdivision_steps
         self.subdivision_num_points = subdivision_num_points
+        self.mask_channels = mask_channels
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,6 +106,7 @@ class PointMaskHead(nn.Module):
             "start_resolution": mask_node.OUTPUT_SIDE_RESOLUTION,
             "subdivision_steps": node.SUBDIVISION_STEPS,
             "subdivision_num_points": node.SUBDIVISION_NUM_POINTS,
+            "mask_channels": 1 if node.CLS_AGNOSTIC_MASK else node.NUM_CLASSES,
         }
 
     def forward(self, features: Features, instances: list[Instances]) -> Any:
@@ -233,6 +237,8 @@ class PointRendHead(PointMaskHead):
             classes = 1 if mask_node.CLS_AGNOSTIC_MASK else classes
         else:
             options["coarse_head"] = _light_head(cfg, input_shape, (classes, side, side))
+        if not mask_node.POINT_HEAD_ON:
+            options["mask_channels"] = classes
         return {
             **options,
             "point_head": build_point_head(cfg, input_shape, classes) if mask_node.POINT_HEAD_ON else None,

@@ -73,6 +73,11 @@ class PointRendSemanticHead(nn.Module):
                 f"MODEL.POINT_HEAD.NUM_CLASSES is {node.NUM_CLASSES} and MODEL.SEM_SEG_HEAD.NUM_CLASSES is {classes}; "
                 "set both to the number of classes of the data set."
             )
+        if classes < 2:
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {classes}; points are chosen by the margin between two classes: "
+                "give the background a class of its own."
+            )
         return {
             "coarse_sem_seg_head": SEM_SEG_HEADS_REGISTRY.get(node.COARSE_SEM_SEG_HEAD_NAME)(cfg, input_shape),
             "point_head": build_point_head(cfg, input_shape, classes),

@@ -328,6 +328,18 @@ class TestHeads:
             found, _ = model.eval()(IMAGES, features(), proposals())
         assert all(x.pred_masks.shape[2:] == (224, 224) and len(x.mask_scores) == len(x) for x in found)
 
+    @pytest.mark.parametrize(
+        "agnostic", ["MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK", "MODEL.POINT_HEAD.CLS_AGNOSTIC_MASK"]
+    )
+    @pytest.mark.parametrize("coarse", ["", "MaskRCNNConvUpsampleHead"])
+    @pytest.mark.parametrize("points", [False, True])
+    def test_all_masks_are_as_many_as_pointrend_gives(self, agnostic, coarse, points):
+        options = (agnostic, True, "MODEL.POINT_HEAD.COARSE_MASK_HEAD_NAME", coarse)
+        model = heads("all", "selected", *POINTREND, *options, "MODEL.ROI_MASK_HEAD.POINT_HEAD_ON", points).eval()
+        with torch.no_grad():
+            found, _ = model(IMAGES, features(), proposals())
+        assert all(len(x.mask_scores) == len(x) > 0 for x in found)
+
     def test_gradient_reaches_the_mask_head_through_the_mask(self):
         model = heads().train()
         with EventStorage():

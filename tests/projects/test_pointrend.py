@@ -312,12 +312,16 @@ class TestHeads:
 
 
 class TestSemantic:
-    def head(self):
+    def head(self, classes=4):
         path = ROOT / "configs/pointrend/pointrend_semantic_R_18_FPN_streets.yaml"
-        opts = ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "4", "MODEL.POINT_HEAD.NUM_CLASSES", "4"]
+        opts = ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", str(classes), "MODEL.POINT_HEAD.NUM_CLASSES", str(classes)]
         opts += ["MODEL.SEM_SEG_HEAD.CONVS_DIM", "32", "MODEL.POINT_HEAD.SUBDIVISION_NUM_POINTS", "64"]
         cfg = load_config(str(path), opts)
         return build_sem_seg_head(cfg, {f"p{k}": ShapeSpec(channels=6, stride=2**k) for k in range(2, 6)})
+
+    def test_one_class_has_no_margin(self):
+        with pytest.raises(ValueError, match=r"SEM_SEG_HEAD.NUM_CLASSES is 1; .* background a class of its own"):
+            self.head(1)
 
     def test_it_changes_the_uncertain_pixels_only(self):
         head, features = self.head().eval(), maps(height=64, width=96)
