@@ -11,7 +11,7 @@ from densekit.data.labels import load_sem_seg
 from densekit.data.mapper import MAPPERS
 from densekit.data.registry import check_registered, load_and_keep
 
-__all__ = ["CLASS_COUNT_KEYS", "check_chosen", "check_datasets"]
+__all__ = ["check_chosen", "check_datasets"]
 
 Records = list[dict[str, Any]]
 

@@ -15,12 +15,6 @@ def mask_polygons(mask: dict[str, Any]) -> list[np.ndarray]:
     return [polygon + np.array([left, top]) for polygon in polygons(inside)]
 
 
-def box_corners(box: list[float]) -> np.ndarray:
-    """(4, 2) corners of an xywh box, around it."""
-    x, y, width, height = box
-    return np.array([[x, y], [x + width, y], [x + width, y + height], [x, y + height]])
-
-
 def one_outline(parts: list[np.ndarray]) -> np.ndarray:
     """Joins polygons to one by lines that are walked there and back, and so enclose nothing.
 

@@ -11,6 +11,8 @@ from densekit.data.pictures import TURNED, exif_orientation
 
 __all__ = ["Thumbnail", "thumbnail"]
 
+_QUALITY = 72  # of the JPEG, 1 to 95
+
 
 @dataclass(frozen=True)
 class Thumbnail:
@@ -27,13 +29,12 @@ class Thumbnail:
     height: int
 
 
-def thumbnail(path: str, longest: int, quality: int = 72) -> Thumbnail | None:
+def thumbnail(path: str, longest: int) -> Thumbnail | None:
     """Shrinks an image; returns None where it cannot be read.
 
     Args:
         path: its file.
         longest: pixels of the longer side at most.
-        quality: of the JPEG, 1 to 95.
     """
     try:
         with warnings.catch_warnings():
@@ -47,6 +48,6 @@ def thumbnail(path: str, longest: int, quality: int = 72) -> Thumbnail | None:
     except Exception:  # the readers of damaged files raise what they like, and the page says why they are damaged
         return None
     buffer = io.BytesIO()
-    upright.save(buffer, "JPEG", quality=quality, optimize=True)
+    upright.save(buffer, "JPEG", quality=_QUALITY, optimize=True)
     uri = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
     return Thumbnail(uri, *((height, width) if turned else (width, height)))

@@ -11,7 +11,7 @@ from densekit.config import explicit_keys, load_config
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.data import register_from_yaml
 from densekit.data.checks import check_datasets
-from densekit.data.class_counts import COUNT_COPIES, count_keys, set_class_counts
+from densekit.data.class_counts import CLASS_COUNT_KEYS, COUNT_COPIES, count_keys, set_class_counts
 from densekit.data.identity import check_classes_of_weights, write_classes
 from densekit.data.mapper import MAPPERS
 from densekit.data.registry import Entry, load_and_keep, register
@@ -80,8 +80,6 @@ def test_keypoints_and_copies(tiny, monkeypatch):
 
 
 def test_projects_name_their_own_key(own, monkeypatch):
-    from densekit.data.checks import CLASS_COUNT_KEYS
-
     monkeypatch.setitem(CLASS_COUNT_KEYS, "Other", "MODEL.DETR.NUM_CLASSES")
     assert count_keys(config("Other")) == {"MODEL.DETR.NUM_CLASSES": "thing_classes"}
 

@@ -141,6 +141,7 @@ def test_nothing_is_loaded_from_anywhere(instance_run):
     assert not re.search(r'(?:src|href)="(?!data:|#)', text)
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text)
     assert "default-src 'none'" in html.unescape(text)
+    assert ">a.pth<" in text and "/home/me" not in text
 
 
 def test_a_changed_data_set_is_said(instance_run):
