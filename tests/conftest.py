@@ -1,5 +1,7 @@
 """Fixtures shared by all tests; every test leaves the process as it found it."""
 
+import json
+import logging
 import os
 import random
 import socket
@@ -36,6 +38,30 @@ def restore_process_state():
     torch.set_grad_enabled(grad)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(autouse=True)
+def fresh_logs():
+    """Closes the log of each run; the next one has another folder and another captured screen."""
+    yield
+    for name in ("densekit", "detectron2", "fvcore"):
+        logger = logging.getLogger(name)
+        for handler in list(logger.handlers):
+            logger.removeHandler(handler)
+            handler.close()
+
+
+@pytest.fixture
+def coco_cells(tmp_path) -> Path:
+    """A folder with ``train.json`` in the form of COCO: one cell on one image, which is not there."""
+    (tmp_path / "images").mkdir()
+    content = {
+        "images": [{"id": 3, "file_name": "a.png", "height": 20, "width": 30}],
+        "categories": [{"id": 7, "name": "cell"}],
+        "annotations": [{"id": 1, "image_id": 3, "category_id": 7, "bbox": [1, 2, 10, 11], "area": 110, "iscrowd": 0}],
+    }
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    return tmp_path
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Own data sets from a YAML file."""
 
-import json
 
 import pytest
 
@@ -11,15 +10,8 @@ pytestmark = pytest.mark.usefixtures("restore_catalogs")
 
 
 @pytest.fixture
-def cells(tmp_path):
-    (tmp_path / "images").mkdir()
-    content = {
-        "images": [{"id": 3, "file_name": "a.png", "height": 20, "width": 30}],
-        "categories": [{"id": 7, "name": "cell"}],
-        "annotations": [{"id": 1, "image_id": 3, "category_id": 7, "bbox": [1, 2, 10, 11], "area": 110, "iscrowd": 0}],
-    }
-    (tmp_path / "train.json").write_text(json.dumps(content))
-    file = tmp_path / "cells.yaml"
+def cells(coco_cells):
+    file = coco_cells / "cells.yaml"
     file.write_text("own_cells: {form: coco, json: train.json, images: images}\n")
     return file
 

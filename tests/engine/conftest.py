@@ -1,7 +1,6 @@
 """A data set of a few pictures and a detector of a few channels: whole runs in seconds."""
 
 import json
-import logging
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -10,32 +9,10 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from tiny_detector import MODEL
 
 TINY = {
-    "MODEL": {
-        "DEVICE": "cpu",
-        "META_ARCHITECTURE": "GeneralizedRCNN",
-        "BACKBONE": {"NAME": "build_resnet_fpn_backbone", "FREEZE_AT": 0},
-        "RESNETS": {
-            "DEPTH": 50,
-            "WIDTH_PER_GROUP": 4,
-            "NORM": "BN",
-            "STEM_OUT_CHANNELS": 8,
-            "RES2_OUT_CHANNELS": 16,
-            "OUT_FEATURES": ["res2", "res3", "res4", "res5"],
-        },
-        "FPN": {"IN_FEATURES": ["res2", "res3", "res4", "res5"], "OUT_CHANNELS": 8},
-        "ANCHOR_GENERATOR": {"SIZES": [[16], [32], [64], [128], [256]]},
-        "RPN": {"IN_FEATURES": ["p2", "p3", "p4", "p5", "p6"], "POST_NMS_TOPK_TRAIN": 50, "POST_NMS_TOPK_TEST": 20},
-        "ROI_HEADS": {
-            "NAME": "StandardROIHeads",
-            "IN_FEATURES": ["p2", "p3", "p4", "p5"],
-            "NUM_CLASSES": 80,
-            "BATCH_SIZE_PER_IMAGE": 16,
-            "SCORE_THRESH_TEST": 0.0,
-        },
-        "ROI_BOX_HEAD": {"NAME": "FastRCNNConvFCHead", "NUM_FC": 1, "FC_DIM": 16, "POOLER_RESOLUTION": 3},
-    },
+    "MODEL": MODEL,
     "INPUT": {"MIN_SIZE_TRAIN": [64], "MIN_SIZE_TEST": 64, "MAX_SIZE_TRAIN": 96, "MAX_SIZE_TEST": 96},
     "DATASETS": {"TRAIN": ["tiny_train"], "TEST": ["tiny_val"]},
     "DATALOADER": {"NUM_WORKERS": 0},
@@ -67,17 +44,6 @@ def write_coco(root: Path, split: str, count: int) -> None:
     categories = [{"id": key, "name": meta.thing_classes[index]} for key, index in ids.items()]
     content = {"images": images, "annotations": annotations, "categories": categories}
     (root / "coco" / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content))
-
-
-@pytest.fixture(autouse=True)
-def fresh_logs():
-    """Closes the log of each run; the next one has another folder and another captured screen."""
-    yield
-    for name in ("densekit", "detectron2", "fvcore"):
-        logger = logging.getLogger(name)
-        for handler in list(logger.handlers):
-            logger.removeHandler(handler)
-            handler.close()
 
 
 @pytest.fixture(scope="session")

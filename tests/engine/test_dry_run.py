@@ -36,8 +36,7 @@ def test_it_prints_what_a_run_needs_and_writes_nothing(arguments, tmp_path, tiny
 
 def test_its_step_is_the_first_of_the_run(arguments, tmp_path):
     _, needs = dry_run(arguments(dry_run=True))
-    trained = run(arguments("SOLVER.MAX_ITER", 1, "DATASETS.TEST", "()"))
-    assert trained is None or trained == {}
+    run(arguments("SOLVER.MAX_ITER", 1, "DATASETS.TEST", "()"))
     line = json.loads((tmp_path / "out" / "metrics.json").read_text().splitlines()[0])
     assert needs.losses and all(line[name] == pytest.approx(value, rel=1e-5) for name, value in needs.losses.items())
     # The gradients of weights and those of maps are as much work as the forward pass each.

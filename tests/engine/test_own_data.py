@@ -13,17 +13,10 @@ pytestmark = pytest.mark.usefixtures("restore_catalogs")
 
 
 @pytest.fixture
-def cells(tmp_path):
-    (tmp_path / "images").mkdir()
-    content = {
-        "images": [{"id": 3, "file_name": "a.png", "height": 20, "width": 30}],
-        "categories": [{"id": 7, "name": "cell"}],
-        "annotations": [{"id": 1, "image_id": 3, "category_id": 7, "bbox": [1, 2, 10, 11], "area": 110, "iscrowd": 0}],
-    }
-    (tmp_path / "train.json").write_text(json.dumps(content))
-    (tmp_path / "cells.yaml").write_text("cells: {form: coco, json: train.json, images: images}\n")
-    (tmp_path / "out").mkdir()
-    return tmp_path
+def cells(coco_cells):
+    (coco_cells / "cells.yaml").write_text("cells: {form: coco, json: train.json, images: images}\n")
+    (coco_cells / "out").mkdir()
+    return coco_cells
 
 
 def register(cells, *opts, **flags):

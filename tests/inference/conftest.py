@@ -1,6 +1,5 @@
 """Finished runs of tiny models of each kind, and pictures: whole predictions in a second."""
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,29 +8,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_detector import MODEL
 
 FPN = {
-    "MODEL": {
-        "DEVICE": "cpu",
-        "BACKBONE": {"NAME": "build_resnet_fpn_backbone", "FREEZE_AT": 0},
-        "RESNETS": {
-            "DEPTH": 50,
-            "WIDTH_PER_GROUP": 4,
-            "NORM": "BN",
-            "STEM_OUT_CHANNELS": 8,
-            "RES2_OUT_CHANNELS": 16,
-            "OUT_FEATURES": ["res2", "res3", "res4", "res5"],
-        },
-        "FPN": {"IN_FEATURES": ["res2", "res3", "res4", "res5"], "OUT_CHANNELS": 8},
-        "ANCHOR_GENERATOR": {"SIZES": [[16], [32], [64], [128], [256]]},
-        "RPN": {"IN_FEATURES": ["p2", "p3", "p4", "p5", "p6"], "POST_NMS_TOPK_TEST": 20},
-        "ROI_HEADS": {
-            "NAME": "StandardROIHeads",
-            "IN_FEATURES": ["p2", "p3", "p4", "p5"],
-            "NUM_CLASSES": 80,
-            "SCORE_THRESH_TEST": 0.0,
-        },
-        "ROI_BOX_HEAD": {"NAME": "FastRCNNConvFCHead", "NUM_FC": 1, "FC_DIM": 16, "POOLER_RESOLUTION": 3},
+    "MODEL": MODEL
+    | {
         "ROI_MASK_HEAD": {"NAME": "MaskRCNNConvUpsampleHead", "NUM_CONV": 1, "CONV_DIM": 8, "POOLER_RESOLUTION": 4},
         "SEM_SEG_HEAD": {"IN_FEATURES": ["p2", "p3", "p4", "p5"], "CONVS_DIM": 8, "NORM": "", "NUM_CLASSES": 54},
         "PANOPTIC_FPN": {"COMBINE": {"STUFF_AREA_LIMIT": 20, "INSTANCES_CONFIDENCE_THRESH": 0.0}},
@@ -50,17 +31,6 @@ def options(tree: dict[str, Any], prefix: str = "") -> list[Any]:
     for key, value in tree.items():
         pairs += options(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}", value]
     return pairs
-
-
-@pytest.fixture(autouse=True)
-def fresh_logs():
-    """Closes the log of each run; the next one has another captured screen."""
-    yield
-    for name in ("densekit", "detectron2", "fvcore"):
-        logger = logging.getLogger(name)
-        for handler in list(logger.handlers):
-            logger.removeHandler(handler)
-            handler.close()
 
 
 @pytest.fixture(scope="session")
