@@ -15,7 +15,8 @@ VARIABLE = "DENSEKIT_MAX_PIXELS"
 UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 if os.environ.get(VARIABLE, "").isdigit():
-    Image.MAX_IMAGE_PIXELS = int(os.environ[VARIABLE]) // 2  # Pillow warns from here on, and refuses twice as many
+    # Pillow warns from here on, and refuses more than twice as many; rounded up, so that the limit itself is read.
+    Image.MAX_IMAGE_PIXELS = (int(os.environ[VARIABLE]) + 1) // 2
 
 
 def readable(error: Exception) -> str:

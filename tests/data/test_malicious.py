@@ -219,9 +219,9 @@ def test_the_fast_reader_of_training_leaves_large_photos_to_the_limit(tmp_path, 
 
 def test_the_limit_can_be_raised_and_lowered(tmp_path):
     path = tmp_path / "a.png"
-    Image.new("L", (100, 100)).save(path)
+    Image.new("L", (99, 101)).save(path)
     code = f"from densekit.data.pictures import image_size; print(image_size({str(path)!r}))"
-    for limit, says in (("4000", "10,000 pixels"), ("40000", "(100, 100)")):
+    for limit, says in (("4000", "9,999 pixels"), ("9999", "(101, 99)")):
         env = os.environ | {"DENSEKIT_MAX_PIXELS": limit}
         run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
         assert says in run.stdout + run.stderr

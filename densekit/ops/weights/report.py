@@ -45,12 +45,14 @@ class LoadReport:
         state = {name: id(value) for name, value in model.state_dict(keep_vars=True).items()}
         absent = {name for name in missing if name in state}
         shapes = [row for row in reshaped if row[0] in state]
-        loaded = {ref for name, ref in state.items() if name not in absent and name not in {row[0] for row in shapes}}
+        other = {row[0] for row in shapes}
+        unfilled = absent | other
+        loaded = {ref for name, ref in state.items() if name not in unfilled}
         counted = [name for name in state if not _ignored(name)]
-        lost = [n for n in absent - {row[0] for row in shapes} if not _ignored(n) and state[n] not in loaded]
+        lost = [n for n in absent - other if not _ignored(n) and state[n] not in loaded]
         return cls(
             total=len(counted),
-            taken=sorted(set(counted) - set(lost) - {row[0] for row in shapes}),
+            taken=sorted(set(counted) - set(lost) - other),
             missing=sorted(lost),
             unexpected=sorted(name for name in unexpected if not _ignored(name)),
             reshaped=sorted(shapes),
