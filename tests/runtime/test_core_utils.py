@@ -63,6 +63,15 @@ def test_colour_is_for_terminals(monkeypatch, name):
         assert screen.getvalue().count("x") == 1
 
 
+def test_the_screen_is_followed_when_the_old_one_is_closed(monkeypatch, name):
+    monkeypatch.setattr(sys, "stdout", old := io.StringIO())
+    setup_logger(name=name)
+    old.close()
+    monkeypatch.setattr(sys, "stdout", new := io.StringIO())
+    setup_logger(name=name).info("still here")
+    assert "still here" in new.getvalue()
+
+
 def test_traceback_is_shown(capsys, name):
     logger = setup_logger(name=name)
     try:

@@ -59,7 +59,7 @@ def setup_logger(
 def _add_screen(logger: logging.Logger, color: bool, name: str, shown_name: str) -> None:
     screens = [h for h in logger.handlers if isinstance(h, logging.StreamHandler) and h.name == "screen"]
     screen = screens[0] if screens else logging.StreamHandler(sys.stdout)
-    screen.setStream(sys.stdout)  # it may have been redirected since
+    screen.stream = sys.stdout  # it may have been redirected since, and the old one closed
     screen.setFormatter(_ScreenFormatter(color and sys.stdout.isatty(), name, shown_name))
     if not screens:
         screen.name = "screen"
