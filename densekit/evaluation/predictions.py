@@ -5,7 +5,7 @@ N: detections of one image. H, W: the original image's height and width in pixel
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from torch import Tensor
 
 from densekit.d2.structures import BoxMode, Instances
 from densekit.ops.files import atomic_write
+
+Results = list[dict[str, Any]]
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +77,29 @@ def proposals_to_arrays(proposals: Instances) -> tuple[np.ndarray, np.ndarray]:
     """Returns the boxes (N, 4; xyxy, original-image pixels) and the objectness logits (N,) as numpy arrays."""
     boxes = proposals.proposal_boxes.tensor.float().cpu().numpy()
     return boxes, proposals.objectness_logits.float().cpu().numpy()
+
+
+def read_results(path: Path, needed: Sequence[str] = ("image_id", "category_id", "bbox", "score")) -> Results:
+    """Reads a results file in COCO's format.
+
+    Args:
+        path: Such as a ``coco_instances_results.json``.
+        needed: What every result must have.
+
+    Raises:
+        ValueError: It is not one.
+    """
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(results, list):
+        raise ValueError(f"{path} is not a COCO results file: it holds a {type(results).__name__}, not a list.")
+    for number, result in enumerate(results):
+        missing = [name for name in needed if not isinstance(result, dict) or name not in result]
+        if missing:
+            raise ValueError(f"{path} is not a COCO results file: entry {number} has no {', '.join(missing)}.")
+    return results
 
 
 def write_json_list(path: Path, items: Iterable[Mapping[str, Any]]) -> None:

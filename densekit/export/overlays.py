@@ -4,7 +4,6 @@
 """
 
 import argparse
-import json
 import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,12 +22,12 @@ from densekit.d2.structures import Instances
 from densekit.d2.utils.logger import setup_logger
 from densekit.d2.utils.visualizer import Visualizer
 from densekit.data import register_from_yaml
+from densekit.evaluation.predictions import read_results
 from densekit.export.drawing import results_to_instances
 from densekit.ops.files import atomic_write
 
 _LONGER_SIDE = 1024  # of a picture at least, so that the names on small images can be read
 _GAP = 8
-_REQUIRED = ("image_id", "category_id", "bbox", "score")
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +64,7 @@ def draw_overlays(
     if not records:
         raise ValueError(f"Data set '{dataset_name}' has no images.")
     metadata = MetadataCatalog.get(dataset_name)
-    per_image = _by_image(_read_results(Path(predictions)), records, Path(predictions), dataset_name)
+    per_image = _by_image(read_results(Path(predictions)), records, Path(predictions), dataset_name)
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     kept = [[r for r in per_image.get(d["image_id"], ()) if r["score"] >= score_threshold] for d in records]
@@ -84,20 +83,6 @@ def draw_overlays(
         highest = "there are none at all" if best is None else f"the best score of all is {best:.3f}"
         logger.warning(f"No prediction on these images reaches the score {score_threshold}; {highest}.")
     return written
-
-
-def _read_results(path: Path) -> list[dict[str, Any]]:
-    try:
-        results = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(results, list):
-        raise ValueError(f"{path} is not a COCO results file: it holds a {type(results).__name__}, not a list.")
-    for number, result in enumerate(results):
-        missing = [name for name in _REQUIRED if not isinstance(result, dict) or name not in result]
-        if missing:
-            raise ValueError(f"{path} is not a COCO results file: entry {number} has no {', '.join(missing)}.")
-    return results
 
 
 def _by_image(

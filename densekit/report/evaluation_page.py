@@ -9,13 +9,14 @@ from typing import Any
 import densekit.data.builtin  # noqa: F401 - registers the standard names, which are looked up here
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.data.registry import check_registered
+from densekit.evaluation.predictions import read_results
 from densekit.report.cityscapes_instances import read_cityscapes_instances
 from densekit.report.gallery import instance_gallery, panoptic_gallery, semantic_gallery
 from densekit.report.html import Markup, el, page, table
 from densekit.report.instances import Instances, instances_data, read_instances
 from densekit.report.learning import learning_groups
 from densekit.report.panoptic import Panoptic, panoptic_data, read_panoptic
-from densekit.report.run_files import RunFiles, read_json
+from densekit.report.run_files import RunFiles
 from densekit.report.semantic import Semantic, read_semantic, semantic_data
 
 __all__ = ["evaluation_page"]
@@ -107,11 +108,7 @@ def _instances(run: RunFiles, records: list[dict[str, Any]]) -> Instances | None
     path = run.inference / "coco_instances_results.json"
     if not path.is_file():
         return read_cityscapes_instances(run, records)
-    results = read_json(path)
-    needed = {"image_id", "category_id", "bbox", "score"}
-    if not isinstance(results, list) or not all(isinstance(r, dict) and needed <= r.keys() for r in results):
-        raise ValueError(f"{path} is not a COCO results file: a list of {', '.join(sorted(needed))} is needed.")
-    return read_instances(run, records, results)
+    return read_instances(run, records, read_results(path))
 
 
 def _results(run: RunFiles, parts: _Parts) -> dict[str, dict[str, float | None]]:

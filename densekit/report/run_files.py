@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-__all__ = ["RunFiles", "read_json", "read_run"]
+__all__ = ["RunFiles", "read_run"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def read_run(folder: Path, dataset: str | None) -> RunFiles:
         raise FileNotFoundError(f"{folder} has no evaluation of {name!r}, only of {', '.join(evaluated) or 'nothing'}.")
     config, header = _read_config(folder / "config.yaml")
     results_file = folder / "inference" / "results.json"
-    results = (read_json(results_file) or {}) if results_file.is_file() else {}
+    results = (_read_json(results_file) or {}) if results_file.is_file() else {}
     return RunFiles(
         folder, folder / "inference" / name, name, config, header, _read_curves(folder / "metrics.json"),
         results.get(name) or {},
@@ -76,7 +76,7 @@ def _read_config(path: Path) -> tuple[dict[str, Any], str]:
     return content if isinstance(content, dict) else {}, first.lstrip("# ") if first.startswith("#") else ""
 
 
-def read_json(path: Path) -> Any:
+def _read_json(path: Path) -> Any:
     """Reads a JSON file.
 
     Raises:

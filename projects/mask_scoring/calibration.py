@@ -6,8 +6,6 @@ when masks are ranked by the class score, by the mask score, and by class score 
 """
 
 import argparse
-import json
-import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +19,9 @@ import densekit.data.builtin  # noqa: F401  (registers the standard names)
 from densekit.d2.utils.logger import setup_logger
 from densekit.data import register_from_yaml
 from densekit.data.ground_truth import GroundTruth
+from densekit.engine.errors import user_errors
 from densekit.evaluation.coco_metrics import evaluate_coco
+from densekit.evaluation.predictions import read_results
 from densekit.ops.files import atomic_write
 
 Results = Sequence[Mapping[str, Any]]
@@ -88,27 +88,20 @@ def plot(results: Results, overlaps: np.ndarray, path: Path) -> None:
         figure.savefig(file, format="png", bbox_inches="tight")
 
 
-def read_results(path: Path) -> list[dict[str, Any]]:
+def read_masks(path: Path) -> list[dict[str, Any]]:
     """The results with masks of a COCO results file.
 
     Raises:
         ValueError: the file is not one, or it has no masks.
     """
-    try:
-        results = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(results, list) or not all(
-        isinstance(r, dict) and {"image_id", "score"} <= set(r) for r in results
-    ):
-        raise ValueError(f"{path} is not a COCO results file.")
+    results = read_results(path, needed=("image_id", "category_id", "score"))
     if not results or not all("segmentation" in result for result in results):
         raise ValueError(f"{path} has no masks; take the coco_instances_results.json of a model that predicts them.")
     return results
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command line; what is wrong with the input ends it with one line and the exit code 1."""
+    """The command line; what is wrong with the input ends it with one line and the exit code 2."""
     parser = argparse.ArgumentParser(
         prog="python -m densekit.projects.mask_scoring.calibration",
         description=__doc__,
@@ -120,10 +113,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", required=True, type=Path, metavar="PNG", help="the picture")
     args = parser.parse_args(argv)
     setup_logger(name="densekit")
-    try:
+    with user_errors():
         if args.datasets:
             register_from_yaml(args.datasets)
-        results, truth = read_results(args.predictions), GroundTruth.of(args.dataset)
+        results, truth = read_masks(args.predictions), GroundTruth.of(args.dataset)
         strangers = {result["image_id"] for result in results} - truth.image_numbers.keys()
         if strangers:
             raise ValueError(
@@ -133,8 +126,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         aps = mask_aps(truth, results, overlaps)
         args.output.parent.mkdir(parents=True, exist_ok=True)
         plot(results, overlaps, args.output)
-    except (OSError, KeyError, ValueError) as error:
-        sys.exit(f"error: {error.args[0] if isinstance(error, KeyError) else error}")
     rows = [[name, *metrics.values()] for name, metrics in aps.items()]
     table = tabulate(rows, headers=["masks ranked by", "AP", "AP50", "AP75"], tablefmt="pipe", floatfmt=".2f")
     print(f"{len(results)} masks, drawn in {args.output}. Mask AP:\n{table}")
