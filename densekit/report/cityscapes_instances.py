@@ -6,7 +6,7 @@ what lies by more than half on void, on groups of its class or on objects too sm
 K: values in an instance map. D: masks of a frame. G: objects of all classes in it, groups among them.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,19 +28,33 @@ from densekit.evaluation.cityscapes.frames import (
 )
 from densekit.evaluation.cityscapes.instance_scores import (
     OBJECT_LABELS,
+    OVERLAPS,
     SMALLEST,
     VOID_LABELS,
+    Outcome,
+    area_below,
+    average_frames,
+    judge_frame,
+    percentages,
     read_listing,
+    recall_curves,
 )
 from densekit.inference.runs import encode_in_frame
 from densekit.metrics.detection_errors import FALSE, IGNORED, ImageMatches, match_image
-from densekit.report.instances import Entry, InstanceImage, Instances
+from densekit.report.instances import Curve, Entry, InstanceImage, Instances, TaskScores
 from densekit.report.run_files import RunFiles
 
-__all__ = ["read_cityscapes_instances"]
+__all__ = ["benchmark_scores", "read_cityscapes_instances"]
 
 _NUMBERS = {label_id: number for number, label_id in enumerate(OBJECT_LABELS)}
 _HALF = 0.5
+_SHOWN_IOUS = (0, 5)  # .50 and .75 of the benchmark's ten
+_RECALLS = np.linspace(0, 1, 101)
+_VISIBLE = 5e-4  # of a chart's height; a class of a whole split has tens of thousands of points
+_CURVE_NOTE = (
+    "The benchmark's precision at every score, not interpolated: the area below is the AP. The means over classes and "
+    "IoUs are drawn at 101 recalls."
+)
 
 
 def read_cityscapes_instances(run: RunFiles, records: Iterable[Mapping[str, Any]]) -> Instances | None:
@@ -65,13 +79,47 @@ def read_cityscapes_instances(run: RunFiles, records: Iterable[Mapping[str, Any]
         )
     paths = [images[frame] for frame in frames]
     found = list(threaded(_read_frame, paths, listings, [truth[frame] for frame in frames]))
-    return Instances(dict(OBJECT_LABELS), {}, found, "segm")
+    images_found, outcomes = [image for image, _ in found], [outcome for _, outcome in found]
+    return Instances(dict(OBJECT_LABELS), {"segm": benchmark_scores(outcomes)}, images_found, "segm", _CURVE_NOTE)
 
 
-def _read_frame(path: str, listing: Path, truth_file: Path) -> InstanceImage:
+def benchmark_scores(frames: Sequence[Mapping[int, Outcome]]) -> TaskScores:
+    """The benchmark's numbers, which are areas under lines through points at all scores, and those lines."""
+    curves, sampled = {}, []
+    for number, label_id in enumerate(OBJECT_LABELS):
+        lines = recall_curves([frame[label_id] for frame in frames])
+        if lines is not None:
+            shown = [_curve(lines[k]) for k in _SHOWN_IOUS]
+            sampled.append([*(_sampled([lines[k]]) for k in _SHOWN_IOUS), _sampled(lines)])
+            curves[str(number)] = [*shown, sampled[-1][-1]]
+    if sampled:
+        curves["all"] = [_mean(group) for group in zip(*sampled)]
+    return TaskScores(percentages(average_frames(frames)), curves)
+
+
+def _curve(line: np.ndarray) -> Curve:
+    """A line (P, 2) with its fall to 0 at the highest recall, without the points that nobody could see it bend at."""
+    end = line[-1, 0]
+    whole = np.concatenate([line, [[end, 0.0], [1.0, 0.0]]]) if end < 1 else line
+    recall, precision = cv2.approxPolyDP(whole.astype(np.float32)[:, None], _VISIBLE, closed=False)[:, 0].T
+    return Curve(100 * area_below(line), precision, recall)
+
+
+def _sampled(lines: Sequence[np.ndarray]) -> Curve:
+    """The mean of lines at equal steps of recall; beyond the highest recall of a line its precision is 0."""
+    rows = [np.interp(_RECALLS, line[:, 0], line[:, 1], right=0.0) for line in lines]
+    return Curve(100 * float(np.mean([area_below(line) for line in lines])), np.mean(rows, axis=0))
+
+
+def _mean(curves: Sequence[Curve]) -> Curve:
+    area = float(np.mean([curve.area for curve in curves]))
+    return Curve(area, np.mean([curve.precision for curve in curves], axis=0))
+
+
+def _read_frame(path: str, listing: Path, truth_file: Path) -> tuple[InstanceImage, dict[int, Outcome]]:
     ids = read_label_map(truth_file)
     values, index, sizes = distinct(ids)
-    masks, rows = [], []
+    masks, rows, used = [], [], []
     for listed in read_listing(listing):
         mask = read_label_map(listed.file)
         check_same_size(mask, ids, listed.file, truth_file)
@@ -79,6 +127,7 @@ def _read_frame(path: str, listing: Path, truth_file: Path) -> InstanceImage:
         window = np.s_[y : y + height, x : x + width]
         if width and height:  # an empty mask is no prediction
             rows.append(np.bincount(index[window][mask[window] != 0], minlength=len(values)))
+            used.append(listed)
             masks.append(_entry(mask != 0, listed.label_id, box) | {"score": listed.score})
     labels = np.where(values < CROWD_BELOW, values, values // CROWD_BELOW)
     is_object = np.isin(labels, list(OBJECT_LABELS))
@@ -86,7 +135,8 @@ def _read_frame(path: str, listing: Path, truth_file: Path) -> InstanceImage:
         _object(ids, value, label) for value, label in zip(values[is_object].tolist(), labels[is_object].tolist())
     ]
     shared = np.array(rows, dtype=np.int64).reshape(len(rows), len(values))
-    return InstanceImage(path, objects, masks, _match(masks, shared, values, sizes, labels, is_object))
+    image = InstanceImage(path, objects, masks, _match(masks, shared, values, sizes, labels, is_object))
+    return image, judge_frame(used, shared, values, sizes, OVERLAPS, SMALLEST)
 
 
 def _object(ids: np.ndarray, value: int, label_id: int) -> Entry:

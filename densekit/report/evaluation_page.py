@@ -117,11 +117,7 @@ def _results(run: RunFiles, parts: _Parts) -> dict[str, dict[str, float | None]]
     if parts.instances is None:
         return results
     for task, scores in parts.instances.scores.items():
-        names = parts.instances.classes
-        computed = {**scores.metrics}
-        if len(names) > 1:
-            computed |= {f"AP-{name}": scores.per_category.get(key, math.nan) for key, name in names.items()}
-        results[task] = {name: None if math.isnan(value) else value for name, value in computed.items()}
+        results[task] = {name: None if math.isnan(value) else value for name, value in scores.metrics.items()}
     return results
 
 
@@ -322,7 +318,7 @@ def _recall(instances: Instances) -> Markup:
         el("h2", "Precision and recall"),
         el("fieldset", el("legend", "of"), choice, class_="choice") if len(choice) > 1 else None,
         el("div", class_="chart", id="recall"),
-        el("p", "COCO's interpolated precision; for all classes, the mean over the classes.", class_="quiet"),
+        el("p", instances.curve_note, class_="quiet"),
     )
 
 

@@ -4,6 +4,7 @@ The ground truth and the results file go through the evaluator's code again, whi
 at every recall. Fates of single detections are those at an IoU of 0.5, of masks where there are masks, else of boxes.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -18,13 +19,14 @@ from densekit.metrics.detection_errors import TRUE, ImageMatches, calibration_bi
 from densekit.report.confusion import confusion_data
 from densekit.report.run_files import RunFiles
 
-__all__ = ["Entry", "InstanceImage", "Instances", "instances_data", "read_instances"]
+__all__ = ["Curve", "Entry", "InstanceImage", "Instances", "TaskScores", "instances_data", "read_instances"]
 
 THRESHOLDS = tuple(round(0.05 * k, 2) for k in range(1, 20))
 _BINS = 10
 _FIELDS = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}
 _SHOWN_IOUS = (0, 5)  # .50 and .75 of COCO's ten
 _DIGITS = 4
+_CURVE_NOTE = "COCO's interpolated precision; for all classes, the mean over the classes."
 
 Entry = dict[str, Any]
 
@@ -47,20 +49,50 @@ class InstanceImage:
 
 
 @dataclass(frozen=True)
+class Curve:
+    """Precision by recall.
+
+    Attributes:
+        area: the average precision, 0 to 100.
+        precision: (P,) from 0 to 1.
+        recall: (P,) from 0 to 1, never falling; None for equal steps from 0 to 1.
+    """
+
+    area: float
+    precision: np.ndarray
+    recall: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """The evaluator's numbers and curves of a task.
+
+    Attributes:
+        metrics: as the evaluator names them, from 0 to 100; NaN where there is nothing to find.
+        curves: class number, or "all" -> the curves at an IoU of .50, of .75, and on average over .50 to .95.
+    """
+
+    metrics: dict[str, float]
+    curves: dict[str, list[Curve]]
+
+
+@dataclass(frozen=True)
 class Instances:
     """An evaluation of instances.
 
     Attributes:
         classes: category id -> name, in the order of the classes' numbers on the page.
-        scores: task -> the evaluator's numbers and curves.
+        scores: task -> its numbers and curves.
         images: all of them, in the order of the data set.
         matched_by: ``segm`` or ``bbox``, whose overlaps decide the matches.
+        curve_note: how the curves are drawn, a sentence.
     """
 
     classes: dict[int, str]
-    scores: dict[str, CocoScores]
+    scores: dict[str, TaskScores]
     images: list[InstanceImage]
     matched_by: str
+    curve_note: str = _CURVE_NOTE
 
 
 def read_instances(run: RunFiles, records: Sequence[Entry], results: Sequence[Entry]) -> Instances:
@@ -91,7 +123,7 @@ def read_instances(run: RunFiles, records: Sequence[Entry], results: Sequence[En
     scores = {}
     if truth.annotated:
         for task in tasks:
-            scores[task] = evaluate_coco(truth, results, task, kpt_oks_sigmas=sigmas)
+            scores[task] = _task_scores(evaluate_coco(truth, results, task, kpt_oks_sigmas=sigmas), truth.categories)
     by = "segm" if "segm" in tasks else "bbox"
     return Instances(truth.categories, scores, _images(records, truth, results, by), by)
 
@@ -141,28 +173,37 @@ def instances_data(instances: Instances) -> dict[str, Any]:
     matches = [image.matches for image in instances.images]
     count = len(instances.classes)
     return {
-        "recall": {task: _recall_curves(scores, instances.classes) for task, scores in instances.scores.items()},
+        "recall": {task: _drawn(scores.curves) for task, scores in instances.scores.items()},
         "confusion": confusion_data([confusion(matches, count, each) for each in THRESHOLDS], THRESHOLDS),
         "calibration": _calibration(matches, count),
     }
 
 
-def _recall_curves(scores: CocoScores, classes: Mapping[int, str]) -> dict[str, list[list[float]]]:
-    """Class number, or "all" -> precision at 101 recalls at an IoU of .50, of .75, and on average over all ten."""
-    curves: dict[str, list[list[float]]] = {}
-    defined = []
-    for number, key in enumerate(classes):
-        table = scores.curves.get(key)
-        if table is not None and table.min() > -1:
-            curves[str(number)] = _three(table)
-            defined.append(table)
+def _task_scores(scores: CocoScores, classes: Mapping[int, str]) -> TaskScores:
+    metrics = dict(scores.metrics)
+    if len(classes) > 1:
+        metrics |= {f"AP-{name}": scores.per_category.get(key, math.nan) for key, name in classes.items()}
+    tables = {str(number): scores.curves.get(key) for number, key in enumerate(classes)}
+    defined = {number: table for number, table in tables.items() if table is not None and table.min() > -1}
     if defined:
-        curves["all"] = _three(np.mean(defined, axis=0))
-    return curves
+        defined["all"] = np.mean(list(defined.values()), axis=0)
+    return TaskScores(metrics, {key: _three(table) for key, table in defined.items()})
 
 
-def _three(table: np.ndarray) -> list[list[float]]:
-    return [np.round(row, _DIGITS).tolist() for row in (*(table[k] for k in _SHOWN_IOUS), table.mean(axis=0))]
+def _three(table: np.ndarray) -> list[Curve]:
+    rows = (*(table[k] for k in _SHOWN_IOUS), table.mean(axis=0))
+    return [Curve(100 * float(row.mean()), row) for row in rows]
+
+
+def _drawn(curves: Mapping[str, Sequence[Curve]]) -> dict[str, list[dict[str, Any]]]:
+    return {key: [_plain(curve) for curve in group] for key, group in curves.items()}
+
+
+def _plain(curve: Curve) -> dict[str, Any]:
+    plain: dict[str, Any] = {
+        "area": round(curve.area, _DIGITS), "precision": np.round(curve.precision, _DIGITS).tolist()
+    }  # fmt: skip
+    return plain if curve.recall is None else plain | {"recall": np.round(curve.recall, _DIGITS).tolist()}
 
 
 def _calibration(matches: Sequence[ImageMatches], count: int) -> dict[str, list[list[float]]]:

@@ -103,6 +103,15 @@
     host.watcher.observe(drawing);
   }
 
+  // The point of a series at an x, on the line between two of its points only where the line is part of the curve.
+  function at({ points, between }, x) {
+    const exact = points.find((point) => point[0] === x);
+    const k = points.findIndex((point) => point[0] > x);
+    if (exact || !between || k < 1) return exact;
+    const [[x0, y0], [x1, y1]] = [points[k - 1], points[k]];
+    return [x, y0 + ((y1 - y0) * (x - x0)) / (x1 - x0)];
+  }
+
   // Says the values at one x after another.
   function stepper(series, bars, axes, readout) {
     const places = [...new Set([...series.filter((one) => !one.dashed).flatMap((one) => one.points.map((p) => p[0])), ...bars.map(([a, b]) => (a + b) / 2)])];
@@ -113,7 +122,7 @@
       const value = places[current];
       const said = [];
       for (const one of series) {
-        const point = one.dashed ? undefined : one.points.find((p) => p[0] === value);
+        const point = one.dashed ? undefined : at(one, value);
         if (point) said.push(series.length > 1 ? `${one.name} ${short(point[1])}` : short(point[1]));
       }
       for (const [a, b, , text] of bars) if ((a + b) / 2 === value) said.push(text);
@@ -138,10 +147,11 @@
       return;
     }
     const names = ["IoU 0.50", "IoU 0.75", "mean of IoU 0.50 to 0.95"];
-    const series = curves.map((curve, k) => ({ name: names[k], points: curve.map((value, i) => [i / 100, value]) }));
+    const series = curves.map(({ area, precision, recall }, k) => {
+      const points = precision.map((value, i) => [recall ? recall[i] : i / (precision.length - 1), value]);
+      return { name: `${names[k]} (AP ${area.toFixed(1)})`, points, between: true };
+    });
     const axes = { x: { label: "recall", low: 0, high: 1 }, y: { label: "precision", low: 0, high: 1 } };
-    const areas = curves.map((curve) => ((100 * curve.reduce((a, b) => a + b, 0)) / curve.length).toFixed(1));
-    series.forEach((one, k) => { one.name += ` (AP ${areas[k]})`; });
     chart(host, { series, axes, summary: `Precision by recall for ${state.name || "all classes"}: ${series.map((one) => one.name).join(", ")}` });
   }
 

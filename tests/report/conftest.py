@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import cityscapes_scenes as scenes
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
@@ -85,6 +86,32 @@ def write_run(folder, name, results):
     lines += [{"iteration": 300, "bbox/AP": 10.0, "bbox/AP-absent": None}, {"iteration": 599, "bbox/AP": 20.0}]
     (folder / "metrics.json").write_text("\n".join(json.dumps(line) for line in lines) + '\n{"iteration": 600, "tot')
     return folder
+
+
+@pytest.fixture(scope="session")
+def city_tree(tmp_path_factory):
+    return scenes.make_tree(tmp_path_factory.mktemp("tree"), frames=6)
+
+
+@pytest.fixture
+def city_run(city_tree, tmp_path, restore_catalogs):
+    """OUTPUT_DIR of an evaluation of spoiled instances and panoptic segments in Cityscapes' form."""
+    from densekit.data.cityscapes_panoptic import cityscapes_panoptic_entries
+    from densekit.data.registry import register
+    from densekit.engine.writers import write_results
+
+    name = "tree_fine_panoptic_val"
+    for entry in cityscapes_panoptic_entries("tree_fine_panoptic", str(city_tree), ["val"]):
+        register(entry)
+    folder, results = tmp_path / "run/inference" / name, {}
+    for kind in ("instances", "panoptic"):
+        make, spoil = scenes.EVALUATORS[kind]
+        evaluator = make(city_tree, folder)
+        for item in scenes.images(city_tree):
+            evaluator.process([item], [{scenes.OUTPUTS[kind]: spoil(item)}])
+        results |= evaluator.evaluate()
+    write_results(tmp_path / "run/inference/results.json", {name: results})
+    return tmp_path / "run"
 
 
 @pytest.fixture

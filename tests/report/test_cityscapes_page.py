@@ -11,45 +11,23 @@ import pytest
 
 from densekit.d2.data import DatasetCatalog
 from densekit.data.cityscapes import cityscapes_entries
-from densekit.data.cityscapes_panoptic import cityscapes_panoptic_entries
 from densekit.data.registry import register
-from densekit.engine.writers import write_results
 from densekit.evaluation.cityscapes.frames import ground_truth
-from densekit.evaluation.cityscapes.instance_scores import OBJECT_LABELS, SMALLEST, match_frame
+from densekit.evaluation.cityscapes.instance_scores import OBJECT_LABELS, SMALLEST, Outcome, average_frames, match_frame
 from densekit.metrics.panoptic_quality import panoptic_confusion
-from densekit.report.cityscapes_instances import read_cityscapes_instances
+from densekit.report.cityscapes_instances import benchmark_scores, read_cityscapes_instances
 from densekit.report.evaluation_page import evaluation_page
+from densekit.report.instances import instances_data
 from densekit.report.panoptic import read_panoptic
 from densekit.report.run_files import read_run
 
 NAME = "tree_fine_panoptic_val"
 
 
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    return scenes.make_tree(tmp_path_factory.mktemp("tree"), frames=6)
-
-
-@pytest.fixture
-def run(tree, tmp_path, restore_catalogs):
-    """OUTPUT_DIR of an evaluation of spoiled instances and panoptic segments."""
-    for entry in cityscapes_panoptic_entries("tree_fine_panoptic", str(tree), ["val"]):
-        register(entry)
-    folder, results = tmp_path / "run/inference" / NAME, {}
-    for kind in ("instances", "panoptic"):
-        make, spoil = scenes.EVALUATORS[kind]
-        evaluator = make(tree, folder)
-        for item in scenes.images(tree):
-            evaluator.process([item], [{scenes.OUTPUTS[kind]: spoil(item)}])
-        results |= evaluator.evaluate()
-    write_results(tmp_path / "run/inference/results.json", {NAME: results})
-    return tmp_path / "run"
-
-
-def test_fates_of_masks_are_the_benchmarks(run, tree):
-    files = read_run(run, None)
+def test_fates_of_masks_are_the_benchmarks(city_run, city_tree):
+    files = read_run(city_run, None)
     instances = read_cityscapes_instances(files, DatasetCatalog.get(NAME))
-    truth = ground_truth(tree / "gtFine/val", "instanceIds")
+    truth = ground_truth(city_tree / "gtFine/val", "instanceIds")
     seen = np.zeros(3, dtype=int)
     for image in instances.images:
         frame = scenes.frame(image.path)
@@ -66,9 +44,49 @@ def test_fates_of_masks_are_the_benchmarks(run, tree):
     assert seen.all()  # the scenes have masks of every fate
 
 
-def test_masks_are_kept_pixel_by_pixel(run, tree):
-    instances = read_cityscapes_instances(read_run(run, None), DatasetCatalog.get(NAME))
-    truth = ground_truth(tree / "gtFine/val", "instanceIds")
+def area(curve):
+    precision = np.array(curve["precision"])
+    recall = np.array(curve.get("recall", np.linspace(0, 1, len(precision))))
+    return 50 * (np.diff(recall) * (precision[1:] + precision[:-1])).sum()
+
+
+def test_areas_below_the_curves_are_the_average_precisions_of_the_script(city_run, city_tree, tmp_path):
+    files = read_run(city_run, None)
+    scenes.run_script("evalInstanceLevelSemanticLabeling", tmp_path / "cli", city_tree, files.inference / "instances")
+    theirs = scenes.exported(city_tree, "resultInstanceLevelSemanticLabeling")["averages"]
+    instances = read_cityscapes_instances(files, DatasetCatalog.get(NAME))
+    curves = instances_data(instances)["recall"]["segm"]
+    middling = 0
+    for number, name in enumerate(OBJECT_LABELS.values()):
+        half, _, mean = curves.get(str(number), [None] * 3)
+        ap, ap50 = (100 * theirs["classes"][name][key] for key in ("ap", "ap50%"))
+        if half is None:
+            assert np.isnan(ap50)  # no object of the class
+            continue
+        assert half["area"] == pytest.approx(ap50, abs=1e-4) and mean["area"] == pytest.approx(ap, abs=1e-4)
+        assert area(half) == pytest.approx(ap50, abs=0.2)  # the script's trapezoids below what is drawn
+        assert area(mean) == pytest.approx(ap, abs=1.5)  # at 101 recalls, which cut corners of so few masks
+        middling += 5 < ap50 < 95
+    assert middling >= 3
+    assert curves["all"][0]["area"] == pytest.approx(100 * theirs["allAp50%"], abs=1e-4)
+    assert curves["all"][2]["area"] == pytest.approx(100 * theirs["allAp"], abs=1e-4)
+
+
+def test_a_curve_keeps_its_area_with_few_of_many_points():
+    rng = np.random.default_rng(0)
+    scores = np.sort(rng.random(20_000))[::-1]
+    outcome = Outcome(scores, np.tile(rng.random(20_000) < scores, (10, 1)).astype(int), 12_000)
+    frames = [dict.fromkeys(OBJECT_LABELS, outcome)]
+    [half, _, mean] = benchmark_scores(frames).curves["0"]
+    assert len(half.precision) < 600
+    exact = 100 * average_frames(frames)["averages"]["classes"]["person"]["ap50%"]
+    assert area({"precision": half.precision, "recall": half.recall}) == pytest.approx(exact, abs=0.05)
+    assert area({"precision": mean.precision}) == pytest.approx(exact, abs=0.5)
+
+
+def test_masks_are_kept_pixel_by_pixel(city_run, city_tree):
+    instances = read_cityscapes_instances(read_run(city_run, None), DatasetCatalog.get(NAME))
+    truth = ground_truth(city_tree / "gtFine/val", "instanceIds")
     for image in instances.images:
         ids = cv2.imread(str(truth[scenes.frame(image.path)]), cv2.IMREAD_UNCHANGED)
         things = [value for value in np.unique(ids) if (value // 1000 if value >= 1000 else value) in OBJECT_LABELS]
@@ -78,8 +96,8 @@ def test_masks_are_kept_pixel_by_pixel(run, tree):
             assert mask_utils.toBbox(entry["segmentation"]).tolist() == entry["bbox"]
 
 
-def test_rows_and_columns_of_the_confusion_are_the_segments_that_count(run):
-    panoptic = read_panoptic(read_run(run, None), DatasetCatalog.get(NAME))
+def test_rows_and_columns_of_the_confusion_are_the_segments_that_count(city_run):
+    panoptic = read_panoptic(read_run(city_run, None), DatasetCatalog.get(NAME))
     categories = list(panoptic.classes)
     counts = panoptic_confusion((image.matching for image in panoptic.images), categories)
     for number, key in enumerate(categories):
@@ -92,24 +110,25 @@ def test_rows_and_columns_of_the_confusion_are_the_segments_that_count(run):
     assert off.sum() > 2 and counts[-1].any() and counts[:, -1].any()
 
 
-def test_the_page_has_both_galleries_and_confusions(run):
-    text = evaluation_page(read_run(run, None), 2)
+def test_the_page_has_both_galleries_and_confusions(city_run):
+    text = evaluation_page(read_run(city_run, None), 2)
     assert text.count('class="gallery"') == 2 and text.count('class="confusion"') == 2
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
     data = json.loads(found[1], parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
-    assert data["classes"]["instances"] == list(OBJECT_LABELS.values()) and not data["instances"]["recall"]
-    results = json.loads((run / "inference/results.json").read_text())[NAME]
+    assert data["classes"]["instances"] == list(OBJECT_LABELS.values())
+    assert set(data["instances"]["recall"]) == {"segm"} and "all" in data["instances"]["recall"]["segm"]
+    results = json.loads((city_run / "inference/results.json").read_text())[NAME]
     assert f"<dd>{results['panoptic_seg']['PQ']:.1f}</dd>" in text and f"<dd>{results['segm']['AP']:.1f}</dd>" in text
-    assert 'id="recall"' not in text and 'id="calibration"' in text
+    assert 'id="recall"' in text and 'id="calibration"' in text and 'class="alert"' not in text
 
 
-def test_an_evaluation_of_instances_alone_and_a_missing_frame(run, tree):
-    for entry in cityscapes_entries("tree_fine", str(tree), "gtFine", ["val"]):
+def test_an_evaluation_of_instances_alone_and_a_missing_frame(city_run, city_tree):
+    for entry in cityscapes_entries("tree_fine", str(city_tree), "gtFine", ["val"]):
         register(entry)
-    folder = run / "inference"
+    folder = city_run / "inference"
     (folder / NAME).rename(folder / "tree_fine_instance_seg_val")
-    assert 'data-kind="instances"' in evaluation_page(read_run(run, None), 2)
+    assert 'data-kind="instances"' in evaluation_page(read_run(city_run, None), 2)
     lost = next((folder / "tree_fine_instance_seg_val/instances").glob("*_pred.txt"))
     lost.unlink()
     with pytest.raises(FileNotFoundError, match=lost.name):
-        evaluation_page(read_run(run, None), 2)
+        evaluation_page(read_run(city_run, None), 2)

@@ -54,11 +54,14 @@ def test_numbers_are_those_of_pycocotools(instance_run):
         precision = official(json_file, results, task).eval["precision"][:, :, :, 0, -1]
         for number in range(2):
             table = precision[:, :, number]
-            curves = np.array(data["instances"]["recall"][task][str(number)])
-            np.testing.assert_allclose(curves, np.stack([table[0], table[5], table.mean(axis=0)]), atol=6e-5)
+            curves = data["instances"]["recall"][task][str(number)]
+            expected_curves = np.stack([table[0], table[5], table.mean(axis=0)])
+            np.testing.assert_allclose([curve["precision"] for curve in curves], expected_curves, atol=6e-5)
+            np.testing.assert_allclose([curve["area"] for curve in curves], 100 * expected_curves.mean(1), atol=6e-5)
         assert "2" not in data["instances"]["recall"][task]  # a class without objects has no curve
         defined = precision[:, :, :2]
-        np.testing.assert_allclose(data["instances"]["recall"][task]["all"][2], defined.mean(axis=(0, 2)), atol=6e-5)
+        mean = data["instances"]["recall"][task]["all"][2]["precision"]
+        np.testing.assert_allclose(mean, defined.mean(axis=(0, 2)), atol=6e-5)
         expected.append(100 * precision[:, :, 0].mean())
     assert cells(text, "person") == pytest.approx(expected, abs=0.005)
 

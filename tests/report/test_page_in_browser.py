@@ -147,6 +147,20 @@ def test_a_phone_needs_no_sideways_scrolling(instance_run, open_page, scheme):
     assert dark == ([True, False] if scheme == "light" else [False, True])
 
 
+def test_curves_of_a_cityscapes_run(city_run, open_page):
+    """Their points lie at other recalls than those of other curves, between which the readout says the line."""
+    page = open_page(city_run, width=390)
+    every = page.inner_text("#recall .legend")
+    page.select_option("#class", label="car")
+    one = page.inner_text("#recall .legend")
+    assert one != every and one.count("(AP ") == 3
+    page.hover("#recall .drawing", position={"x": 80, "y": 60})
+    assert page.inner_text("#recall .readout").count("(AP ") == 3
+    page.select_option("#class", label="train")
+    assert "no object of this class" in page.inner_text("#recall")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
 def test_maps(map_run, open_page):
     page = open_page(map_run[0])
     assert page.locator(".gallery").count() == 2 and visible(page, "img.labels") > 0

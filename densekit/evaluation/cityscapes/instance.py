@@ -10,7 +10,7 @@ from torch import Tensor
 from densekit.d2.structures import Instances
 from densekit.evaluation.cityscapes.evaluator import CityscapesEvaluator
 from densekit.evaluation.cityscapes.frames import label_ids, threaded, write_png
-from densekit.evaluation.cityscapes.instance_scores import score_instances
+from densekit.evaluation.cityscapes.instance_scores import percentages, score_instances
 from densekit.ops.files import atomic_write
 
 
@@ -61,11 +61,7 @@ class CityscapesInstanceEvaluator(CityscapesEvaluator):
     def _score(self, files: list[tuple[Path, Path]]) -> dict[str, float]:
         scores = score_instances(files)
         self._keep("resultInstanceLevelSemanticLabeling", scores)
-        averages = scores["averages"]
-        metrics = {"AP": 100 * averages["allAp"], "AP50": 100 * averages["allAp50%"]}
-        for metric, key in (("AP", "ap"), ("AP50", "ap50%")):
-            metrics.update({f"{metric}-{name}": 100 * ap[key] for name, ap in averages["classes"].items()})
-        return {name: float(value) for name, value in metrics.items()}
+        return percentages(scores)
 
 
 def _write_mask(path: Path, mask: np.ndarray) -> None:

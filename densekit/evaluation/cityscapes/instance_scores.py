@@ -15,7 +15,7 @@ import copy
 import functools
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ from densekit.evaluation.cityscapes.frames import check_same_size, distinct, rea
 
 OBJECT_LABELS = {label.id: label.name for label in labels if label.hasInstances and not label.ignoreInEval}
 VOID_LABELS = [label.id for label in labels if label.ignoreInEval]
+OVERLAPS: np.ndarray = script.args.overlaps  # ten thresholds of IoU, .5 to .95
 SMALLEST = int(script.args.minRegionSizes[0])  # pixels that an object needs to count
 _FIRST_OBJECT = 1000  # lower values of an instance map are labels; of a class with objects, they are groups
 
@@ -63,17 +64,32 @@ def score_instances(files: Sequence[tuple[Path, Path]]) -> dict[str, Any]:
     Raises:
         ValueError: A file is missing or damaged, or a mask has another size than its image.
     """
+    match = functools.partial(match_frame, thresholds=OVERLAPS, smallest=SMALLEST)
+    return average_frames(list(threaded(match, *zip(*files))))
+
+
+def average_frames(frames: Sequence[Mapping[int, Outcome]]) -> dict[str, Any]:
+    """Returns what :func:`score_instances` does from the outcomes of the frames at all ``OVERLAPS``."""
     args = copy.copy(script.args)  # the script keeps its state there
     script.setInstanceLabels(args)
-    match = functools.partial(match_frame, thresholds=args.overlaps, smallest=SMALLEST)
-    frames = list(threaded(match, *zip(*files)))
-    precisions = np.full((1, len(OBJECT_LABELS), len(args.overlaps)), np.nan)  # of one distance, that is any
+    precisions = np.full((1, len(OBJECT_LABELS), len(OVERLAPS)), np.nan)  # of one distance, that is any
     for k, label_id in enumerate(OBJECT_LABELS):
-        precisions[0, k] = _precisions([frame[label_id] for frame in frames])
+        curves = recall_curves([frame[label_id] for frame in frames])
+        if curves is not None:
+            precisions[0, k] = [area_below(curve) for curve in curves]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # the mean of no class at all is NaN, as it should be
         averages = script.computeAverages(precisions, args)
     return script.prepareJSONDataForResults(averages, precisions, args)
+
+
+def percentages(scores: Mapping[str, Any]) -> dict[str, float]:
+    """Returns AP and AP50, of all classes and ``-<class>`` of each, from what :func:`score_instances` returns."""
+    averages = scores["averages"]
+    metrics = {"AP": 100 * averages["allAp"], "AP50": 100 * averages["allAp50%"]}
+    for metric, key in (("AP", "ap"), ("AP50", "ap50%")):
+        metrics |= {f"{metric}-{name}": 100 * of_class[key] for name, of_class in averages["classes"].items()}
+    return {name: float(value) for name, value in metrics.items()}
 
 
 def read_listing(path: Path) -> list[ListedMask]:
@@ -114,16 +130,41 @@ def match_frame(listing_file: Path, truth_file: Path, thresholds: np.ndarray, sm
         The outcome of each class by label id.
     """
     values, index, sizes = distinct(read_label_map(truth_file))
+    listing = read_listing(listing_file)
+    rows = [_overlaps(mask.file, index, truth_file, len(values)) for mask in listing]
+    overlaps = np.array(rows, dtype=np.int64).reshape(len(rows), len(values))
+    return judge_frame(listing, overlaps, values, sizes, thresholds, smallest)
+
+
+def judge_frame(
+    listing: Sequence[ListedMask],
+    overlaps: np.ndarray,
+    values: np.ndarray,
+    sizes: np.ndarray,
+    thresholds: np.ndarray,
+    smallest: int,
+) -> dict[int, Outcome]:
+    """Judges the masks of a frame, whose pixels were counted.
+
+    Args:
+        listing: M masks in any order; of equal scores the first comes first.
+        overlaps: (M, K) pixels of the masks on each value of the instance map.
+        values: (K,) those values.
+        sizes: (K,) their pixels.
+        thresholds: (T,), see :func:`match_frame`.
+        smallest: Pixels that an object needs to count.
+
+    Returns:
+        The outcome of each class by label id.
+    """
     labels_of = np.where(values < _FIRST_OBJECT, values, values // _FIRST_OBJECT)
-    listing = sorted(read_listing(listing_file), key=lambda mask: -mask.score)
+    order = sorted(range(len(listing)), key=lambda number: -listing[number].score)
+    used = overlaps.sum(axis=1) > 0  # an empty mask is no prediction
     outcomes = {}
     for label_id in OBJECT_LABELS:
-        masks = [mask for mask in listing if mask.label_id == label_id]
-        rows = [_overlaps(mask.file, index, truth_file, len(values)) for mask in masks]
-        overlaps = np.array(rows, dtype=np.int64).reshape(len(rows), len(values))
-        used = overlaps.any(axis=1)  # an empty mask is no prediction
-        scores = np.array([mask.score for mask in masks], dtype=float)[used]
-        states, objects = _judge(overlaps[used], values, sizes, labels_of == label_id, thresholds, smallest)
+        chosen = [number for number in order if listing[number].label_id == label_id and used[number]]
+        scores = np.array([listing[number].score for number in chosen], dtype=float)
+        states, objects = _judge(overlaps[chosen], values, sizes, labels_of == label_id, thresholds, smallest)
         outcomes[label_id] = Outcome(scores, states, objects)
     return outcomes
 
@@ -171,21 +212,31 @@ def _overlaps(mask_file: Path, index: np.ndarray, truth_file: Path, count: int) 
     return np.bincount(index[window][mask[window] != 0], minlength=count)
 
 
-def _precisions(frames: Sequence[Outcome]) -> np.ndarray | float:
-    """(T,): average precision of a class; NaN without objects."""
+def recall_curves(frames: Sequence[Outcome]) -> list[np.ndarray] | None:
+    """The curves of a class, one for each threshold; None without objects.
+
+    Returns:
+        T arrays (P, 2) of recall and precision at all distinct scores, the highest first, after precision 1 at
+        recall 0. The area under the line through the points is the average precision.
+    """
     objects = sum(frame.objects for frame in frames)
     if not objects:
-        return math.nan
+        return None
     scores = np.concatenate([frame.scores for frame in frames])
     states = np.concatenate([frame.states for frame in frames], axis=1)
-    return np.array([_average_precision(scores[row >= 0], row[row >= 0] == TRUE, objects) for row in states])
+    return [_recall_curve(scores[row >= 0], row[row >= 0] == TRUE, objects) for row in states]
 
 
-def _average_precision(scores: np.ndarray, is_true: np.ndarray, objects: int) -> float:
-    """The area under the line through the points of all distinct scores, from precision 1 at recall 0."""
+def _recall_curve(scores: np.ndarray, is_true: np.ndarray, objects: int) -> np.ndarray:
     order = np.argsort(-scores, kind="stable")
     last = np.flatnonzero(np.diff(scores[order], append=-np.inf))  # of the masks of each score
     found = np.cumsum(is_true[order])[last]
     precision = np.concatenate([[1.0], found / (last + 1)])
     recall = np.concatenate([[0.0], found / objects])
+    return np.stack([recall, precision], axis=1)
+
+
+def area_below(curve: np.ndarray) -> float:
+    """The area under the line through points (P, 2)."""
+    recall, precision = curve.T
     return float((np.diff(recall) * (precision[1:] + precision[:-1])).sum() / 2)
