@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
-from densekit.ops.sharded import is_part, part_like
+from densekit.ops.sharded import part_like
 
 __all__ = ["WeightAverage", "averaged", "use_average"]
 
@@ -115,7 +116,7 @@ class WeightAverage:
         with torch.no_grad():
             for name, tensor in self._mean.items():
                 value = state["tensors"][name]
-                tensor.copy_(part_like(value, tensor) if is_part(tensor) else value)
+                tensor.copy_(part_like(value, tensor) if isinstance(tensor, DTensor) else value)
         self._exchanged = bool(state["exchanged"])
         if self._exchanged:
             self.exchange()
@@ -173,7 +174,7 @@ def _itself(tensor: torch.Tensor) -> torch.Tensor:
 
 def _local(tensor: torch.Tensor) -> torch.Tensor:
     """This process's part of a tensor that is spread over the processes; it shares its memory."""
-    return tensor.to_local() if is_part(tensor) else tensor
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _shape(tensor: Any) -> Any:

@@ -1,11 +1,12 @@
 """One model in several processes: a replica in each (DDP), or each with a part of the parameters (FSDP2)."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from densekit.d2.config import CfgNode
@@ -14,9 +15,6 @@ from densekit.d2.modeling import build_model
 from densekit.d2.utils import comm
 from densekit.engine.randomness import undisturbed
 from densekit.ops.sharded import has_parts, load_whole_optimizer_states, load_whole_states, whole
-
-if TYPE_CHECKING:
-    from torch.distributed.fsdp import MixedPrecisionPolicy
 
 __all__ = ["evaluation_model", "prepare_optimizer", "wrap_model"]
 
@@ -55,10 +53,6 @@ def wrap_model(cfg: CfgNode, model: nn.Module, precision: torch.dtype | None = N
 
 
 def _shard(model: nn.Module, names: list[str], precision: torch.dtype | None) -> nn.Module:
-    # Here, because they take long to import and few runs need them.
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
     device = next(model.parameters()).device.type
     if device == "cpu" and not hasattr(torch.cpu.Stream, "record_event"):
         raise ValueError(
@@ -75,13 +69,11 @@ def _shard(model: nn.Module, names: list[str], precision: torch.dtype | None) ->
     return model
 
 
-def _policy(block: nn.Module, precision: torch.dtype | None) -> "MixedPrecisionPolicy":
+def _policy(block: nn.Module, precision: torch.dtype | None) -> MixedPrecisionPolicy:
     """Parameters that are gathered in reduced precision, where every layer takes them so under autocast.
 
     BatchNorm does not: its running averages stay in float32, and all that it gets must be alike.
     """
-    from torch.distributed.fsdp import MixedPrecisionPolicy
-
     if precision is None or any(isinstance(module, _BatchNorm) for module in block.modules()):
         return MixedPrecisionPolicy()
     return MixedPrecisionPolicy(param_dtype=precision, reduce_dtype=torch.float32, cast_forward_inputs=False)

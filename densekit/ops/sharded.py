@@ -1,25 +1,18 @@
 """Tensors of which every process holds a part (torch's DTensor): whole ones of them, and parts of whole ones."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
-if TYPE_CHECKING:
-    from torch.distributed.tensor import DTensor
-
-__all__ = ["has_parts", "is_part", "load_whole_optimizer_states", "load_whole_states", "part_like", "whole"]
-
-
-def is_part(value: Any) -> "TypeGuard[DTensor]":
-    """Whether it is a DTensor: told without its class, which takes long to import and is rarely needed."""
-    return isinstance(value, Tensor) and hasattr(value, "full_tensor")
+__all__ = ["has_parts", "load_whole_optimizer_states", "load_whole_states", "part_like", "whole"]
 
 
 def has_parts(model: nn.Module) -> bool:
     """Whether the parameters of a model are spread over the processes."""
-    return any(map(is_part, model.parameters()))
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
 def whole(tree: Any, *, keep: bool = True) -> Any:
@@ -29,7 +22,7 @@ def whole(tree: Any, *, keep: bool = True) -> Any:
         tree: such as a state dict. What is whole already stays as it is.
         keep: False for a process that only helps the others; its gathered tensors are empty.
     """
-    if is_part(tree):
+    if isinstance(tree, DTensor):
         gathered = tree.full_tensor()
         # One at a time in the memory of the GPU: all together need not fit.
         return gathered.cpu() if keep else gathered.new_empty(0)
@@ -40,10 +33,8 @@ def whole(tree: Any, *, keep: bool = True) -> Any:
     return tree
 
 
-def part_like(tensor: Tensor, target: "DTensor") -> "DTensor":
+def part_like(tensor: Tensor, target: DTensor) -> DTensor:
     """This process's part of a whole tensor, cut like ``target``; all processes must call this together."""
-    from torch.distributed.tensor import distribute_tensor
-
     moved = tensor.to(target.device, target.dtype)
     return distribute_tensor(moved, target.device_mesh, target.placements)
 
@@ -55,7 +46,7 @@ def load_whole_states(model: nn.Module) -> None:
         own = dict(module.named_parameters()) | dict(module.named_buffers())
         for name, target in own.items():
             value = state.get(prefix + name)
-            if is_part(target) and isinstance(value, Tensor) and not is_part(value):
+            if isinstance(target, DTensor) and isinstance(value, Tensor) and not isinstance(value, DTensor):
                 state[prefix + name] = part_like(value, target)
 
     model.register_load_state_dict_pre_hook(cut)
@@ -66,9 +57,9 @@ def load_whole_optimizer_states(optimizer: torch.optim.Optimizer) -> None:
 
     def cut(loaded: torch.optim.Optimizer) -> None:
         for parameter, state in loaded.state.items():
-            if is_part(parameter):
+            if isinstance(parameter, DTensor):
                 for key, value in state.items():
-                    if isinstance(value, Tensor) and not is_part(value) and value.shape == parameter.shape:
+                    if isinstance(value, Tensor) and not isinstance(value, DTensor) and value.shape == parameter.shape:
                         state[key] = part_like(value, parameter)
 
     optimizer.register_load_state_dict_post_hook(cut)
