@@ -56,7 +56,8 @@ class BlackBox:
             What to tell the user.
         """
         draws = None if self._order is None else self._order.draws(record.iteration)
-        mine = {"process": comm.get_rank(), "files": record.files, "draws": draws, "state": record.random.state()}
+        mine = {"process": comm.get_rank(), "error": record.error, "files": record.files, "draws": draws}
+        mine["state"] = record.random.state()
         processes = [mine] if alone else comm.gather(mine)
         if alone and has_parts(self._model):
             return ""  # the others, who hold the rest of the weights, will not send it
@@ -66,7 +67,12 @@ class BlackBox:
             return ""
         several = comm.get_world_size() > 1
         name = f"iter_{record.iteration:07d}" + (f"_process_{comm.get_rank()}" if alone and several else "")
-        folder = self._output_dir / FOLDER / name
+        errors = [f"Process {each['process']}: {each['error']}" for each in processes if each["error"]]
+        said = [] if record.error else errors  # the step is told by the error of this process already
+        return " ".join([*said, self._leave(self._output_dir / FOLDER / name, record, processes, weights)])
+
+    def _leave(self, folder: Path, record: StepRecord, processes: list[dict[str, Any]], weights: dict) -> str:
+        """Writes the folder if it can be; returns what to say of it."""
         try:
             if len(list(folder.parent.glob("iter_*"))) >= _MOST:
                 return f"{folder.parent} holds {_MOST} such steps already, and this one is not added."
@@ -86,6 +92,7 @@ class BlackBox:
             facts = asdict(record)
             for name in ("random", "files"):
                 del facts[name]
+            facts["error"] = next((process["error"] for process in processes if process["error"]), "")
             facts |= {"micro_batches": self._micro_batches, "processes": processes}
             text = json.dumps(_spelled(facts), indent=2, allow_nan=False)
             (partial / FACTS).write_text(text + "\n", encoding="utf-8")

@@ -14,6 +14,7 @@ from densekit.d2.engine import create_ddp_model
 from densekit.d2.modeling import build_model
 from densekit.d2.utils import comm
 from densekit.engine.randomness import undisturbed
+from densekit.ops.replicas import own_buffers
 from densekit.ops.sharded import has_parts, load_whole_optimizer_states, load_whole_states, whole
 
 __all__ = ["evaluation_model", "prepare_optimizer", "wrap_model"]
@@ -44,11 +45,11 @@ def wrap_model(cfg: CfgNode, model: nn.Module, precision: torch.dtype | None = N
     on_gpu = next(model.parameters()).device.type == "cuda"
     return create_ddp_model(
         model,
-        broadcast_buffers=False,
         device_ids=[torch.cuda.current_device()] if on_gpu else None,
         gradient_as_bucket_view=True,  # gradients are not copied to be summed
         static_graph=cfg.MODEL.DDP.STATIC_GRAPH,
         find_unused_parameters=cfg.MODEL.DDP.FIND_UNUSED_PARAMETERS,
+        **own_buffers(),
     )
 
 

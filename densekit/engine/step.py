@@ -28,6 +28,7 @@ from densekit.d2.engine import HookBase, SimpleTrainer
 from densekit.d2.utils import comm
 from densekit.d2.utils.events import get_event_storage
 from densekit.engine.errors import NotFiniteError
+from densekit.engine.failed_forward import NOT_SHARED, TrainingForward
 from densekit.engine.moving_buffers import MovingBuffers
 from densekit.engine.randomness import Moment
 from densekit.solver import GRADIENT_NORM, complete_state
@@ -42,12 +43,13 @@ class StepRecord:
         files: of its images, in this process.
         random: the random numbers before its forward pass.
         lr: the largest learning rate of all parameters.
-        losses: name -> mean over the micro-batches, for each process; empty if the forward pass failed.
+        losses: name -> mean over the micro-batches, for each process; empty if the forward pass failed and no other
+            process knows.
         data_times: seconds that each process waited for its images.
         norms: top module -> norm of its gradients.
         norm: of all gradients.
         loss_scale: that the losses were multiplied by; 1 without mixed precision in float16.
-        error: of a forward pass that failed.
+        error: of a forward pass that failed in this process.
     """
 
     iteration: int
@@ -110,6 +112,7 @@ class TrainingStep(SimpleTrainer):
         self._device = next(model.parameters()).device
         scales = precision is torch.float16
         self.grad_scaler = torch.amp.GradScaler(self._device.type) if scales else None
+        self._forward_pass = TrainingForward(model, shares=nan_skip > 0)
         self._norm_type, self._nan_skip, self.on_bad_step = norm_type, nan_skip, on_bad_step
         self._modules = _parameters_by_module(getattr(model, "module", model))
         self._buffers = MovingBuffers(model)
@@ -132,7 +135,7 @@ class TrainingStep(SimpleTrainer):
         self._buffers.remember()
         self.optimizer.zero_grad()
         try:
-            names, losses = self._learn(batch)
+            names, losses = self._learn(batch, record)
         except FloatingPointError as error:  # raised by models that look at their outputs
             self.settle()
             self._buffers.undo()
@@ -157,13 +160,14 @@ class TrainingStep(SimpleTrainer):
         if self.grad_scaler:
             self.grad_scaler.update()
 
-    def _learn(self, batch: Any) -> tuple[list[str], Tensor]:
-        """Returns the names and the (L,) values of the losses, means over the micro-batches."""
+    def _learn(self, batch: Any, record: StepRecord) -> tuple[list[str], Tensor]:
+        """Returns the names and the (L,) values of the losses, means over the micro-batches; notes what failed."""
         sums: dict[str, Tensor] = {}
         parts = cut(batch, self.accumulate)
         for number, part in enumerate(parts, start=1):
             with _gradients_shared(self.model, number == len(parts)) if len(parts) > 1 else nullcontext():
-                losses, total = self._losses_of(part)
+                losses, total, error = self._losses_of(part)
+                record.error = record.error or error
                 total = total if len(parts) == 1 else total / len(parts)
                 (self.grad_scaler.scale(total) if self.grad_scaler else total).backward()
             for name, loss in losses.items():
@@ -172,13 +176,12 @@ class TrainingStep(SimpleTrainer):
         values = torch.stack(list(sums.values()))
         return list(sums), values if len(parts) == 1 else values / len(parts)
 
-    def _losses_of(self, batch: Any) -> tuple[dict[str, Tensor], Tensor]:
-        """The losses by name and their sum."""
+    def _losses_of(self, batch: Any) -> tuple[dict[str, Tensor], Tensor, str]:
+        """The losses by name, their sum, and the message of an error in whose place they are."""
         with torch.autocast(self._device.type, dtype=self.precision, enabled=self.precision is not None):
-            losses = self.model(batch)
-            if isinstance(losses, Tensor):
-                losses = {"total_loss": losses}
-            return losses, sum(losses.values())
+            losses, error = self._forward_pass(batch)
+            total: Any = sum(losses.values())
+            return losses, total, error
 
     def _gradient_norms(self) -> tuple[list[Tensor], Tensor]:
         """The norm of the gradients of each top module, and of all, of the losses as they are without their scale."""
@@ -241,21 +244,26 @@ class TrainingStep(SimpleTrainer):
 
         Args:
             record: of the step.
-            alone: whether the other processes do not know; they cannot skip it then.
+            alone: whether the other processes, if there are any, do not know; they cannot skip it then.
         """
         self._skipped += 1
         self._skipped_in_a_row += 1
-        stops = self._skipped_in_a_row > self._nan_skip or (alone and comm.get_world_size() > 1)
+        lonely = alone and comm.get_world_size() > 1
+        stops = self._skipped_in_a_row > self._nan_skip or lonely
         if stops:
             self._buffers.undo()  # of the forward pass that is under way where losses arrive late
         told = self.on_bad_step(record, alone) if self._skipped_in_a_row == 1 else ""
         what = f"Iteration {record.iteration}: {_in_words(record)}. Its batch was made of: {', '.join(record.files)}."
         if stops:
+            skipping = "SOLVER.NAN_SKIP N would skip up to N such steps in a row."
+            if lonely and self._nan_skip:
+                skipping = NOT_SHARED
             raise NotFiniteError(
                 f"{what} Common causes are a learning rate that is too high (SOLVER.BASE_LR, SOLVER.WARMUP_ITERS), "
                 "gradients that are not clipped, or boxes without area in these images. The weights are those before "
-                f"the step. SOLVER.NAN_SKIP N would skip up to N such steps in a row. {told}"
+                f"the step. {skipping} {told}"
             )
+        self.optimizer._opt_called = True  # type: ignore[attr-defined] # torch warns of schedules that go on without
         if comm.is_main_process():
             get_event_storage().put_scalar("skipped_steps", self._skipped, False, record.iteration)
         logging.getLogger(__name__).warning(

@@ -14,6 +14,7 @@ from densekit.d2.utils.events import EventStorage
 from densekit.engine import Trainer, run, setup
 from densekit.engine.black_box import BlackBox, read_box
 from densekit.engine.step import TrainingStep
+from densekit.ops.replicas import own_buffers
 
 CUT = ["SOLVER.IMS_PER_BATCH", 4, "SOLVER.ACCUMULATE", 2, "DATASETS.TEST", "()"]
 
@@ -73,9 +74,7 @@ def images(steps):
 
 def trained(batches, parts, **options):
     """The weights after three steps, the metrics, and how many times gradients were shared."""
-    model = create_ddp_model(
-        Net(), broadcast_buffers=False, **({"device_ids": None} if comm.get_world_size() > 1 else {})
-    )
+    model = create_ddp_model(Net(), **own_buffers(), **({"device_ids": None} if comm.get_world_size() > 1 else {}))
     shared = []
     if comm.get_world_size() > 1:
 

@@ -234,6 +234,16 @@ def test_only_so_many_steps_in_a_row_are_skipped():
     assert boxes == [0, 3, 6]
 
 
+@pytest.mark.parametrize("kind", [NetWithoutNorm, "Complaining"])
+def test_a_schedule_goes_on_without_a_warning_where_the_first_step_is_skipped(kind, recwarn):
+    model = fresh(Complaining if kind == "Complaining" else kind)
+    step = TrainingStep(model, batches(1, bad=[0]), sgd(model), nan_skip=1)
+    schedule = torch.optim.lr_scheduler.LinearLR(step.optimizer)
+    train(step, 1)
+    schedule.step()
+    assert not [str(warning.message) for warning in recwarn if "lr_scheduler" in str(warning.message)]
+
+
 class Endless(NetWithoutNorm):
     """A loss that is infinite and has ordinary gradients."""
 

@@ -10,6 +10,7 @@ import torch
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 
+from densekit.ops.replicas import own_buffers
 from densekit.runtime.checkpoint import DetectionCheckpointer
 from densekit.runtime.config import CfgNode
 from densekit.runtime.data import build_detection_test_loader, build_detection_train_loader
@@ -42,7 +43,7 @@ class DefaultTrainer(TrainerBase):
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
-        model = create_ddp_model(model, broadcast_buffers=False)
+        model = create_ddp_model(model, **own_buffers())
         loop = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
         self._trainer: SimpleTrainer = loop(model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
