@@ -24,8 +24,8 @@ def add_densekit_config(cfg: CfgNode) -> None:
     # unless they are given beside it. 0: MAX_ITER counts.
     cfg.SOLVER.MAX_EPOCHS = 0.0
     # How many steps in a row may be skipped because a loss or gradient is infinite or NaN; 0: the first ends the run.
-    # Of several processes one whose forward pass raises such an error takes all with it; not with SHARDING, STATIC_GRAPH
-    # or synchronized BatchNorm, where it ends the run.
+    # Where the forward pass of one of several processes raises such an error, all skip it; with SHARDING, STATIC_GRAPH
+    # or synchronized BatchNorm they cannot, and the run ends.
     cfg.SOLVER.NAN_SKIP = 0
     cfg.MODEL.DDP = CfgNode()  # several processes, each with a replica of the model
     cfg.MODEL.DDP.STATIC_GRAPH = False  # faster where every step uses the same parameters; others fail
