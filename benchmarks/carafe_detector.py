@@ -11,8 +11,7 @@ import statistics
 from pathlib import Path
 
 import torch
-from compare_hosts import spent
-from torch import nn
+from common import sharpen, spent
 
 from densekit.config import load_config
 from densekit.d2.modeling import build_model
@@ -23,22 +22,6 @@ MODELS = {
     "CARAFE, max-pooled top": ["MODEL.FPN.TOP_LEVEL", "maxpool"],
     "CARAFE, as published": [],
 }
-
-
-def sharpen(model: nn.Module) -> None:
-    """Random weights that act like trained ones: activations stay small and many detections pass the threshold."""
-    torch.manual_seed(0)
-    scales = {"conv3.norm.weight": 0.2}
-    spreads = {"cls_score.weight": 0.12, "bbox_pred.weight": 0.02, "anchor_deltas.weight": 0.02}
-    spreads["objectness_logits.weight"] = 0.02
-    with torch.no_grad():
-        for name, value in sorted(model.state_dict().items()):
-            for ending, scale in scales.items():
-                if name.endswith(ending):
-                    value.fill_(scale)
-            for ending, spread in spreads.items():
-                if name.endswith(ending):
-                    value.normal_(0, spread)
 
 
 def main() -> None:
@@ -55,7 +38,7 @@ def main() -> None:
     for name, options in MODELS.items():
         cfg = load_config(str(CONFIG), ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", *options])
         models[name] = build_model(cfg).eval()
-    sharpen(models["without"])
+    sharpen(models["without"], {"conv3.norm.weight": 0.2})
     for model in models.values():
         model.load_state_dict(models["without"].state_dict(), strict=False)
     names = list(models)

@@ -7,18 +7,14 @@ round and its median reported. Peak memory is that of a process of its own. Exam
 """
 
 import argparse
-import gc
 import importlib
-import resource
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+from common import print_row, resident_peak, sharpen, spent
 
 OWN = "densekit.runtime"
 
@@ -43,6 +39,7 @@ MASK_RCNN_R50_FPN: dict[str, Any] = {
     "MODEL.ROI_MASK_HEAD.NUM_CONV": 4,
     "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": 14,
 }
+GAINS = {"stem.conv1.norm.weight": 0.02, "conv3.norm.weight": 0.2}  # of the norms
 
 
 class Contestant:
@@ -82,20 +79,6 @@ class Contestant:
         image = torch.from_numpy(rng.integers(0, 256, (3, height, width), dtype=np.uint8))
         return {"image": image, "height": height, "width": width, "instances": truth}
 
-    def sharpen(self) -> None:
-        """Random weights that act like trained ones: activations stay small and detections pass the threshold."""
-        generator = torch.Generator().manual_seed(0)
-        with torch.no_grad():
-            for name, value in sorted(self.model.state_dict().items()):
-                if name.endswith("stem.conv1.norm.weight"):
-                    value.fill_(0.02)
-                elif name.endswith("conv3.norm.weight"):
-                    value.fill_(0.2)
-                elif name.endswith("cls_score.weight"):
-                    value.normal_(0, 0.12, generator=generator)
-                elif name.endswith(("bbox_pred.weight", "objectness_logits.weight", "anchor_deltas.weight")):
-                    value.normal_(0, 0.02, generator=generator)
-
     def inference(self) -> Any:
         self.model.eval()
         with torch.no_grad():
@@ -111,14 +94,6 @@ class Contestant:
         self.optimizer.step()
 
 
-def spent(action: Callable[[], Any]) -> tuple[float, float]:
-    """Seconds on the wall and of the processor; the second hardly feels what else the machine is doing."""
-    gc.collect()
-    wall, cpu = time.perf_counter(), time.process_time()
-    action()
-    return time.perf_counter() - wall, time.process_time() - cpu
-
-
 def peak_memory(package: str, mode: str, arguments: argparse.Namespace) -> float:
     """Peak resident memory, GiB, of a fresh process that does the thing a few times."""
     command = [sys.executable, __file__, "--memory-of", package, "--mode", mode, "--threads", str(arguments.threads)]
@@ -128,12 +103,10 @@ def peak_memory(package: str, mode: str, arguments: argparse.Namespace) -> float
 
 def print_peak_memory(arguments: argparse.Namespace) -> None:
     contestant = Contestant(arguments.memory_of, tuple(arguments.size))
-    torch.manual_seed(0)
-    contestant.sharpen()
+    sharpen(contestant.model, GAINS)
     for _ in range(3):
         getattr(contestant, arguments.mode)()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(peak / (2**30 if sys.platform == "darwin" else 2**20))
+    print(resident_peak() / 2**10)
 
 
 def parse() -> argparse.Namespace:
@@ -162,34 +135,26 @@ def main() -> None:
         m: [peak_memory(p, m, arguments) for p in (OWN, arguments.peer)] for m in modes if not arguments.no_memory
     }
     own, peer = (Contestant(package, tuple(arguments.size)) for package in (OWN, arguments.peer))
-    peer.sharpen()
+    sharpen(peer.model, GAINS)
     own.model.load_state_dict(peer.model.state_dict())
     print(
         f"Mask R-CNN R50-FPN, {arguments.size[0]} x {arguments.size[1]}, CPU, {torch.get_num_threads()} threads, ",
         end="",
     )
     print(f"torch {torch.__version__}, {len(own.inference()[0]['instances'])} detections, {arguments.rounds} rounds")
-    print(f"{'':22}{OWN:>18}{arguments.peer:>18}{'ratio':>8}   (lowest and highest)")
+    print(f"{'':22}{OWN:>18}{arguments.peer:>18}{'ratio':>9}   (lowest and highest)")
     for mode in modes:
         rounds = [one_round(own, peer, mode, own_first=turn % 2 == 0) for turn in range(arguments.rounds + 1)][1:]
         for label, clock in (("wall", 0), ("processor", 1)):
-            print_row(f"{mode}, {label} s", [(mine[clock], theirs[clock]) for mine, theirs in rounds])
+            print_row(f"{mode}, {label} s", [(mine[clock], theirs[clock]) for mine, theirs in rounds], width=18)
     for mode, (mine, theirs) in memory.items():
-        print_row(f"{mode}, peak GiB", [(mine, theirs)])
+        print_row(f"{mode}, peak GiB", [(mine, theirs)], width=18)
 
 
 def one_round(own: Contestant, peer: Contestant, mode: str, own_first: bool) -> tuple[Any, Any]:
     order = [own, peer] if own_first else [peer, own]
     times = {contestant.name: spent(getattr(contestant, mode)) for contestant in order}
     return times[own.name], times[peer.name]
-
-
-def print_row(label: str, pairs: list[tuple[float, float]]) -> None:
-    """Medians of both sides, and of the ratios of each pair."""
-    ratios = [mine / theirs for mine, theirs in pairs]
-    mine, theirs = (statistics.median(side) for side in zip(*pairs))
-    spread = f"   ({min(ratios):.3f} to {max(ratios):.3f})" if len(pairs) > 1 else ""
-    print(f"{label:22}{mine:18.3f}{theirs:18.3f}{statistics.median(ratios):8.3f}{spread}", flush=True)
 
 
 if __name__ == "__main__":

@@ -10,18 +10,14 @@ makes the model, which is libraries alone. Example::
 """
 
 import argparse
-import gc
-import resource
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
+from common import print_row, resident_peak, spent
 from torch import Tensor, nn
 from torchvision.models import resnet50
 from torchvision.models._utils import IntermediateLayerGetter
@@ -147,25 +143,12 @@ class Contestant:
         return self.model(((self.image - self.mean) / self.std)[None])
 
 
-def spent(action: Callable[[], Any]) -> tuple[float, float]:
-    """Seconds on the wall and of the processor; the second hardly feels what else the machine is doing."""
-    gc.collect()
-    wall, cpu = time.perf_counter(), time.process_time()
-    action()
-    return time.perf_counter() - wall, time.process_time() - cpu
-
-
 def peak_memory(side: str, arguments: argparse.Namespace) -> tuple[float, float]:
     """Peak resident memory, MiB, of a fresh process that predicts a few times: all of it, and above the libraries'."""
     command = [sys.executable, __file__, "--memory-of", side, "--threads", str(arguments.threads)]
     command += ["--size", *map(str, arguments.size)]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     return float(output[-2]), float(output[-1])
-
-
-def resident_peak() -> float:
-    """Peak resident memory of this process so far, MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def print_peak_memory(arguments: argparse.Namespace) -> None:
@@ -183,14 +166,6 @@ def matching_time(rounds: int) -> float:
     targets = [{"labels": torch.randint(0, 80, (30,)), "boxes": torch.rand(30, 4)} for _ in range(16)]
     matcher = HungarianMatcher()
     return statistics.median(spent(lambda: matcher(outputs, targets))[0] for _ in range(4 * rounds + 1))
-
-
-def print_row(label: str, pairs: list[tuple[float, float]]) -> None:
-    """Medians of both sides, and of the ratios of each pair."""
-    ratios = [mine / theirs for mine, theirs in pairs]
-    mine, theirs = (statistics.median(side) for side in zip(*pairs))
-    spread = f"   ({min(ratios):.3f} to {max(ratios):.3f})" if len(pairs) > 1 else ""
-    print(f"{label:22}{mine:12.3f}{theirs:12.3f}{statistics.median(ratios):9.3f}{spread}")
 
 
 def parse() -> argparse.Namespace:

@@ -11,7 +11,7 @@ import statistics
 from pathlib import Path
 
 import torch
-from compare_hosts import spent
+from common import sharpen, spent
 from torch import nn
 
 from densekit.config import load_config
@@ -20,9 +20,7 @@ from densekit.d2.modeling import build_model
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 PLAIN = CONFIGS / "COCO-InstanceSegmentation" / "mask_rcnn_R_50_FPN_1x.yaml"
 SCORED = CONFIGS / "mask_scoring" / "mask_scoring_R_50_FPN_1x.yaml"
-# Random weights that act like trained ones: activations stay small and many detections pass the threshold.
-SCALES = {"stem.conv1.norm.weight": 0.02, "conv3.norm.weight": 0.2}
-SPREADS = {"cls_score.weight": 0.12, "bbox_pred.weight": 0.02, "objectness_logits.weight": 0.02}
+GAINS = {"stem.conv1.norm.weight": 0.02, "conv3.norm.weight": 0.2}  # of the norms
 
 
 def build(config: Path, detections: int) -> nn.Module:
@@ -31,23 +29,10 @@ def build(config: Path, detections: int) -> nn.Module:
     return build_model(load_config(str(config), opts)).eval()
 
 
-def sharpen(model: nn.Module) -> None:
-    """Draws the weights."""
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for name, value in sorted(model.state_dict().items()):
-            for ending, scale in SCALES.items():
-                if name.endswith(ending):
-                    value.fill_(scale)
-            for ending, spread in SPREADS.items():
-                if name.endswith(ending):
-                    value.normal_(0, spread)
-
-
 def compare(detections: int, size: tuple[int, int], rounds: int) -> None:
     """Prints one line."""
     plain, scored = build(PLAIN, detections), build(SCORED, detections)
-    sharpen(plain)
+    sharpen(plain, GAINS)
     scored.load_state_dict(plain.state_dict(), strict=False)
     image = torch.randint(0, 256, (3, *size), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     batch = [{"image": image, "height": size[0], "width": size[1]}]
