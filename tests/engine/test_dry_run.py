@@ -134,6 +134,8 @@ def test_a_checkpoint_has_the_size_that_was_foretold(arguments, tmp_path, make):
         ([], 2),  # after 2 of 4 iterations, and the last
         (["SOLVER.CHECKPOINT_PERIOD", 1], 4),
         (["SOLVER.CHECKPOINT_PERIOD", 1, "SOLVER.CHECKPOINT_KEEP", 1], 2),
+        # One more for the best, and its weights alone.
+        (["SOLVER.CHECKPOINT_PERIOD", 1, "SOLVER.CHECKPOINT_KEEP", 1, "TEST.BEST_METRIC", "bbox/AP"], 4),
         (["SOLVER.CHECKPOINT_PERIOD", 3, "TEST.EVAL_PERIOD", 2], 3),
         (["SOLVER.CHECKPOINT_PERIOD", 9], 1),
     ],
