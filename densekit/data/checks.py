@@ -9,6 +9,7 @@ from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.data.class_counts import CLASS_COUNT_KEYS, STUFF_COUNT_KEYS, count_keys, get_key, shortly
 from densekit.data.labels import load_sem_seg
 from densekit.data.mapper import MAPPERS
+from densekit.data.proposals import check_test_proposals
 from densekit.data.registry import check_registered, load_and_keep
 
 __all__ = ["check_chosen", "check_datasets"]
@@ -48,6 +49,8 @@ def check_datasets(cfg: CfgNode, *, train: bool = True) -> None:
         _check_classes(cfg, name, records)
         _check_label_maps(cfg, name, records, trains)
         _check_masks(cfg, name, records, trains)
+        if name in cfg.DATASETS.TEST:
+            check_test_proposals(cfg, name, records)
         if cfg.MODEL.KEYPOINT_ON:
             _check_keypoints(cfg, name, records, trains)
         if trains:

@@ -18,10 +18,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from densekit.d2.config import CfgNode
-from densekit.d2.data import DatasetFromList, build_detection_train_loader, get_detection_dataset_dicts
+from densekit.d2.data import DatasetFromList, build_detection_train_loader
 from densekit.d2.utils import comm
 from densekit.data.balance import class_aware_weights, repeat_factors
 from densekit.data.order import Draw, TrainingOrder
+from densekit.data.proposals import load_records
 
 __all__ = ["SeededSamples", "build_train_loader", "prepare_worker", "start_workers"]
 
@@ -94,12 +95,9 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[Any]:
         is a stream, which has its own order and cannot be entered in the middle.
     """
     keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
-    records: Any = get_detection_dataset_dicts(
-        cfg.DATASETS.TRAIN,
-        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-        min_keypoints=keypoints,
-        proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
-    )
+    files = cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None
+    filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    records = load_records(cfg.DATASETS.TRAIN, files, filter_empty=filter_empty, min_keypoints=keypoints)
     if isinstance(records, IterableDataset):
         return build_detection_train_loader(cfg, mapper=mapper, dataset=records)
     listed = isinstance(records, list)

@@ -26,6 +26,7 @@ from densekit.d2.utils.events import EventWriter, TensorboardXWriter
 from densekit.data.loader import build_train_loader, prepare_worker
 from densekit.data.mapper import MAPPERS
 from densekit.data.order import TrainingOrder
+from densekit.data.proposals import load_test_records
 from densekit.engine.batches import RememberedBatches, deaths_of_workers_explained
 from densekit.engine.best import Scores
 from densekit.engine.black_box import BlackBox
@@ -262,7 +263,8 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[Any]:
-        loader = build_detection_test_loader(cfg, dataset_name, mapper=_mapper(cfg, is_train=False))
+        records, mapper = load_test_records(cfg, dataset_name), _mapper(cfg, is_train=False)
+        loader = build_detection_test_loader(records, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
         loader.worker_init_fn = prepare_worker
         return RememberedBatches(loader, before_each=STOP.leave_if_received)
 

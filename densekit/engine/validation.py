@@ -12,11 +12,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from densekit.d2.config import CfgNode
-from densekit.d2.data import DatasetFromList, get_detection_dataset_dicts
+from densekit.d2.data import DatasetFromList
 from densekit.d2.utils import comm
 from densekit.d2.utils.events import EventStorage
 from densekit.data.loader import SeededSamples, prepare_worker
 from densekit.data.order import Draw
+from densekit.data.proposals import load_test_records
 from densekit.engine.batches import RememberedBatches
 from densekit.engine.errors import DataError
 from densekit.engine.preemption import STOP
@@ -74,9 +75,7 @@ def validation_losses(cfg: CfgNode, model: nn.Module, mapper: Mapper, iteration:
 
 
 def _mean_losses(cfg: CfgNode, model: nn.Module, mapper: Mapper, dataset: str, iteration: int) -> dict[str, float]:
-    proposals = dict(zip(cfg.DATASETS.TEST, cfg.DATASETS.PROPOSAL_FILES_TEST)) if cfg.MODEL.LOAD_PROPOSALS else {}
-    files = [proposals[dataset]] if proposals else None
-    records: Any = get_detection_dataset_dicts(dataset, filter_empty=False, proposal_files=files)
+    records = load_test_records(cfg, dataset)
     loader, counted = _share(records, mapper, cfg.DATALOADER.NUM_WORKERS)
     sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
     with undisturbed(), untouched(model), torch.no_grad(), EventStorage(iteration):

@@ -1,6 +1,5 @@
 """The records of registered data sets: loaded, joined, filtered and counted."""
 
-import io
 import itertools
 import logging
 from collections import Counter
@@ -10,7 +9,7 @@ from typing import Any
 from tabulate import tabulate
 from torch.utils.data import ConcatDataset, Dataset
 
-from densekit.ops.weights.unpickling import ArrayUnpickler, UnsafePickleError
+from densekit.ops.proposals import add_proposals
 from densekit.runtime.data.catalog import DatasetCatalog, MetadataCatalog
 from densekit.runtime.data.detection_utils import check_metadata_consistency
 from densekit.runtime.structures import BoxMode
@@ -107,27 +106,6 @@ def filter_images_with_few_keypoints(dataset_dicts: Records, min_keypoints_per_i
     return kept
 
 
-def _read_proposals(proposal_file: str) -> dict[str, Any]:
-    with PathManager.open(proposal_file, "rb") as stream:
-        content = io.BytesIO(stream.read())
-    modes = {(f"{host}.structures.boxes", "BoxMode"): BoxMode for host in ("densekit.runtime", "detectron2")}
-    try:
-        found = ArrayUnpickler(content, also=modes).load()
-    except UnsafePickleError as error:
-        raise ValueError(
-            f"Proposal file {proposal_file} cannot be read: it asks for {error}, and only numpy arrays, lists and "
-            "dictionaries are read."
-        ) from error
-    except ArrayUnpickler.DAMAGED as error:
-        raise ValueError(f"Proposal file {proposal_file} cannot be read: {error}.") from error
-    # Files of Detectron (1) use other names.
-    renamed = {{"indexes": "ids", "scores": "objectness_logits"}.get(key, key): value for key, value in found.items()}
-    missing = {"ids", "boxes", "objectness_logits"} - set(renamed)
-    if missing:
-        raise ValueError(f"Proposal file {proposal_file} lacks {', '.join(sorted(missing))}; it has {sorted(renamed)}.")
-    return renamed
-
-
 def load_proposals_into_dataset(dataset_dicts: Records, proposal_file: str) -> Records:
     """Adds precomputed proposals to records, best first.
 
@@ -142,18 +120,8 @@ def load_proposals_into_dataset(dataset_dicts: Records, proposal_file: str) -> R
     Raises:
         ValueError: The file is not of this form, or has no proposals for an image.
     """
-    proposals = _read_proposals(proposal_file)
-    position = {str(image_id): i for i, image_id in enumerate(proposals["ids"])}
-    mode = BoxMode(proposals.get("bbox_mode", BoxMode.XYXY_ABS))
-    for record in dataset_dicts:
-        index = position.get(str(record["image_id"]))
-        if index is None:
-            raise ValueError(f"Proposal file {proposal_file} has no proposals for image id {record['image_id']}.")
-        logits = proposals["objectness_logits"][index]
-        order = logits.argsort()[::-1]
-        record["proposal_boxes"] = proposals["boxes"][index][order]
-        record["proposal_objectness_logits"] = logits[order]
-        record["proposal_bbox_mode"] = mode
+    with PathManager.open(proposal_file, "rb") as file:
+        add_proposals(dataset_dicts, file, proposal_file, BoxMode)
     return dataset_dicts
 
 
