@@ -27,7 +27,6 @@ class ImageMatches:
         scores: (D,) of the detections.
         classes: (D,) their class, 0 to C - 1.
         fate: (D,) ``TRUE``, ``FALSE`` or ``IGNORED``.
-        partner: (D,) the object that each true detection took, -1 for the others.
         true_classes: (G,) class of the objects.
         found_score: (G,) score of the detection that took the object; -1 where none did.
         ignored: (G,) whether it does not count: crowds.
@@ -37,7 +36,6 @@ class ImageMatches:
     scores: np.ndarray
     classes: np.ndarray
     fate: np.ndarray
-    partner: np.ndarray
     true_classes: np.ndarray
     found_score: np.ndarray
     ignored: np.ndarray
@@ -45,9 +43,16 @@ class ImageMatches:
 
     def counts(self, threshold: float) -> tuple[int, int, int]:
         """Returns how many detections are true and false and how many objects are missed at a score threshold."""
-        shown = self.scores >= threshold
-        missed = ~self.ignored & ((self.found_score < threshold) | (self.found_score < 0))
-        return int((shown & (self.fate == TRUE)).sum()), int((shown & (self.fate == FALSE)).sum()), int(missed.sum())
+        true, false = self.shown(TRUE, threshold), self.shown(FALSE, threshold)
+        return int(true.sum()), int(false.sum()), int(self.missed(threshold).sum())
+
+    def shown(self, fate: int, threshold: float) -> np.ndarray:
+        """Which detections (D,) have this fate and reach a score threshold."""
+        return (self.fate == fate) & (self.scores >= threshold)
+
+    def missed(self, threshold: float) -> np.ndarray:
+        """Which objects (G,) count and are not found at a score threshold."""
+        return ~self.ignored & ((self.found_score < threshold) | (self.found_score < 0))
 
 
 def match_image(
@@ -70,7 +75,6 @@ def match_image(
         most: detections of a class that count; the others are ignored.
     """
     fate = np.full(len(scores), IGNORED)
-    partner = np.full(len(scores), -1)
     found = np.full(len(true_classes), -1.0)
     for label in np.unique(classes):
         objects = np.flatnonzero(true_classes == label)
@@ -83,9 +87,8 @@ def match_image(
             if chosen is None:
                 fate[detection] = FALSE
             elif not ignored[chosen]:
-                fate[detection], partner[detection] = TRUE, chosen
-                found[chosen] = scores[detection]
-    return ImageMatches(scores, classes, fate, partner, true_classes, found, ignored, overlaps)
+                fate[detection], found[chosen] = TRUE, scores[detection]
+    return ImageMatches(scores, classes, fate, true_classes, found, ignored, overlaps)
 
 
 def _best(overlap: np.ndarray, objects: np.ndarray, ignored: np.ndarray) -> int | None:
@@ -114,10 +117,10 @@ def confusion(images: Iterable[ImageMatches], num_classes: int, threshold: float
     """
     counts = np.zeros((num_classes + 1, num_classes + 1), dtype=np.int64)
     for image in images:
-        hit = (image.fate == TRUE) & (image.scores >= threshold)
+        hit = image.shown(TRUE, threshold)
         np.add.at(counts, (image.classes[hit], image.classes[hit]), 1)
-        wrong = np.flatnonzero((image.fate == FALSE) & (image.scores >= threshold))
-        lost = np.flatnonzero(~image.ignored & ((image.found_score < threshold) | (image.found_score < 0)))
+        wrong = np.flatnonzero(image.shown(FALSE, threshold))
+        lost = np.flatnonzero(image.missed(threshold))
         pairs = _across(image.overlaps[np.ix_(wrong, lost)])
         for row, column in pairs:
             counts[image.true_classes[lost[column]], image.classes[wrong[row]]] += 1
