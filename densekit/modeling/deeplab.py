@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from densekit.d2.config import CfgNode, configurable
 from densekit.d2.layers import ASPP, DepthwiseSeparableConv2d, ShapeSpec
 from densekit.d2.modeling import SEM_SEG_HEADS_REGISTRY
-from densekit.modeling.fcn_head import auxiliary_from_config
-from densekit.modeling.semantic import Features, SemanticHead, conv_norm_relu, finest_first
+from densekit.modeling.fcn_head import head_options
+from densekit.modeling.semantic import Features, SemanticHead, conv_norm_relu
 
 
 class DecoderStage(nn.Module):
@@ -121,18 +121,12 @@ class DeepLabV3PlusSemanticHead(SemanticHead):
     def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
         node = cfg.MODEL.SEM_SEG_HEAD
         return {
-            "input_shape": finest_first(cfg, input_shape),
-            "num_classes": node.NUM_CLASSES,
-            "channels": node.CONVS_DIM,
+            **head_options(cfg, input_shape),
             "project_channels": node.PROJECT_CHANNELS,
             "aspp_channels": node.ASPP_CHANNELS,
             "aspp_dilations": node.ASPP_DILATIONS,
             "aspp_dropout": node.ASPP_DROPOUT,
-            "norm": node.NORM,
             "separable": node.USE_DEPTHWISE_SEPARABLE_CONV,
-            "loss_weight": node.LOSS_WEIGHT,
-            "ignore_value": node.IGNORE_VALUE,
-            "auxiliary": auxiliary_from_config(cfg, input_shape),
         }
 
     def layers(self, features: Features) -> Tensor:

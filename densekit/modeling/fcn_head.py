@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from densekit.d2.config import CfgNode
 from densekit.d2.layers import Conv2d, ShapeSpec
-from densekit.modeling.semantic import Features, SemanticHead, conv_norm_relu
+from densekit.modeling.semantic import Features, SemanticHead, conv_norm_relu, finest_first
 
 
 class FCNHead(SemanticHead):
@@ -63,7 +63,25 @@ def classifier(channels: int, num_classes: int) -> Conv2d:
     return layer
 
 
-def auxiliary_from_config(cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> FCNHead | None:
+def head_options(cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
+    """What every head on maps of the backbone takes from ``MODEL.SEM_SEG_HEAD``.
+
+    Raises:
+        ValueError: The backbone does not return what the head or its auxiliary head needs.
+    """
+    node = cfg.MODEL.SEM_SEG_HEAD
+    return {
+        "input_shape": finest_first(cfg, input_shape),
+        "channels": node.CONVS_DIM,
+        "num_classes": node.NUM_CLASSES,
+        "norm": node.NORM,
+        "loss_weight": node.LOSS_WEIGHT,
+        "ignore_value": node.IGNORE_VALUE,
+        "auxiliary": _auxiliary(cfg, input_shape),
+    }
+
+
+def _auxiliary(cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> FCNHead | None:
     """The head of ``MODEL.SEM_SEG_HEAD.AUXILIARY``; None where that names no map.
 
     Raises:

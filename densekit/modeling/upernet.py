@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from densekit.d2.config import CfgNode, configurable
 from densekit.d2.layers import ShapeSpec
 from densekit.d2.modeling import SEM_SEG_HEADS_REGISTRY
-from densekit.modeling.fcn_head import auxiliary_from_config, classifier
-from densekit.modeling.semantic import Features, SemanticHead, conv_norm_relu, finest_first
+from densekit.modeling.fcn_head import classifier, head_options
+from densekit.modeling.semantic import Features, SemanticHead, conv_norm_relu
 from densekit.modeling.upsampling import upsampler_from_config
 
 CONVENTIONS = ("mmseg", "csail")
@@ -155,7 +155,7 @@ class UPerHead(SemanticHead):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
-        head, node = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.UPERNET
+        node = cfg.MODEL.UPERNET
         if node.CONVENTION not in CONVENTIONS:
             raise ValueError(
                 f"MODEL.UPERNET.CONVENTION is {node.CONVENTION!r}; it must be one of {', '.join(CONVENTIONS)}."
@@ -166,16 +166,10 @@ class UPerHead(SemanticHead):
             if node[f"{part.upper()}_UPSAMPLER"] != "bilinear"
         }
         return {
-            "input_shape": finest_first(cfg, input_shape),
-            "channels": head.CONVS_DIM,
-            "num_classes": head.NUM_CLASSES,
+            **head_options(cfg, input_shape),
             "convention": node.CONVENTION,
             "pool_scales": node.POOL_SCALES,
-            "norm": head.NORM,
-            "dropout": head.DROPOUT,
-            "loss_weight": head.LOSS_WEIGHT,
-            "ignore_value": head.IGNORE_VALUE,
-            "auxiliary": auxiliary_from_config(cfg, input_shape),
+            "dropout": cfg.MODEL.SEM_SEG_HEAD.DROPOUT,
             **makers,
         }
 
