@@ -1,5 +1,6 @@
 """Weight files that lie: pickles that want more than data, downloads that are not what was promised, foreign models."""
 
+import codecs
 import functools
 import hashlib
 import http.server
@@ -98,13 +99,9 @@ def test_all_else_in_a_pickle_is_refused_by_its_name(tmp_path, thing, named):
 
 
 def test_a_dtype_cannot_gain_objects_after_it_was_made():
-    # The flags of the state say that there are no objects, so that numpy would take the bytes for pointers.
-    forged = b"\x80\x02cnumpy\ndtype\nU\x02V8\x89\x88\x87R(K\x03U\x01|N(U\x01atR}U\x01a(h\x00K\x00tRsK\x08K\x01K\x00tb."
-    state = (3, "|", None, ("a",), {"a": (1, 0)}, 8, 1, 0)
-    dtype = ArrayUnpickler(io.BytesIO(b"")).find_class("numpy", "dtype")("V8".replace("V", "S"), False, True)
+    # Text of 8 bytes whose state adds a field; such a field could pass for objects, and the bytes for pointers.
+    forged = b"\x80\x02cnumpy\ndtype\nU\x02S8\x89\x88\x87R(K\x03U\x01|NU\x01a\x85}U\x01aK\x01\x85sK\x08K\x01K\x00tb."
     with pytest.raises(UnsafePickleError, match="numpy dtype described by"):
-        dtype.__setstate__(state)
-    with pytest.raises((UnsafePickleError, *ArrayUnpickler.DAMAGED)):
         unpickle(forged)
 
 
@@ -117,8 +114,6 @@ def test_persistent_ids_and_codecs_are_refused():
     Writer(buffer).dump([1j])
     with pytest.raises(UnsafePickleError, match="persistent id 'secret'"):
         unpickle(buffer.getvalue())
-    import codecs
-
     with pytest.raises(UnsafePickleError, match="encoding 'rot13'"):
         unpickle(pickle.dumps(Reduce(codecs.encode, "abc", "rot13")))
 

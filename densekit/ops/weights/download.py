@@ -11,7 +11,7 @@ import re
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ def fetch(url: str, promise: Promise | None = None) -> Path:
 
 def _download(url: str, write: Callable[[bytes], object]) -> dict[str, str]:
     """Writes the content of a URL; returns its sums."""
-    digests, size = _digests(), 0
+    digests, size = _digests(("sha256", "md5")), 0
     request = urllib.request.Request(url, headers={"User-Agent": "densekit"})
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
@@ -120,13 +120,12 @@ def _download(url: str, write: Callable[[bytes], object]) -> dict[str, str]:
     return {name: digest.hexdigest() for name, digest in digests.items()}
 
 
-def _check_answer(url: str, answer: object) -> None:
+def _check_answer(url: str, answer: http.client.HTTPResponse) -> None:
     """Refuses an answer that has left https for http on its way, and pages for people."""
-    final = answer.geturl()  # type: ignore[attr-defined]
+    final = answer.geturl()
     if url.startswith("https://") and not final.startswith("https://"):
         raise ValueError(f"{url} leads to {final}, which anyone on the way can change.")
-    kind = answer.headers.get_content_type()  # type: ignore[attr-defined]
-    if kind == "text/html":
+    if answer.headers.get_content_type() == "text/html":
         raise ValueError(f"{url} is a page for people and no weight file. Give the address of the file itself.")
 
 
@@ -144,7 +143,7 @@ def broken_promise(file: Path, promises: list[Promise]) -> str | None:
     """What is wrong with a file of which sums are known; ``None`` if nothing is."""
     if not promises:
         return None
-    digests = _digests()
+    digests = _digests(name for name, _ in promises)
     with file.open("rb") as content:
         while block := content.read(_BLOCK):
             for digest in digests.values():
@@ -152,8 +151,8 @@ def broken_promise(file: Path, promises: list[Promise]) -> str | None:
     return _compare({name: digest.hexdigest() for name, digest in digests.items()}, promises)
 
 
-def _digests() -> dict[str, Any]:
-    return {"sha256": hashlib.sha256(), "md5": hashlib.md5(usedforsecurity=False)}
+def _digests(names: Iterable[str]) -> dict[str, Any]:
+    return {name: hashlib.new(name, usedforsecurity=False) for name in names}
 
 
 def _compare(sums: dict[str, str], promises: list[Promise]) -> str | None:
