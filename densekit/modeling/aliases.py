@@ -1,18 +1,18 @@
-"""Detectron2's names for parts that its bundled projects have too (PointRend, DeepLab)."""
+"""Names that other Detectron2 projects use for parts that are here too (its PointRend, the wrapper of DETR)."""
 
 from densekit.d2 import HOST
 from densekit.d2.utils.registry import Registry
 
 
 def also_known_as(registry: Registry, name: str, entry: type) -> None:
-    """Registers an entry under Detectron2's name for it too, where that name is free.
+    """Registers an entry under another project's name for it too, where that name is free.
 
-    On Detectron2 it is not: its bundled project takes it as soon as anything imports that project, and a registry
-    refuses a name twice. There ``densekit.config.load_config`` translates the name instead.
+    On Detectron2 it is not: that project takes it as soon as anything imports it, and a registry refuses a name twice.
+    There ``densekit.config.load_config`` translates the name instead.
 
     Args:
         registry: of the slot.
-        name: Detectron2's.
+        name: the other project's.
         entry: the class.
     """
     if HOST == "builtin":

@@ -11,7 +11,6 @@ Pixels are columns and rows of the image file.
 """
 
 import argparse
-import io
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from densekit.checkpoint import Checkpointer
@@ -26,12 +26,14 @@ from densekit.config import load_config
 from densekit.d2.data.detection_utils import read_image
 from densekit.d2.data.transforms import AugInput, ResizeShortestEdge
 from densekit.d2.modeling import build_model
+from densekit.engine.errors import user_errors
 from densekit.layers import CARAFE
 from densekit.modeling.fpn import UpsamplerFPN
 from densekit.ops.carafe import carafe
 from densekit.ops.files import atomic_write
 
 _DOT_AREA = 700.0  # points squared, of a pixel that gives everything
+_LEAST_SHARE = 0.002  # that is drawn
 
 
 @dataclass(frozen=True)
@@ -108,26 +110,22 @@ def trace(kernels: Sequence[tuple[int, CARAFE, Tensor]], row: int, column: int) 
     return steps
 
 
-def draw(image: np.ndarray, traced: Sequence[tuple[tuple[int, int], list[Step]]], scale: tuple[float, float]) -> bytes:
-    """A PNG with a row for each pixel and a column for each coarser map.
+def draw(image: np.ndarray, traced: Sequence[tuple[tuple[int, int], list[Step]]], scale: tuple[float, float]) -> Figure:
+    """A row for each pixel and a column for each coarser map.
 
     Args:
         image: (H, W, 3) uint8, RGB.
         traced: (column, row) in the image, and the steps of that pixel.
         scale: network's input size over the image's, of the width and of the height.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     columns = len(traced[0][1])
     figure = Figure(figsize=(5 * columns, 5 * len(traced)), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(len(traced), columns, squeeze=False)
     for row, ((x, y), steps) in zip(axes, traced):
         reach = max(_reach(step, x, y, scale) for step in steps)
         for ax, step in zip(row, steps):
             ax.imshow(image)
-            rows, cols = np.nonzero(step.shares > 0.002)
+            rows, cols = np.nonzero(step.shares > _LEAST_SHARE)
             shares = step.shares[rows, cols]
             # Pixel centres are at .5; imshow counts from the centre of the first pixel.
             xs, ys = ((place + 0.5) * step.stride / s - 0.5 for place, s in zip((cols, rows), scale))
@@ -137,14 +135,12 @@ def draw(image: np.ndarray, traced: Sequence[tuple[tuple[int, int], list[Step]]]
             ax.set_ylim(min(y + reach, image.shape[0] - 0.5), max(y - reach, -0.5))
             ax.set_title(f"({x}, {y}) in {step.name}, pixels: {len(shares)}")
             ax.set_axis_off()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=80)
-    return buffer.getvalue()
+    return figure
 
 
 def _reach(step: Step, x: int, y: int, scale: tuple[float, float]) -> float:
     """How far from (x, y) a picture must go to show every share, in image pixels."""
-    rows, cols = np.nonzero(step.shares > 0.002)
+    rows, cols = np.nonzero(step.shares > _LEAST_SHARE)
     across = np.abs((cols + 0.5) * step.stride / scale[0] - x).max(initial=0)
     down = np.abs((rows + 0.5) * step.stride / scale[1] - y).max(initial=0)
     return float(max(across, down)) + 0.75 * step.stride / min(scale)
@@ -184,7 +180,7 @@ def draw_kernels(
     traced = [(pixel, trace(kernels, *place)) for pixel, place in zip(pixels, places)]
     rgb = image[:, :, ::-1] if cfg.INPUT.FORMAT == "BGR" else image
     with atomic_write(Path(output), "wb") as file:
-        file.write(draw(rgb, traced, scale))
+        draw(rgb, traced, scale).savefig(file, format="png", dpi=80)
 
 
 def _pixel(text: str) -> tuple[int, int]:
@@ -202,8 +198,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=2, help="how many coarser maps to follow a pixel into (default 2)")
     parser.add_argument("--output", required=True, help="the PNG to write")
     args = parser.parse_args(argv)
-
-    from densekit.engine.errors import user_errors
 
     with user_errors():
         draw_kernels(args.config_file, args.weights, args.image, args.pixels, args.output, steps=args.steps)

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from .detr import DETR
 from .meta_arch import DetrDetector
+from .segmentation import SegmentingDETR
 
 
 @dataclass
@@ -41,8 +43,8 @@ def attention_of(model: DetrDetector, item: dict[str, Any]) -> Attention:
     Raises:
         ValueError: the encoder has no layers.
     """
-    detector: Any = getattr(model.detr, "detr", model.detr)
-    transformer = detector.transformer
+    detector = _detector(model)
+    transformer: Any = detector.transformer
     if not len(transformer.encoder.layers):
         raise ValueError("the encoder has no layers (MODEL.DETR.ENC_LAYERS 0), so it attends to nothing.")
     last = (transformer.encoder.layers[-1], transformer.decoder.layers[-1])
@@ -66,15 +68,20 @@ def attention_of(model: DetrDetector, item: dict[str, Any]) -> Attention:
 
 
 @torch.no_grad()
-def boxes_of_slots(model: nn.Module, items: Iterable[dict[str, Any]]) -> Tensor:
+def boxes_of_slots(model: DetrDetector, items: Iterable[dict[str, Any]]) -> Tensor:
     """What every query answers over a data set, whatever its class.
 
     Returns:
         (images, Q, 4) boxes, cxcywh relative to their image.
     """
     found = []
-    detector: Any = getattr(model.detr, "detr", model.detr)
+    detector = _detector(model)
     for item in items:
-        images: Any = model.preprocess_image([item])  # type: ignore[operator]
+        images = model.preprocess_image([item])
         found.append(detector(images.tensor, images.image_sizes)["pred_boxes"][0].cpu())
     return torch.stack(found)
+
+
+def _detector(model: DetrDetector) -> DETR:
+    """The part that predicts boxes."""
+    return model.detr.detr if isinstance(model.detr, SegmentingDETR) else model.detr

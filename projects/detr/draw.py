@@ -8,7 +8,6 @@
 """
 
 import argparse
-import io
 import logging
 import sys
 from collections.abc import Sequence
@@ -196,10 +195,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     Checkpointer(model, min_coverage=cfg.MODEL.WEIGHTS_MIN_COVERAGE).load(cfg.MODEL.WEIGHTS)
     model.eval()
     figure = (_slots_figure if arguments.what == "slots" else _attention_figure)(arguments, cfg, model)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=110)
     with atomic_write(arguments.output, "wb") as file:
-        file.write(picture.getvalue())
+        figure.savefig(file, format="png", dpi=110)
     logger.info(f"Drawn: {arguments.output}")
 
 

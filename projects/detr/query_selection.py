@@ -8,6 +8,7 @@ B: images, Q: queries, D: width of the transformer, C: classes, L: cells, H, W: 
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,23 @@ from densekit.layers.transformer import EncodedCells
 from .heads import BoxMLP
 
 
+@dataclass(frozen=True)
+class Selected:
+    """The chosen cells.
+
+    Attributes:
+        outputs: ``pred_logits`` (B, L, C + 1) and ``pred_boxes`` (B, L, 4) of all cells, to learn from.
+        content: (B, Q, D), what the chosen cells hold.
+        places: (B, Q, D), their boxes, as positions for the attention.
+        boxes: (B, Q, 4), their boxes before the sigmoid.
+    """
+
+    outputs: dict[str, Tensor]
+    content: Tensor
+    places: Tensor
+    boxes: Tensor
+
+
 class QuerySelection(nn.Module):
     """Heads on the encoded cells, and the choice of the best cells.
 
@@ -24,6 +42,8 @@ class QuerySelection(nn.Module):
         dim: D, a multiple of 8.
         num_classes: C, without "no object".
     """
+
+    wavelengths: Tensor
 
     _SIZE = 0.1  # of the box around a cell's centre that predictions are offsets to, as a share of the image
     _TEMPERATURE = 20.0  # of the sines of a box: coarser ones would hardly tell cells apart
@@ -36,9 +56,7 @@ class QuerySelection(nn.Module):
         exponents = torch.arange(dim // 8) / (dim // 8)
         self.register_buffer("wavelengths", self._TEMPERATURE**exponents, persistent=False)
 
-    wavelengths: Tensor
-
-    def forward(self, cells: EncodedCells, size: tuple[int, int], count: int) -> "Selected":
+    def forward(self, cells: EncodedCells, size: tuple[int, int], count: int) -> Selected:
         """Predicts from every cell and chooses.
 
         Args:
@@ -65,20 +83,6 @@ class QuerySelection(nn.Module):
         """(B, Q, 4) boxes as (B, Q, D)."""
         angles = boxes[..., None] * (2 * math.pi) / self.wavelengths
         return torch.cat((angles.sin(), angles.cos()), dim=-1).flatten(2)
-
-
-class Selected:
-    """The chosen cells.
-
-    Attributes:
-        outputs: ``pred_logits`` (B, L, C + 1) and ``pred_boxes`` (B, L, 4) of all cells, to learn from.
-        content: (B, Q, D), what the chosen cells hold.
-        places: (B, Q, D), their boxes, as positions for the attention.
-        boxes: (B, Q, 4), their boxes before the sigmoid.
-    """
-
-    def __init__(self, outputs: dict[str, Tensor], content: Tensor, places: Tensor, boxes: Tensor) -> None:
-        self.outputs, self.content, self.places, self.boxes = outputs, content, places, boxes
 
 
 def _around_centres(cells: EncodedCells, size: tuple[int, int], side: float) -> Tensor:

@@ -51,8 +51,14 @@ def test_the_command_draws_and_refuses(tmp_path):
     with pytest.raises(ValueError, match=r"no query has a score of 1\.1"):
         draw.main(["queries", "--output", str(tmp_path / "no.png"), *image, "--point", "1", "1", *config])
     assert not (tmp_path / "no.png").exists()
-    figure = draw.draw_slots(torch.rand(20, 13, 4))
-    assert len(figure.axes) == 13
+
+
+def test_slots_are_coloured_by_the_size_and_form_of_their_boxes():
+    small, wide, tall = [0.1, 0.2, 0.1, 0.1], [0.3, 0.4, 0.9, 0.3], [0.5, 0.6, 0.3, 0.9]
+    figure = draw.draw_slots(torch.tensor([[small, wide], [tall, small]]))  # two images, two slots
+    drawn = [[points.get_offsets().tolist() for points in axis.collections] for axis in figure.axes]
+    green, red, blue = ([pytest.approx(box[:2])] for box in (small, wide, tall))
+    assert drawn == [[green, [], blue], [green, red, []]]
 
 
 def test_a_lit_picture_is_bright_where_the_attention_is():
