@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from densekit.checkpoint import Checkpointer
+from densekit.config_defaults import default_config
 from densekit.d2 import HOST
+from densekit.d2.engine import launch
 from densekit.d2.utils import comm
 from densekit.engine import DataError, Trainer, run, setup, user_errors
 from densekit.engine.setup import read_config
@@ -244,3 +246,17 @@ def test_saving_is_atomic_on_either_host(tmp_path, monkeypatch):
         saver.save("model")
     assert (tmp_path / "model.pth").read_bytes() == before
     assert sorted(os.listdir(tmp_path)) == ["SHA256SUMS", "last_checkpoint", "model.pth"], HOST
+
+
+def evaluate_in_two_processes(folder):
+    model = torch.nn.BatchNorm1d(3)
+    model.running_mean.fill_(1.0 + comm.get_rank())
+    cfg = default_config()
+    cfg.OUTPUT_DIR, cfg.DATASETS.TEST = str(folder), ()
+    Trainer.test(cfg, model)
+    torch.save(model.running_mean, folder / f"{comm.get_rank()}.pth")
+
+
+def test_processes_judge_the_running_averages_of_the_first(tmp_path, free_port):
+    launch(evaluate_in_two_processes, 2, dist_url=f"tcp://127.0.0.1:{free_port}", args=(tmp_path,))
+    assert [torch.load(tmp_path / f"{rank}.pth").tolist() for rank in range(2)] == [[1.0] * 3] * 2
