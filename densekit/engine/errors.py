@@ -1,9 +1,10 @@
 """Mistakes of the user end in one line that says what to change; faults of the program end in a traceback."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from densekit.d2.utils import comm
 
@@ -26,6 +27,7 @@ class DiskError(DataError):
 def user_errors(kinds: tuple[type[Exception], ...] = (ValueError, KeyError, OSError)) -> Iterator[None]:
     """Ends the process with ``error: <message>`` and code 2 where the block raises an error of one of these kinds.
 
+    The line is in the run's ``log.txt`` too, if that has been begun.
     ``DENSEKIT_TRACEBACK=1`` in the environment lets errors through.
 
     Args:
@@ -43,4 +45,18 @@ def user_errors(kinds: tuple[type[Exception], ...] = (ValueError, KeyError, OSEr
             message = error.args[0] if isinstance(error, KeyError) and error.args else error
             sys.stdout.flush()
             print(f"error: {message}", file=sys.stderr, flush=True)
+            _write_down(f"error: {message}")
         raise SystemExit(USER_ERROR) from error
+
+
+def _write_down(line: str) -> None:
+    """Adds a line to the log file of this process and to that of the first; the screen has shown it."""
+    logger = logging.getLogger("densekit")
+    record = logger.makeRecord(__name__, logging.ERROR, __file__, 0, line, (), None)
+    for handler in logger.handlers:
+        own = getattr(getattr(handler, "stream", None), "name", "")
+        for path in {str(own), str(own).removesuffix(f".rank{comm.get_rank()}")}:
+            # Not through the handler, which would show a traceback where the disk is full.
+            if os.path.isfile(path):
+                with suppress(OSError), open(path, "a", encoding="utf-8") as file:
+                    file.write(f"{handler.format(record)}\n")
