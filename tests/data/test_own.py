@@ -1,6 +1,5 @@
 """Own data sets from a YAML file."""
 
-
 import pytest
 
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
