@@ -1,4 +1,4 @@
-"""Small training runs for ``faults.py``: a data set and a detector of a few channels, started, watched and compared."""
+"""Small training runs for ``faults.py`` and ``starts.py``: a data set and a small detector, started, watched, compared."""
 
 import json
 import os

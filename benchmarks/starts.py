@@ -19,8 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "engine")]
+from fault_runs import ROOT, write_data
 
 _OUTSIDE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -96,18 +95,10 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=4)
     parser.add_argument("--only", default="", help="starts whose name contains this")
     args = parser.parse_args()
-    import yaml
-    from conftest import TINY, write_coco
-
-    import densekit.data.builtin  # noqa: F401 - registers the data sets
-
     folder = Path(tempfile.mkdtemp())
-    for split, count in (("train", 6), ("val", 5)):
-        write_coco(folder, split, count)
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
-    os.environ["DETECTRON2_DATASETS"] = str(folder)
-    tail = ["--config-file", str(folder / "tiny.yaml"), "DATASETS.TRAIN", "('coco_2017_train',)"]
-    tail += ["DATASETS.TEST", "('coco_2017_val',)", "SOLVER.MAX_ITER", str(args.iterations)]
+    write_data(folder)
+    tail = ["--config-file", str(folder / "tiny.yaml"), "--datasets", str(folder / "own.yaml")]
+    tail += ["SOLVER.MAX_ITER", str(args.iterations), "TEST.EVAL_PERIOD", "0"]
     sharded = ["MODEL.SHARDING.ENABLED", "True"]
     endless = ["SOLVER.MAX_ITER", "1000000"]
     rows, first = [], None
