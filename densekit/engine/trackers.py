@@ -8,7 +8,8 @@ place. Both know the run by the id in ``run.json``, so that a resumed run goes o
 import math
 import os
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any
 
@@ -49,11 +50,13 @@ class WandbWriter(ScalarWriter):
             self._run.log({"iteration": iteration, **values})
 
     def close(self) -> None:
-        self._run.finish()
+        self._run.finish(exit_code=0 if _ending() is None else 1)
 
 
 class MLflowWriter(ScalarWriter):
     """Logs to a run of MLflow. MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME work as usual.
+
+    What a resumed run repeats stands twice there, the newer value last, for MLflow takes nothing back.
 
     Args:
         cfg: the config of the run.
@@ -73,6 +76,7 @@ class MLflowWriter(ScalarWriter):
         if not known:
             folder.note(mlflow_run_id=run.info.run_id)
             self._mlflow.set_tags({"densekit.run_id": folder.id, "densekit.output_dir": cfg.OUTPUT_DIR})
+            self._mlflow.log_params(dict(_flat(cfg)))  # which cannot be changed by a resumed run
 
     def put(self, lines: dict[int, dict[str, float]]) -> None:
         for iteration, values in lines.items():
@@ -81,7 +85,9 @@ class MLflowWriter(ScalarWriter):
             self._mlflow.log_metrics(finite, step=iteration)
 
     def close(self) -> None:
-        self._mlflow.end_run()
+        ending = _ending()
+        stopped = isinstance(ending, (SystemExit, KeyboardInterrupt))
+        self._mlflow.end_run("FINISHED" if ending is None else "KILLED" if stopped else "FAILED")
 
 
 _TRACKERS: dict[str, Callable[[CfgNode, RunFolder], EventWriter]] = {"wandb": WandbWriter, "mlflow": MLflowWriter}
@@ -107,6 +113,20 @@ def build_trackers(cfg: CfgNode, folder: RunFolder) -> list[EventWriter]:
             ) from error
         writers.append(Lazily(lambda make=_TRACKERS[name]: make(cfg, folder)))  # type: ignore[misc]
     return writers
+
+
+def _ending() -> BaseException | None:
+    """Why the training ends, where it is not done: writers are closed while the exception is on its way."""
+    return sys.exc_info()[1]
+
+
+def _flat(node: CfgNode, before: str = "") -> Iterator[tuple[str, Any]]:
+    """The config as keys with dots and their values."""
+    for key, value in node.items():
+        if isinstance(value, CfgNode):
+            yield from _flat(value, f"{before}{key}.")
+        else:
+            yield before + key, value
 
 
 def _plain(node: CfgNode) -> dict[str, Any]:
