@@ -1,4 +1,4 @@
-"""Small training runs for ``faults.py`` and ``starts.py``: a data set and a small detector, started, watched, compared."""
+"""Small runs for ``faults.py`` and ``starts.py``: a data set and a small detector, started, watched and compared."""
 
 import json
 import os
