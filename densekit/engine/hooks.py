@@ -147,20 +147,22 @@ class EvaluationHook(HookBase):
 
     def after_train(self) -> None:
         if self.trainer.iter >= self.trainer.max_iter:  # otherwise an error or a request ended the training
-            self._evaluate(self.trainer.max_iter)
+            self._evaluate(self.trainer.max_iter, is_last=True)
 
-    def _evaluate(self, iteration: int) -> None:
-        self.trainer.storage.iter = iteration
-        results = self.trainer.evaluate()
-        numbers = {name: float(value) for name, value in flatten_results_dict(results).items()} if results else {}
+    def _evaluate(self, iteration: int, *, is_last: bool = False) -> None:
+        numbers = _numbers(self.trainer.evaluate()) | (_numbers(self.trainer.evaluate_augmented()) if is_last else {})
         numbers |= self.trainer.validation_losses()
-        if numbers:
-            self.trainer.storage.put_scalars(**numbers, smoothing_hint=False)
-            self.trainer.write_metrics()
+        self._store(iteration, numbers)
         if self._scores is not None:
             # The iteration of the checkpoint with these weights, which is one less than that of the line at the end.
             self._judge(self._scores, min(iteration, self.trainer.max_iter - 1), numbers)
         comm.synchronize()  # the others wait here while the main process evaluates
+
+    def _store(self, iteration: int, numbers: Mapping[str, float]) -> None:
+        self.trainer.storage.iter = iteration
+        if numbers:
+            self.trainer.storage.put_scalars(**numbers, smoothing_hint=False)
+            self.trainer.write_metrics()
 
     def _judge(self, scores: Scores, iteration: int, numbers: Mapping[str, float]) -> None:
         is_best = comm.is_main_process() and scores.add(iteration, numbers)
@@ -185,6 +187,7 @@ class EvaluationHook(HookBase):
             logger.info(_why(self._scores, iteration + 1, self.trainer.max_iter, self._patience))
         self.trainer.iter = iteration  # one more in before_train
         self.checkpoints.save_final()
+        self._store(iteration, _numbers(self.trainer.evaluate_augmented()))
         raise EarlyStop
 
     def state_dict(self) -> dict[str, Any]:
@@ -193,6 +196,10 @@ class EvaluationHook(HookBase):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if self._scores is not None:
             self._scores.load_state_dict(state)
+
+
+def _numbers(results: Mapping[str, Any] | None) -> dict[str, float]:
+    return {name: float(value) for name, value in flatten_results_dict(results).items()} if results else {}
 
 
 def _why(scores: Scores, done: int, last: int, patience: int) -> str:

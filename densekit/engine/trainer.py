@@ -212,13 +212,19 @@ class Trainer(DefaultTrainer):
         return hooks
 
     def evaluate(self) -> dict[str, Any]:
-        """Returns the results on ``DATASETS.TEST``; those with test-time augmentation only after the last iteration."""
+        """Returns the results on ``DATASETS.TEST``."""
         with averaged(self.average):
-            model = evaluation_model(self.cfg, self.model)
-            self._last_eval_results = self.test(self.cfg, model)
-            if self.cfg.TEST.AUG.ENABLED and self.iter >= self.max_iter:
-                self._last_eval_results.update(self.test_with_TTA(self.cfg, model))
+            self._last_eval_results = self.test(self.cfg, evaluation_model(self.cfg, self.model))
         return self._last_eval_results
+
+    def evaluate_augmented(self) -> dict[str, Any]:
+        """Returns those with test-time augmentation if ``TEST.AUG.ENABLED`` asks for them; once, as a training ends."""
+        if not self.cfg.TEST.AUG.ENABLED:
+            return {}
+        with averaged(self.average):
+            results = self.test_with_TTA(self.cfg, evaluation_model(self.cfg, self.model))
+        self._last_eval_results = {**(self._last_eval_results or {}), **results}
+        return results
 
     def validation_losses(self) -> dict[str, float]:
         """Returns the training losses on ``DATASETS.TEST`` if ``TEST.VALIDATION_LOSS`` asks for them."""

@@ -172,6 +172,25 @@ def test_a_training_that_does_not_improve_ends_and_stays_ended(arguments, tmp_pa
     assert load(out, "model_best")["value"] == 9.0
 
 
+def test_what_ends_early_is_judged_with_augmentation_once_like_what_ends_late(arguments, tmp_path, monkeypatch):
+    scripted(monkeypatch, {1: 1.0, 2: 5.0, 3: 4.0, 4: 5.0, 5: 9.0})
+    judged = []
+
+    def augmented(cls, cfg, model):
+        judged.append({name: value.clone() for name, value in model.state_dict().items()})
+        return {"bbox_TTA": {"AP": 7.0}}
+
+    monkeypatch.setattr(Trainer, "test_with_TTA", classmethod(augmented))
+    out, average = tmp_path / "out", ("MODEL_EMA.ENABLED", True)
+    opts = (*OPTS, "bbox/AP", "SOLVER.MAX_ITER", 5, "TEST.AUG.ENABLED", True, *average)
+    assert run(arguments(*opts, "TEST.EARLY_STOPPING", 2)) == {"bbox": {"AP": 5.0}, "bbox_TTA": {"AP": 7.0}}
+    lines = [line["iteration"] for line in metrics(out) if "bbox_TTA/AP" in line]
+    assert (len(judged), lines, load(out, "model_final")["iteration"]) == (1, [3], 3)
+    assert equal(judged[0], load(out, "model_final")["model"])  # the average
+    assert run(arguments(*opts)) == {"bbox": {"AP": 9.0}, "bbox_TTA": {"AP": 7.0}}
+    assert len(judged) == 2 and [line["iteration"] for line in metrics(out) if "bbox_TTA/AP" in line] == [5]
+
+
 def test_an_interrupted_evaluation_counts_once(arguments, tmp_path, monkeypatch):
     values = {1: 1.0, 2: 5.0, 3: 4.0, 4: 3.0, 5: 9.0}
     calls = scripted(monkeypatch, values)
