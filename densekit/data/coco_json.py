@@ -70,6 +70,7 @@ def read_coco_file(path: str, image_root: str | None = None) -> CocoFile:
     for image_id, image in images.items():
         check_inside(path, f"image {image_id}", image["file_name"], image_root)
     _check_sizes(path, images)
+    _check_category_ids(path, categories)
     file = CocoFile(path, categories, images, content.get("annotations", []), np.zeros((0, 4)), has_non_finite)
     _check_ids(file)
     file.boxes = _read_boxes(file)
@@ -208,6 +209,15 @@ def _check_sizes(path: str, images: dict[Any, dict[str, Any]]) -> None:
                 value = image[key] = int(value)
             if not isinstance(value, int) or value <= 0:
                 raise ValueError(f"{path}: image {image_id} ({image['file_name']}) has {key} {value!r}, not pixels.")
+
+
+def _check_category_ids(path: str, categories: dict[Any, dict[str, Any]]) -> None:
+    text = [key for key in categories if isinstance(key, str)]
+    if text:
+        raise ValueError(
+            f"{path}: category {categories[text[0]]['name']!r} has the id {text[0]!r}, which is text. COCO numbers "
+            "its categories: write whole numbers, also as 'category_id' of the annotations."
+        )
 
 
 def _check_ids(file: CocoFile) -> None:

@@ -59,11 +59,11 @@ class GroundTruth:
         numbers = {
             key: number for number, key in enumerate(sorted(image["id"] for image in content["images"]), start=1)
         }
-        categories = {category["id"]: category["name"] for category in content["categories"]}
+        categories = {category["id"]: str(category["name"]) for category in content["categories"]}
         annotations = [_renumbered(annotation, numbers, source) for annotation in content.get("annotations", ())]
         _check_annotations(annotations, categories, source)
         images = [
-            {"id": numbers[image["id"]], "height": image.get("height"), "width": image.get("width")}
+            {"id": numbers[image["id"]], "height": _pixels(image, "height"), "width": _pixels(image, "width")}
             for image in content["images"]
         ]
         coco = COCO(
@@ -74,6 +74,11 @@ class GroundTruth:
             }
         )
         return cls(source, coco, numbers, dict(sorted(categories.items())), "annotations" in content)
+
+
+def _pixels(image: Mapping[str, Any], side: str) -> int | None:
+    """A side of an image; tables of numbers are often written with a point, 640.0, which the metrics cannot take."""
+    return None if image.get(side) is None else int(image[side])
 
 
 def read_coco_json(path: str) -> dict[str, Any]:

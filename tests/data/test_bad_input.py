@@ -72,6 +72,7 @@ BROKEN = {
     "repeated annotation id": (set_annotation(id=101), ("annotation ids occur twice", "101", "unique")),
     "repeated image id": (lambda c: c["images"][1].update(id=31), ("image ids occur twice", "31")),
     "repeated category id": (lambda c: c["categories"][1].update(id=7), ("category ids occur twice", "7")),
+    "category id of text": (lambda c: [x.update(id=x["name"]) for x in c["categories"]], ("'dog'", "whole numbers")),
     "mixed ids": (lambda c: c["images"][1].update(id="x"), ("image", "mix types", "integers")),
     "image without size": (drop("height", "images"), ("image 11", "height")),
     "image of no width": (lambda c: c["images"][1].update(width=0), ("image 11", "11.jpg", "width 0")),

@@ -11,6 +11,8 @@ from densekit.d2.data import DatasetCatalog, MetadataCatalog, detection_utils
 from densekit.d2.data.transforms import ResizeTransform, TransformList
 from densekit.d2.structures import BoxMode
 from densekit.data.coco import load_coco_json, register_coco_instances
+from densekit.data.ground_truth import GroundTruth
+from densekit.evaluation.coco_metrics import evaluate_coco
 
 pytestmark = pytest.mark.usefixtures("restore_catalogs")
 
@@ -74,6 +76,23 @@ def test_extra_keys_and_uncompressed_rle(tiny):
     annotation = load_coco_json(tiny.write().json_file, "x", None, ["depth"])[0]["annotations"][0]
     assert annotation["depth"] == 3 and annotation["iscrowd"] == 1
     np.testing.assert_array_equal(mask_util.decode(annotation["segmentation"]), mask)
+
+
+def test_numbers_as_names_and_sizes_with_a_point(tiny):
+    for category in tiny.content["categories"]:
+        category["name"] = category["id"]
+    for image in tiny.content["images"]:
+        image.update(width=40.0, height=30.0)
+    records = tiny.load("tiny_numbers")
+    assert MetadataCatalog.get("tiny_numbers").thing_classes == ["3", "7"]
+    assert [type(record["width"]) for record in records] == [int] * 3
+    truth = GroundTruth.from_coco(tiny.content, "tiny")
+    assert truth.categories == {3: "3", 7: "7"}
+    keys = ("image_id", "category_id", "bbox")
+    results = [{key: a[key] for key in keys} | {"score": 1.0} for a in tiny.content["annotations"]]
+    for result, annotation in zip(results, tiny.content["annotations"]):
+        result["segmentation"] = mask_util.frPyObjects(annotation["segmentation"], 30, 40)[0]
+    assert evaluate_coco(truth, results, "segm").metrics["AP"] == pytest.approx(100)
 
 
 def test_test_sets_come_without_annotations(tiny):

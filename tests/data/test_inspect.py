@@ -127,6 +127,13 @@ def add(data, **fields):
     data.content["annotations"].append({**copy.deepcopy(data.car(2)), "id": 999, "bbox": [5, 5, 9, 9], **fields})
 
 
+def text_ids_of_categories(data):
+    for category in data.content["categories"]:
+        category["id"] = f"class {category['id']}"
+    for annotation in data.content["annotations"]:
+        annotation["category_id"] = f"class {annotation['category_id']}"
+
+
 def all_boxes(data, change):
     for annotation in data.content["annotations"]:
         annotation["bbox"] = change(annotation["bbox"])
@@ -174,6 +181,7 @@ FAULTS = {
     "unknown image": (lambda d: add(d, image_id=77), {"image-unknown": 1}),
     "unknown category": (lambda d: add(d, category_id=77), {"category-unknown": 1}),
     "ids of two types": (lambda d: d.car(1).update(id="11"), {"id-type": 1}),
+    "category ids of text": (text_ids_of_categories, {"id-type": 1}),
     "no category": (lambda d: add(d, category_id=None), {"entry-incomplete": 1}),
     "no box": (lambda d: drop(d.car(1), "bbox"), {"entry-incomplete": 1}),
     "image without a name": (
@@ -209,6 +217,7 @@ FAULTS = {
     "negative area": (lambda d: d.car(1).update(area=-1), {"area-contradicts": 1}),
     "area larger than the box": (lambda d: d.car(1).update(area=1e6), {"area-contradicts": 1}),
     "crowd flag 2": (lambda d: d.car(1).update(iscrowd=2), {"crowd-flag": 1}),
+    "crowd flag null": (lambda d: d.car(1).update(iscrowd=None), {"crowd-flag": 1}),
     "ignore flag": (lambda d: d.car(1).update(ignore=1), {"ignore-flag": 1}),
     "polygon of two points": (lambda d: d.person(1)["segmentation"].append([1, 1, 5, 5]), {"polygon-degenerate": 1}),
     "polygon of seven numbers": (
@@ -391,6 +400,14 @@ def test_the_corrected_copy_is_free_of_what_it_says_it_corrects(data, fault, tmp
     assert set(found) <= by_removal | set(FAULTS[fault][1])
     if fixable - {"json-nan"}:
         assert changes
+
+
+@pytest.mark.parametrize(("flag", "crowd"), [(None, 0), ("0", 0), (False, 0), ("1", 1), (2, 1)])
+def test_only_a_crowd_becomes_a_crowd(data, flag, crowd):
+    data.car(1)["iscrowd"] = flag
+    inspection = data.inspect()
+    fixed, _ = fix_coco(inspection.content, inspection.paths, inspection.facts, inspection.leaked)
+    assert next(a for a in fixed["annotations"] if a["id"] == data.car(1)["id"])["iscrowd"] == crowd
 
 
 def test_a_corrected_copy_with_many_faults_loads(data):

@@ -116,7 +116,9 @@ def read_entries(path: str, content: Any, folder: str, findings: Findings) -> En
 
 def is_complete(entry: Any, name: str) -> bool:
     """Returns whether an image or category has an id and its name."""
-    return isinstance(entry, dict) and isinstance(entry.get("id"), int | str) and isinstance(entry.get(name), str)
+    if not isinstance(entry, dict) or not isinstance(entry.get("id"), int | str):
+        return False
+    return isinstance(entry.get(name), int | str if name == "name" else str)  # a category may be called 7
 
 
 def _by_id(kind: str, listed: list[Any], name: str, findings: Findings) -> dict[Any, Entry]:
@@ -133,6 +135,8 @@ def _by_id(kind: str, listed: list[Any], name: str, findings: Findings) -> dict[
             kept[entry["id"]] = entry
     if len({type(key) for key in kept}) > 1:
         findings.add("id-type", f"{kind} ids", f"such as {', '.join(repr(k) for k in _one_of_each_type(kept))}")
+    elif kind == "category" and any(isinstance(key, str) for key in kept):
+        findings.add("id-type", "category ids", f"such as {next(iter(kept))!r}, which is text")
     return kept
 
 
@@ -229,7 +233,7 @@ def _histogram(entries: Entries) -> Histogram:
             images[annotation["category_id"]].add(annotation["image_id"])
     names: dict[Any, str] = {}
     for key, entry in entries.categories.items():  # two categories of one name must not share a row
-        name = entry["name"]
+        name = str(entry["name"])
         names[key] = f"{name} ({key})" if name in names.values() else name
     return Histogram(
         "objects",

@@ -30,6 +30,7 @@ from densekit.data.inspect.pictures import PictureFacts
 __all__ = ["fix_coco"]
 
 Changes = Counter[str]
+_NO = ("none", "false", "no", "0", "0.0", "")  # what other programs write for an iscrowd of 0
 
 
 def fix_coco(
@@ -240,9 +241,9 @@ def _fix_flags(annotation: Entry, changes: Changes) -> None:
     if annotation.pop("ignore", None):
         annotation["iscrowd"] = 1
         changes["'ignore' turned into iscrowd"] += 1
-    if annotation.setdefault("iscrowd", 0) not in (0, 1):
-        annotation["iscrowd"] = 1
-        changes["iscrowd set to 1"] += 1
+    if (crowd := annotation.setdefault("iscrowd", 0)) not in (0, 1):
+        annotation["iscrowd"] = 0 if str(crowd).lower() in _NO else 1
+        changes[f"iscrowd set to {annotation['iscrowd']}"] += 1
 
 
 def _fix_area(annotation: Entry, changes: Changes) -> None:
