@@ -5,14 +5,12 @@ from pathlib import Path
 from densekit.d2.utils import comm
 from densekit.d2.utils.file_io import PathManager
 from densekit.ops.weights.download import broken_promise, cached_path, fetch, is_url, split_sum
-
-_ZOO = "detectron2://"
-_ZOO_SERVER = "https://dl.fbaipublicfiles.com/detectron2/"
+from densekit.ops.weights.zoo import zoo_url
 
 
 def is_remote(name: str) -> bool:
     """Whether reading these weights would download them."""
-    url = _url(split_sum(name)[0])
+    url = zoo_url(split_sum(name)[0])
     return is_url(url) and not cached_path(url).is_file()
 
 
@@ -20,15 +18,15 @@ def local_weights(name: str) -> str:
     """The path of a weight file on this machine; to be called in all processes, the first of each machine downloads.
 
     Args:
-        name: a path, an ``https://`` or ``http://`` address or a name of Detectron2's model zoo, ``detectron2://...``;
-            each may end in ``#sha256=`` and the sum that the file must have.
+        name: a path, an ``https://`` or ``http://`` address or a name of Detectron2's model zoo or of its catalogue,
+            ``detectron2://...`` and ``catalog://...``; each may end in ``#sha256=`` and the sum that the file has.
 
     Raises:
-        ValueError: the content is not what was promised.
+        ValueError: the content is not what was promised, or the catalogue has no such name.
         FileNotFoundError: the file cannot be downloaded.
     """
     place, promise = split_sum(name)
-    url = _url(place)
+    url = zoo_url(place)
     if not is_url(url):
         path = PathManager.get_local_path(place)
         if promise and Path(path).is_file() and (problem := broken_promise(Path(path), [promise])):
@@ -44,7 +42,3 @@ def local_weights(name: str) -> str:
     if errors:
         raise errors[0]
     return str(cached_path(url))
-
-
-def _url(place: str) -> str:
-    return _ZOO_SERVER + place.removeprefix(_ZOO) if place.startswith(_ZOO) else place

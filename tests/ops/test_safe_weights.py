@@ -18,7 +18,7 @@ from torch import nn
 
 from densekit.checkpoint import Checkpointer
 from densekit.checkpoint.sources import is_remote, local_weights
-from densekit.ops.weights import convert_file, read_checkpoint
+from densekit.ops.weights import convert_file, read_checkpoint, zoo
 from densekit.ops.weights.download import cached_path, fetch, split_sum
 from densekit.ops.weights.unpickling import ArrayUnpickler, UnsafePickleError
 
@@ -232,6 +232,21 @@ def test_a_download_is_kept_and_asked_for_once(tmp_path, server, caplog):
     sum_ = hashlib.sha256((folder / "a.pth").read_bytes()).hexdigest()
     assert f"write {url}#sha256={sum_}" in caplog.text
     assert local_weights(f"{url}#sha256={sum_}") == str(cached_path(url))
+
+
+def test_an_entry_of_the_catalogue_is_a_download(tmp_path, server, monkeypatch):
+    folder, address, asked = server
+    path = folder / "detectron" / "ImageNetPretrained" / "47261647" / "R-50-GN.pkl"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(pickle.dumps({"pred_w": np.ones((3, 2), "f"), "pred_b": np.zeros(3, "f")}, protocol=2))
+    monkeypatch.setattr(zoo, "_SERVER", f"{address}/")
+    net, name = nn.Sequential(OrderedDict(linear=nn.Linear(2, 3))), "catalog://ImageNetPretrained/FAIR/R-50-GN"
+    assert is_remote(name)
+    Checkpointer(net).load(name)
+    assert asked == ["/detectron/ImageNetPretrained/47261647/R-50-GN.pkl"] and not is_remote(name)
+    assert torch.equal(net.linear.weight, torch.ones(3, 2))
+    with pytest.raises(ValueError, match=r"R-50-G is not in Detectron2's catalogue.*FAIR/R-50-GN.*detectron2://"):
+        Checkpointer(net).load("catalog://ImageNetPretrained/FAIR/R-50-G")
 
 
 def test_a_content_that_was_not_promised_is_refused_and_removed(tmp_path, server):

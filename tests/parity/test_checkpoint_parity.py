@@ -154,3 +154,14 @@ def test_a_zoo_file_fills_both_hosts_equally(tmp_path):
     first, second = (model.state_dict() for model in models)
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert torch.equal(first["res2.0.conv1.weight"], torch.from_numpy(blobs["res2_0_branch2a_w"]))
+
+
+def test_the_catalogue_of_weights_is_theirs():
+    from detectron2.checkpoint.catalog import ModelCatalog
+
+    from densekit.ops.weights.zoo import zoo_url
+
+    names = [f"ImageNetPretrained/{name}" for name in ModelCatalog.C2_IMAGENET_MODELS]
+    names += [f"Caffe2Detectron/COCO/{name}" for name in ModelCatalog.C2_DETECTRON_MODELS]
+    assert len(names) == 20
+    assert [zoo_url(f"catalog://{name}") for name in names] == [ModelCatalog.get(name) for name in names]

@@ -178,6 +178,9 @@ def test_published_weight_names_resolve_to_their_server(monkeypatch, tmp_path):
     with file_io.PathManager.open(path, "rb") as file:
         assert file.read() == b"weights"
     assert set(asked) == {"https://dl.fbaipublicfiles.com/detectron2/ImageNetPretrained/MSRA/R-50.pkl"}
+    asked.clear()
+    file_io.PathManager.get_local_path("catalog://ImageNetPretrained/FAIR/R-50-GN")
+    assert asked == ["https://dl.fbaipublicfiles.com/detectron/ImageNetPretrained/47261647/R-50-GN.pkl"]
 
 
 def test_memory_guard_tries_three_times_and_passes_other_errors_on():
