@@ -254,6 +254,20 @@ class Trainer(DefaultTrainer):
         for writer in self._writers:
             writer.write()
 
+    @staticmethod
+    def auto_scale_workers(cfg: CfgNode, num_workers: int) -> CfgNode:
+        """The host's scaling to the processes, with REFERENCE_BATCH_SIZE, for the rate belongs to the new batch.
+
+        A start from the configuration of such a run would scale the rate a second time otherwise.
+        """
+        scaled = DefaultTrainer.auto_scale_workers(cfg, num_workers)
+        if scaled is not cfg and cfg.SOLVER.REFERENCE_BATCH_SIZE:
+            scaled.defrost()
+            scaled.SOLVER.REFERENCE_BATCH_SIZE = scaled.SOLVER.IMS_PER_BATCH
+            if cfg.is_frozen():
+                scaled.freeze()
+        return scaled
+
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         return build_optimizer(cfg, model)

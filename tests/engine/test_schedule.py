@@ -87,6 +87,21 @@ def test_the_hosts_scaling_to_the_processes_goes_on_from_there(load):
     assert pytest.approx(0.02 * 2 / 16) == scaled.SOLVER.BASE_LR
 
 
+def test_a_run_that_was_scaled_to_its_processes_starts_again_as_it_was(arguments, tmp_path):
+    def solver():
+        return yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())["SOLVER"]
+
+    references = ("SOLVER.REFERENCE_BATCH_SIZE", 8, "SOLVER.REFERENCE_WORLD_SIZE", 2)
+    args = arguments(*references, B, 4, "SOLVER.MAX_ITER", 2, "DATASETS.TEST", "()")
+    run(args)  # one process
+    once = solver()
+    assert once["IMS_PER_BATCH"] == once["REFERENCE_BATCH_SIZE"] == 2 and once["MAX_ITER"] == 4
+    assert once["BASE_LR"] == pytest.approx(0.001 / 4)
+    args.config_file, args.opts = str(tmp_path / "out" / "config.yaml"), []
+    run(args)
+    assert solver() == once
+
+
 def test_a_negative_reference_is_refused(load):
     cfg, given = load({}, R, -1)
     with pytest.raises(ValueError, match=r"REFERENCE_BATCH_SIZE is -1"):
