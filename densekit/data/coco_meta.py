@@ -109,6 +109,7 @@ def coco_person_metadata() -> dict[str, Any]:
     pairs = tuple((f"left_{part}", f"right_{part}") for part in _PERSON_PAIRS)
     return {
         "thing_classes": ["person"],
+        "thing_dataset_id_to_contiguous_id": {1: 0},
         "keypoint_names": ("nose", *(point for pair in pairs for point in pair)),
         "keypoint_flip_map": pairs,
         "keypoint_connection_rules": [(words[0], words[1], colour) for words, colour in _rows(_PERSON_LIMBS)],

@@ -10,30 +10,51 @@ import os
 from typing import Any
 
 from densekit.d2.config import CfgNode
-from densekit.d2.data import MetadataCatalog
+from densekit.d2.data import Metadata, MetadataCatalog
 from densekit.data.class_counts import shortly
 from densekit.ops.files import atomic_write
 
-__all__ = ["FILE", "check_classes_of_weights", "describe_classes", "write_classes"]
+__all__ = ["FILE", "check_classes_of_weights", "class_ids", "describe_classes", "shares_numbers", "write_classes"]
 
 FILE = "classes.json"
 
-_LISTS = {
-    "thing_classes": "thing_dataset_id_to_contiguous_id",
-    "stuff_classes": "stuff_dataset_id_to_contiguous_id",
-}
+
+def class_ids(metadata: Metadata, kind: str) -> list[int]:
+    """The data set's id of each class number; numbers that have none stand for themselves.
+
+    Several ids may lead to a number, and the first stands for it. Where things and stuff share their numbers, as in
+    ``coco_2017_val_panoptic``, both lists name all classes, and each map has the ids of its own kind alone.
+
+    Args:
+        metadata: of a data set.
+        kind: ``thing`` or ``stuff``.
+    """
+    names = metadata.get(f"{kind}_classes") or ()
+    kinds = (kind, "stuff" if kind == "thing" else "thing") if shares_numbers(metadata) else (kind,)
+    ids: dict[int, int] = {}
+    for one in kinds:
+        for key, number in (metadata.get(f"{one}_dataset_id_to_contiguous_id") or {}).items():
+            ids.setdefault(number, int(key))
+    return [ids.get(number, number) for number in range(len(names))]
+
+
+def shares_numbers(metadata: Metadata) -> bool:
+    """Whether things and stuff are numbered together."""
+    things, stuff = (list(metadata.get(f"{kind}_classes") or ()) for kind in ("thing", "stuff"))
+    return bool(things) and things == stuff
 
 
 def describe_classes(dataset_name: str) -> dict[str, Any]:
     """Returns the content of ``classes.json`` for a data set."""
     metadata = MetadataCatalog.get(dataset_name)
     content: dict[str, Any] = {"dataset": dataset_name}
-    for names, ids in _LISTS.items():
-        classes = metadata.get(names)
-        if classes is None:
-            continue
-        number = {index: key for key, index in (metadata.get(ids) or {}).items()}
-        content[names] = [{"index": i, "id": number.get(i, i), "name": name} for i, name in enumerate(classes)]
+    for kind in ("thing", "stuff"):
+        names = metadata.get(f"{kind}_classes")
+        if names is not None:
+            pairs = zip(class_ids(metadata, kind), names)
+            content[f"{kind}_classes"] = [{"index": i, "id": key, "name": name} for i, (key, name) in enumerate(pairs)]
+    if shares_numbers(metadata):
+        content["stuff_ids"] = sorted(metadata.get("stuff_dataset_id_to_contiguous_id") or ())
     if metadata.get("keypoint_names") is not None:
         content["keypoint_names"] = list(metadata.keypoint_names)
     return content

@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from densekit.d2.data import Metadata
+from densekit.data.identity import class_ids, shares_numbers
 from densekit.evaluation.cityscapes.frames import label_ids
 
 _LOOKS = ("thing_colors", "stuff_colors", "keypoint_names", "keypoint_connection_rules", "label_divisor")
+_ALL_THINGS = (0, "things")
 
 
 @dataclass(frozen=True)
@@ -18,11 +20,13 @@ class Classes:
         things: (id, name) of each class of objects.
         labels: (id, name) of each class of a semantic map; those of stuff where a model gives panoptic maps.
         looks: colours and skeleton for drawing, under the names of the data set's metadata.
+        stuff_ids: ids among those of ``things`` that are stuff, of data whose things and stuff share their numbers.
     """
 
     things: Sequence[tuple[int, str]] = ()
     labels: Sequence[tuple[int, str]] = ()
     looks: Mapping[str, Any] = field(default_factory=dict)
+    stuff_ids: frozenset[int] = frozenset()
 
     @staticmethod
     def of(metadata: Metadata) -> "Classes":
@@ -32,6 +36,9 @@ class Classes:
             things=_cityscapes(metadata, "thing") or _pairs(metadata, "thing"),
             labels=_cityscapes(metadata, "stuff") or _pairs(metadata, "stuff"),
             looks=looks,
+            stuff_ids=frozenset(metadata.get("stuff_dataset_id_to_contiguous_id") or ())
+            if shares_numbers(metadata)
+            else frozenset(),
         )
 
     @staticmethod
@@ -42,7 +49,22 @@ class Classes:
             for key in ("thing_classes", "stuff_classes")
         )
         points = content.get("keypoint_names")
-        return Classes(things, labels, {"keypoint_names": points, "keypoint_connection_rules": []} if points else {})
+        looks = {"keypoint_names": points, "keypoint_connection_rules": []} if points else {}
+        return Classes(things, labels, looks, frozenset(content.get("stuff_ids", ())))
+
+    def objects(self) -> list[tuple[int, str]]:
+        """(id, name) of the classes of objects that are things."""
+        return [(key, name) for key, name in self.things if key not in self.stuff_ids]
+
+    def segments(self) -> list[tuple[int, str, bool]]:
+        """(id, name, whether it is a thing) of the classes of panoptic segments.
+
+        A semantic head may have one class for all things together, which no segment is of.
+        """
+        things = self.objects()
+        labels = [pair for pair in self.labels if not (things and pair == _ALL_THINGS)]
+        thing_ids = {key for key, _ in things}
+        return [(key, name, key in thing_ids) for key, name in dict((*labels, *things)).items()]
 
     def names(self) -> tuple[list[str], list[str]]:
         """The names of the objects' and of the semantic classes."""
@@ -54,6 +76,7 @@ class Classes:
             self.things or [(k, f"class {k}") for k in range(things)],
             self.labels or [(k, f"class {k}") for k in range(labels)],
             self.looks,
+            self.stuff_ids,
         )
 
     def thing_id(self, number: int) -> int:
@@ -83,12 +106,9 @@ def _category(table: Sequence[tuple[int, str]], number: int, what: str) -> tuple
 
 
 def _pairs(metadata: Metadata, kind: str) -> list[tuple[int, str]]:
-    """(id, name) for each class number; a map may lead several ids to a number, and the first stands for it."""
+    """(id, name) for each class number."""
     names = metadata.get(f"{kind}_classes") or ()
-    ids: dict[int, int] = {}
-    for key, number in (metadata.get(f"{kind}_dataset_id_to_contiguous_id") or {}).items():
-        ids.setdefault(number, key)
-    return [(int(ids.get(number, number)), str(name)) for number, name in enumerate(names)]
+    return [(key, str(name)) for key, name in zip(class_ids(metadata, kind), names)]
 
 
 def _cityscapes(metadata: Metadata, kind: str) -> list[tuple[int, str]]:

@@ -60,7 +60,7 @@ def categories(classes: Classes) -> list[dict[str, Any]]:
     if names := list(classes.looks.get("keypoint_names") or ()):
         rules = classes.looks.get("keypoint_connection_rules") or ()
         points = {"keypoints": names, "skeleton": [[names.index(a) + 1, names.index(b) + 1] for a, b, _ in rules]}
-    return [{"id": key, "name": name, "supercategory": "", **points} for key, name in classes.things]
+    return [{"id": key, "name": name, "supercategory": "", **points} for key, name in classes.objects()]
 
 
 def _fields(line: Line) -> dict[str, Any]:

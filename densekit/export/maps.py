@@ -22,10 +22,9 @@ def write_panoptic(folder: Path, lines: Iterable[Line], classes: Classes) -> Non
         annotations.append(
             {"image_id": line["image_id"], "file_name": f"{line['stem']}.png", "segments_info": segments}
         )
-    things = {key for key, _ in classes.things}
-    named = dict((*classes.labels, *classes.things))
     categories = [
-        {"id": key, "name": name, "supercategory": "", "isthing": int(key in things)} for key, name in named.items()
+        {"id": key, "name": name, "supercategory": "", "isthing": int(is_thing)}
+        for key, name, is_thing in classes.segments()
     ]
     _write(folder / PANOPTIC, {"images": images, "annotations": annotations, "categories": categories})
 

@@ -10,7 +10,9 @@ import yaml
 from PIL import Image
 from pycocotools.coco import COCO
 
+import densekit.data.builtin  # noqa: F401 - registers the standard names
 from densekit.d2.data import MetadataCatalog
+from densekit.data.identity import describe_classes
 from densekit.export import coco, labelme, maps, yolo
 from densekit.export.classes import Classes
 from densekit.export.drawing import draw_picture
@@ -198,6 +200,29 @@ def test_classes_are_those_of_the_data_set():
     city = MetadataCatalog.get("some_city")
     city.set(evaluator_type="cityscapes_sem_seg", stuff_classes=["road", "sky", "car"])
     assert Classes.of(city).labels == [(7, "road"), (23, "sky"), (26, "car")]
+
+
+@pytest.mark.parametrize(
+    ("name", "thing", "label", "segments"),
+    [
+        ("coco_2017_val_panoptic", (13, "stop sign"), (13, "stop sign"), 133),
+        ("coco_2017_val_panoptic_separated", (13, "stop sign"), (100, "cardboard"), 133),
+        ("cityscapes_fine_panoptic_val", (19, "traffic light"), (19, "traffic light"), 19),
+        ("keypoints_coco_2017_val", (1, "person"), None, 1),
+        ("keypoints_streets_val", (1, "person"), None, 1),
+    ],
+)
+@pytest.mark.parametrize("written", [False, True])
+def test_ids_of_standard_names_need_no_data(name, thing, label, segments, written):
+    """Weights of others come without a list of classes, and the data set that they were trained on is elsewhere."""
+    metadata = MetadataCatalog.get(name)
+    classes = Classes.of_description(describe_classes(name)) if written else Classes.of(metadata)
+    assert thing in classes.things and (label in classes.labels if label else not classes.labels)
+    found = {key: (name, is_thing) for key, name, is_thing in classes.segments()}
+    assert len(found) == segments and min(found) >= 1
+    things = set(metadata.thing_dataset_id_to_contiguous_id)
+    assert {key for key, (_, is_thing) in found.items() if is_thing} == things
+    assert [key for key, _ in classes.objects()] == sorted(things)
 
 
 def test_huge_pictures_are_drawn_smaller_with_all_in_its_place(tmp_path, monkeypatch):

@@ -79,6 +79,7 @@ def _instances() -> dict[str, Any]:
 def _keypoints() -> dict[str, Any]:
     return {
         "thing_classes": ["person"],
+        "thing_dataset_id_to_contiguous_id": {1: 0},
         "thing_colors": [list(LABELS["person"].colour)],
         "keypoint_names": KEYPOINT_NAMES,
         "keypoint_flip_map": KEYPOINT_FLIP_MAP,
