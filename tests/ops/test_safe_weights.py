@@ -7,9 +7,11 @@ import http.server
 import io
 import os
 import pickle
+import sys
 import threading
 from argparse import Namespace
 from collections import OrderedDict
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -144,6 +146,29 @@ def test_weights_are_numbers(tmp_path, dtype):
             read_checkpoint(path)
     else:
         assert torch.equal(read_checkpoint(path)["model"]["layer.w"].float(), torch.ones(3))
+
+
+def test_pth_with_what_training_scripts_keep_beside_the_weights(tmp_path, monkeypatch):
+    module = ModuleType("mmengine.logging.history_buffer")
+    module.HistoryBuffer = type("HistoryBuffer", (), {"__module__": module.__name__})
+    for name in ("mmengine", "mmengine.logging", module.__name__):
+        monkeypatch.setitem(sys.modules, name, module)
+    curve = module.HistoryBuffer()
+    curve.values, curve.length = np.arange(3.0), 3
+    best = {"score": np.float64(0.5), "steps": np.array([1, 2]), "args": Namespace(lr=0.1), "curve": curve}
+    torch.save({"state_dict": {"w": torch.ones(1), "b": np.zeros(2, np.float32)}, "meta": best}, tmp_path / "a.pth")
+    model = read_checkpoint(tmp_path / "a.pth")["model"]
+    assert {name: value.tolist() for name, value in model.items()} == {"w": [1], "b": [0, 0]}
+    torch.save({"model": {"w": torch.ones(1)}, **best}, tmp_path / "a.pth")
+    found = read_checkpoint(tmp_path / "a.pth")
+    assert found["score"] == 0.5 and found["steps"].tolist() == [1, 2] and found["args"].lr == 0.1
+    assert not vars(found["curve"])
+
+
+def test_pth_with_an_array_of_objects_is_refused(tmp_path):
+    torch.save({"model": {"w": torch.ones(1)}, "best": np.array([{}, 1], dtype=object)}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"a\.pth: the file asks for numpy arrays of object, and"):
+        read_checkpoint(tmp_path / "a.pth")
 
 
 def test_pth_with_a_class_is_refused_by_its_name(tmp_path):

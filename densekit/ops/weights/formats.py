@@ -6,7 +6,6 @@
 - ``.safetensors``.
 """
 
-import argparse
 import pickle
 import re
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from densekit.ops.weights.unpickling import ArrayUnpickler, UnsafePickleError
+from densekit.ops.weights.unpickling import ArrayUnpickler, UnsafePickleError, safe_beside_weights
 
 _REFUSED = (
     "{path}: the file asks for {what}, and a weight file may hold tensors, arrays, numbers, strings and plain "
@@ -62,8 +61,7 @@ def _read_torch(path: Path) -> dict[str, Any]:
 
 def _load_torch(path: Path) -> Any:
     try:
-        # Training scripts like to save their command line beside the weights; a Namespace is attributes and no code.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals(safe_beside_weights()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(_REFUSED.format(path=path, what=_named_global(error))) from error
@@ -73,6 +71,8 @@ def _load_torch(path: Path) -> Any:
 
 def _named_global(error: Exception) -> str:
     """What torch's message of many lines says about the file."""
+    if isinstance(error.__context__, UnsafePickleError):
+        return str(error.__context__)
     match = re.search(r"GLOBAL (\S+)", str(error))
     return match[1] if match else str(error).splitlines()[0]
 

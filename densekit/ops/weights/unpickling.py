@@ -120,6 +120,13 @@ def _no_bytes() -> bytes:
     return b""
 
 
+class _LeftOut:
+    """Stands for an object of a library that is not needed here, and drops what it held."""
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
 _NUMPY_BUILDERS = {"_reconstruct": _reconstruct, "_frombuffer": _frombuffer, "scalar": _scalar}
 _BUILDERS: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): _Array,
@@ -132,3 +139,15 @@ _BUILDERS: dict[tuple[str, str], Any] = {
     ("builtins", "set"): set,
     ("argparse", "Namespace"): argparse.Namespace,  # the command line of a training: attributes and no code
 }
+
+
+def safe_beside_weights() -> list[Any]:
+    """What training scripts keep beside the weights and torch does not take by itself, for its ``safe_globals``.
+
+    That are command lines, numbers and arrays of numpy (with the checks of :class:`ArrayUnpickler`), and the curves of
+    mmengine, which are left out.
+    """
+    numpy = {(module, name): made for module in _NUMPY_MODULES for name, made in _NUMPY_BUILDERS.items()}
+    own = {key: made for key, made in _BUILDERS.items() if key[0] in ("numpy", "argparse")}
+    curves = {("mmengine.logging.history_buffer", "HistoryBuffer"): _LeftOut}
+    return [(made, ".".join(key)) for key, made in (numpy | own | curves).items()]
