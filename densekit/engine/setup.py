@@ -13,7 +13,7 @@ from densekit.config import describe_config, explicit_keys, load_config
 from densekit.d2 import HOST
 from densekit.d2.config import CfgNode
 from densekit.d2.engine import default_setup
-from densekit.d2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
+from densekit.d2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, PanopticFPN
 from densekit.d2.utils import comm
 from densekit.d2.utils.logger import setup_logger
 from densekit.data import check_datasets
@@ -170,7 +170,8 @@ def _check_augmented_test(cfg: CfgNode) -> None:
     if not cfg.TEST.AUG.ENABLED:
         return
     obstacles = [f"MODEL.{key} True" for key in ("KEYPOINT_ON", "LOAD_PROPOSALS") if cfg.MODEL[key]]
-    if not issubclass(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), GeneralizedRCNN):
+    model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
+    if not issubclass(model, GeneralizedRCNN) or issubclass(model, PanopticFPN):  # which takes no given boxes
         obstacles.append(f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE}")
     if obstacles:
         raise ValueError(

@@ -7,9 +7,14 @@ def adapt_config(cfg: CfgNode) -> None:
     """With the upper bound, takes the model and the mapper that bring the ground truth to the region heads.
 
     Raises:
-        ValueError: the host's PanopticFPN, which does not do so.
+        ValueError: the host's PanopticFPN or its test-time augmentation, which do not do so.
     """
     if cfg.MODEL.MASK_SCORING.UPPER_BOUND and cfg.MODEL.ROI_HEADS.NAME.startswith("MaskScoring"):
+        if cfg.TEST.AUG.ENABLED:
+            raise ValueError(
+                "MODEL.MASK_SCORING.UPPER_BOUND needs the ground truth in its evaluation, which test-time augmentation "
+                "does not hand on: set TEST.AUG.ENABLED False."
+            )
         if cfg.MODEL.META_ARCHITECTURE == "PanopticFPN":
             raise ValueError(
                 "MODEL.MASK_SCORING.UPPER_BOUND needs the ground truth in its evaluation, which PanopticFPN does not "

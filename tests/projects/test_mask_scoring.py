@@ -463,9 +463,13 @@ class TestUpperBound:
         with pytest.raises(ValueError, match="has no 'instances'"):
             model(batch)
 
-    def test_panoptic_models_are_refused_as_the_configuration_is_read(self):
-        words = [*map(str, UPPER_BOUND), "MODEL.META_ARCHITECTURE", "PanopticFPN"]
-        with pytest.raises(ValueError, match=r"UPPER_BOUND needs the ground truth.*GeneralizedRCNN"):
+    @pytest.mark.parametrize(
+        ("key", "value", "remedy"),
+        [("MODEL.META_ARCHITECTURE", "PanopticFPN", "GeneralizedRCNN"), ("TEST.AUG.ENABLED", "True", "False")],
+    )
+    def test_models_without_the_truth_are_refused_as_the_configuration_is_read(self, key, value, remedy):
+        words = [*map(str, UPPER_BOUND), key, value]
+        with pytest.raises(ValueError, match=rf"UPPER_BOUND needs the ground truth.*{key} {remedy}"):
             load_config(str(ROOT / "configs/mask_scoring/mask_scoring_R_50_FPN_1x.yaml"), words)
 
     def test_an_evaluation_of_the_launcher_ranks_masks_by_their_true_overlaps(self, tmp_path, restore_catalogs):
