@@ -127,8 +127,8 @@ def test_enlarged_view_and_keyboard(instance_run, open_page):
     assert page.inner_text("#zoom .title") != title
     assert page.is_visible("#zoom .shape:not(.off) text")
     page.keyboard.press("Escape")
-    assert not page.evaluate("document.querySelector('#zoom').open")
-    assert page.evaluate("document.activeElement.classList.contains('panels')")
+    page.wait_for_function("!document.querySelector('#zoom').open")
+    page.wait_for_function("document.activeElement.classList.contains('panels')")  # an event later
     page.focus("#recall .drawing")
     page.keyboard.press("ArrowRight")
     assert "recall 0:" in page.inner_text("#recall .readout")
