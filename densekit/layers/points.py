@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from densekit.ops.precision import at_least_single
+
 
 def point_sample(
     maps: torch.Tensor, points: torch.Tensor, *, mode: str = "bilinear", align_corners: bool = False
@@ -125,8 +127,7 @@ class Taps:
         if constant is not None:  # a fifth cell that all points read
             cells, weights = F.pad(cells, (0, 1), value=len(rows)), F.pad(weights, (0, 1), value=1.0)
             rows = torch.cat([rows, constant[None]])
-        if rows.dtype != torch.float64:
-            rows = rows.float()  # half precision has too few digits for the weights
+        rows = at_least_single(rows)  # half precision has too few digits for the weights
         values = F.embedding_bag(cells, rows.contiguous(), mode="sum", per_sample_weights=weights.to(rows.dtype))
         return values.unflatten(0, self.cells.shape[:2])
 

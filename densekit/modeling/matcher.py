@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torchvision.ops import box_convert
 
 from densekit.ops.generalized_iou import generalized_iou
+from densekit.ops.precision import at_least_single
 
 Targets = Sequence[dict[str, Any]]
 Matches = list[tuple[Tensor, Tensor]]
@@ -67,10 +68,12 @@ class HungarianMatcher(nn.Module):
 
     def costs(self, outputs: dict[str, Any], targets: Targets) -> Tensor:
         """The costs of all pairs (B, Q, T) on the device of the predictions; columns from Ti on are meaningless."""
-        logits, boxes = outputs["pred_logits"].float(), outputs["pred_boxes"].float()
+        logits, boxes = at_least_single(outputs["pred_logits"]), at_least_single(outputs["pred_boxes"])
         repeats = len(logits) // len(targets)
         labels = pad_sequence([target["labels"] for target in targets], batch_first=True).repeat(repeats, 1)
-        objects = pad_sequence([target["boxes"].float() for target in targets], batch_first=True).repeat(repeats, 1, 1)
+        objects = pad_sequence([target["boxes"].to(boxes) for target in targets], batch_first=True).repeat(
+            repeats, 1, 1
+        )
         classes = labels[:, None].expand(-1, logits.shape[1], -1)  # (B, Q, T)
         probability = logits.softmax(dim=-1).gather(2, classes)
         distance = torch.cdist(boxes, objects, p=1)

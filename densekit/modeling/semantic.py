@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from densekit.d2.config import CfgNode
 from densekit.d2.layers import Conv2d, ShapeSpec, get_norm
+from densekit.ops.precision import at_least_single
 
 Features = Mapping[str, Tensor]
 Losses = dict[str, Tensor]
@@ -74,8 +75,7 @@ class SemanticHead(nn.Module, ABC):
 
     def losses(self, predictions: Tensor, targets: Tensor) -> Losses:
         """Cross-entropy of the scores of :meth:`layers` with labels (N, height, width); not the auxiliary head's."""
-        # In float32: the sum over a whole batch of pixels overflows half precision.
-        scores = predictions.float()
+        scores = at_least_single(predictions)  # the sum over a whole batch of pixels overflows half precision
         if self.loss_stride == 1:
             height, width = targets.shape[-2:]
             scores = enlarge(scores, self.stride)[..., :height, :width]

@@ -16,6 +16,7 @@ from torchvision.ops import box_convert, sigmoid_focal_loss
 
 from densekit.modeling.matcher import HungarianMatcher, Targets
 from densekit.ops.generalized_iou import generalized_iou
+from densekit.ops.precision import at_least_single
 
 Losses = dict[str, Tensor]
 # Which decoder layers' pairs: image, prediction and object of each, (K, M) int64.
@@ -66,8 +67,8 @@ class SetCriterion(nn.Module):
     def _layers(self, outputs: dict[str, Any], targets: Targets) -> Losses:
         """The losses of the decoder's layers, or of the encoder's cells."""
         layers = [*outputs.get("aux_outputs", ()), outputs]
-        logits = torch.stack([layer["pred_logits"] for layer in layers]).float()  # (K, B, Q, C + 1)
-        boxes = torch.stack([layer["pred_boxes"] for layer in layers]).float()  # (K, B, Q, 4)
+        logits = at_least_single(torch.stack([layer["pred_logits"] for layer in layers]))  # (K, B, Q, C + 1)
+        boxes = at_least_single(torch.stack([layer["pred_boxes"] for layer in layers]))  # (K, B, Q, 4)
         matches = self.matcher({"pred_logits": logits.flatten(0, 1), "pred_boxes": boxes.flatten(0, 1)}, targets)
         pairs = _pairs(matches, targets, len(layers), logits.device)
         labels = torch.cat([target["labels"] for target in targets])
@@ -75,14 +76,14 @@ class SetCriterion(nn.Module):
 
         per_layer = {
             "loss_ce": self._classification(logits, expected) / normalisers[0],
-            **self._boxes(boxes, torch.cat([target["boxes"] for target in targets]).float(), pairs, normalisers[1]),
+            **self._boxes(boxes, torch.cat([target["boxes"] for target in targets]).to(boxes), pairs, normalisers[1]),
             "cardinality_error": self._cardinality_error(logits, targets),
         }
         losses = {name: values[-1] for name, values in per_layer.items()}
         for name, values in per_layer.items():
             losses.update((f"{name}_{index}", value) for index, value in enumerate(values[:-1]))
         if "pred_masks" in outputs:
-            losses.update(_mask_losses(outputs["pred_masks"].float(), targets, pairs, normalisers[1]))
+            losses.update(_mask_losses(at_least_single(outputs["pred_masks"]), targets, pairs, normalisers[1]))
         return losses | {"class_error": _class_error(logits[-1], labels, pairs)}
 
     def _expected(self, logits: Tensor, labels: Tensor, pairs: _Pairs) -> tuple[Tensor, tuple[Tensor, Tensor]]:

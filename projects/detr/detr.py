@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from densekit.layers.transformer import Transformer
+from densekit.ops.precision import at_least_single
 
 from .backbone import MaskedBackbone
 from .heads import BoxMLP
@@ -113,7 +114,7 @@ class DETR(nn.Module):
 
     def predict(self, encoded: Encoded) -> dict[str, Any]:
         """The heads on what the transformer made of a batch; returns as :meth:`forward`."""
-        offsets = self.bbox_embed(encoded.states).float()  # half precision is coarser than a pixel
+        offsets = at_least_single(self.bbox_embed(encoded.states))  # half precision is coarser than a pixel
         if encoded.selected is not None:
             offsets = offsets + encoded.selected.boxes
         layers = [

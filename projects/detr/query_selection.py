@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from densekit.layers.transformer import EncodedCells
+from densekit.ops.precision import at_least_single
 
 from .heads import BoxMLP
 
@@ -66,8 +67,8 @@ class QuerySelection(nn.Module):
         """
         start = _around_centres(cells, size, self._SIZE)
         logits = self.class_embed(cells.memory)
-        boxes = (self.bbox_embed(cells.memory).float() + start).sigmoid()
-        score = logits.detach().float().softmax(dim=-1)[..., :-1].amax(dim=-1)
+        boxes = (at_least_single(self.bbox_embed(cells.memory)) + start).sigmoid()
+        score = at_least_single(logits.detach()).softmax(dim=-1)[..., :-1].amax(dim=-1)
         if cells.visible is not None:
             score = score.masked_fill(~cells.visible[:, 0, 0], -1.0)
         best = score.topk(min(count, score.shape[1]), dim=1).indices[..., None]  # (B, Q, 1)
@@ -89,7 +90,7 @@ def _around_centres(cells: EncodedCells, size: tuple[int, int], side: float) -> 
     """Boxes of one size around the centres of the cells, before the sigmoid, relative to each image: (B or 1, L, 4)."""
     memory, visible = cells.memory, cells.visible
     valid = memory.new_ones(1, *size) if visible is None else visible[:, 0, 0].unflatten(1, size).to(memory.dtype)
-    valid = valid.float()
+    valid = at_least_single(valid)
     centres = [(valid.cumsum(axis) - 0.5) / valid.sum(axis, keepdim=True).clamp(min=1) for axis in (2, 1)]  # x, y
     middle = torch.stack(centres, dim=-1).flatten(1, 2).clamp(0.01, 0.99)
     return torch.cat((middle, torch.full_like(middle, side)), dim=-1).logit()

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from densekit.ops.precision import at_least_single
+
 from .detr import DETR, Encoded
 
 _GROUPS = 8  # of every GroupNorm
@@ -54,7 +56,7 @@ class AttentionMaps(nn.Module):
         scores = torch.einsum("bqmd,blmd->bqml", q * q.shape[-1] ** -0.5, k)
         if mask is not None:
             scores = scores.masked_fill(mask.flatten(1)[:, None, None], -torch.inf)
-        maps = scores.flatten(2).float().softmax(dim=-1)
+        maps = at_least_single(scores.flatten(2)).softmax(dim=-1)
         return maps.view(*scores.shape[:3], *memory.shape[-2:])
 
 

@@ -169,6 +169,23 @@ def test_no_objects_give_no_box_losses_and_finite_gradients():
         assert torch.isfinite(values.grad).all() and not values.grad.any()
 
 
+def test_gradients_in_double_precision():
+    targets = objects(2, 1, masks=True)
+    outputs = predictions(layers=2, masks=True)
+    layers = [*outputs["aux_outputs"], outputs]
+    tensors = [layer[name].detach().double() for layer in layers for name in ("pred_logits", "pred_boxes")]
+    tensors.append(outputs["pred_masks"].detach().double())
+    learns = criterion()
+
+    def losses(logits0, boxes0, logits1, boxes1, masks):
+        first, last = {"pred_logits": logits0, "pred_boxes": boxes0}, {"pred_logits": logits1, "pred_boxes": boxes1}
+        found = learns({**last, "aux_outputs": [first], "pred_masks": masks}, targets)
+        return tuple(weighted(found, WEIGHTS).values())
+
+    assert len(losses(*tensors)) == 8
+    assert torch.autograd.gradcheck(losses, [tensor.requires_grad_() for tensor in tensors])
+
+
 def test_figures_to_watch():
     outputs, targets = predictions(layers=1, images=1), objects(2)
     with torch.no_grad():

@@ -75,6 +75,18 @@ def assert_same(found, expected, **tolerance):
         torch.testing.assert_close(other, value, **tolerance)
 
 
+@pytest.mark.parametrize("options", [{}, {"QUERY_SELECTION": True}])
+def test_double_precision_is_kept(options):
+    model = small(**options)
+    item = sample()
+    with torch.no_grad():
+        single = model.eval().detr(model.preprocess_image([item]).tensor, [(64, 96)])
+        double = model.double().detr(model.preprocess_image([item]).tensor, [(64, 96)])
+    for name in ("pred_logits", "pred_boxes"):
+        assert double[name].dtype == torch.float64
+        torch.testing.assert_close(single[name].double(), double[name], atol=1e-4, rtol=1e-4)
+
+
 def test_permuted_queries_permute_the_predictions():
     model = small()
     item, order = sample(), torch.randperm(7)
