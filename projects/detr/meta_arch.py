@@ -143,9 +143,9 @@ class DetrDetector(nn.Module):
         targets = [self._target(item, images) for item in batched_inputs]
         outputs = self.detr(images.tensor, images.image_sizes)
         losses = self.criterion(outputs, targets)
-        storage = get_event_storage()
-        for name in ("class_error", "cardinality_error"):
-            storage.put_scalar(f"detr/{name}", losses[name].item())
+        storage, watched = get_event_storage(), ("class_error", "cardinality_error")
+        for name, value in zip(watched, torch.stack([losses[name] for name in watched]).tolist()):  # one transfer
+            storage.put_scalar(f"detr/{name}", value)
         return weighted(losses, self.loss_weights)
 
     def _target(self, item: dict[str, Any], images: ImageList) -> dict[str, Any]:
