@@ -35,7 +35,8 @@ class PointRendSemanticHead(nn.Module):
         train_num_points: P in training.
         oversample: k of the sampling in training.
         importance: beta of it.
-        subdivision_steps: how often the scores' size doubles in inference.
+        stride: image pixels from one of the coarse scores to the next.
+        subdivision_steps: how often the scores' size doubles in inference, before they grow to that of the images.
         subdivision_num_points: P in each step.
         ignore_value: label of pixels that stay out of the loss.
     """
@@ -50,6 +51,7 @@ class PointRendSemanticHead(nn.Module):
         train_num_points: int,
         oversample: float,
         importance: float,
+        stride: int,
         subdivision_steps: int,
         subdivision_num_points: int,
         ignore_value: int,
@@ -61,6 +63,7 @@ class PointRendSemanticHead(nn.Module):
         self.train_num_points = train_num_points
         self.oversample = oversample
         self.importance = importance
+        self.stride = stride
         self.subdivision_steps = subdivision_steps
         self.subdivision_num_points = subdivision_num_points
         self.ignore_value = ignore_value
@@ -85,6 +88,7 @@ class PointRendSemanticHead(nn.Module):
             "train_num_points": node.TRAIN_NUM_POINTS,
             "oversample": node.OVERSAMPLE_RATIO,
             "importance": node.IMPORTANCE_SAMPLE_RATIO,
+            "stride": cfg.MODEL.SEM_SEG_HEAD.COMMON_STRIDE,
             "subdivision_steps": node.SUBDIVISION_STEPS,
             "subdivision_num_points": node.SUBDIVISION_NUM_POINTS,
             "ignore_value": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
@@ -100,7 +104,7 @@ class PointRendSemanticHead(nn.Module):
             targets: in training the labels of all pixels (N, height, width).
 
         Returns:
-            In training None and the losses by name; else scores (N, C, H * 2**steps, W * 2**steps) and no losses.
+            In training None and the losses by name; else scores (N, C, H * stride, W * stride) and no losses.
         """
         coarse = self.coarse_sem_seg_head.layers(features)
         if not self.training:
@@ -122,7 +126,7 @@ class PointRendSemanticHead(nn.Module):
                 importance=self.importance,
             )
             # Scores of a backbone that pads nothing reach beyond an image whose sides its strides do not divide.
-            covered = [side * 2**self.subdivision_steps for side in coarse.shape[2:]]
+            covered = [side * self.stride for side in coarse.shape[2:]]
             targets = pad_labels(targets, covered, self.ignore_value)
             labels = point_sample(targets[:, None].float(), points, mode="nearest")[:, 0].long()  # (N, P)
         scores = self._predict(features, coarse, points)
@@ -143,4 +147,8 @@ class PointRendSemanticHead(nn.Module):
             anew = self._predict(features, coarse, points)
             pixels = pixels[:, None].expand(-1, scores.shape[1], -1)
             scores = scores.flatten(2).scatter(2, pixels, anew).view_as(scores)
-        return scores
+        size = [side * self.stride for side in coarse.shape[2:]]
+        if scores.shape[2:] == tuple(size):
+            return scores
+        # The image is cut out of the scores by its pixels, so they need its scale whatever the number of steps.
+        return F.interpolate(scores, size=size, mode="bilinear", align_corners=False)

@@ -335,6 +335,27 @@ class TestSemantic:
         # Each of two steps changes 64 points; those of the first are doubled once more and then reach 4 x 4 pixels.
         assert 0 < (got - plain).abs().gt(1e-4).any(dim=1).sum(dim=(1, 2)).max() <= 64 + 64 * 16
 
+    @pytest.mark.parametrize("steps", [0, 1, 3])
+    def test_scores_and_labels_keep_their_places_with_any_number_of_steps(self, steps):
+        """Images are cut out of the scores by their pixels, and points find their labels, at the images' own scale."""
+        head, features = self.head(), maps(height=64, width=96)
+        head.subdivision_num_points = 1
+        labels = torch.randint(0, 4, (2, 64, 96))
+
+        def run():
+            torch.manual_seed(0)
+            loss = head.train()(features, labels)[1]["loss_sem_seg_point"]
+            with torch.no_grad():
+                return loss, head.eval()(features)[0]
+
+        usual_loss, usual = run()
+        head.subdivision_steps = steps
+        loss, scores = run()
+        assert torch.equal(loss, usual_loss)
+        assert scores.shape == usual.shape == (2, 4, 64, 96)
+        centre = (slice(None), slice(None), slice(8, -8), slice(8, -8))
+        assert (scores[centre] - usual[centre]).abs().median() < 0.1 * usual.std()
+
     def test_ignored_pixels_do_not_count(self):
         head, features = self.head().train(), maps(height=64, width=96)
         labels = torch.full((2, 64, 96), 255)
