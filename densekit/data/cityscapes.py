@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from cityscapesscripts.helpers.labels import labels as LABELS
 
+from densekit.data.cityscapes_files import FIRST_INSTANCE, label_of
 from densekit.data.labels import IGNORE, read_values
 from densekit.data.pictures import image_size
 from densekit.data.regions import in_threads, outline_regions
@@ -29,7 +30,6 @@ __all__ = [
 ]
 
 IMAGE_ENDING = "_leftImg8bit.png"
-CROWD_BELOW = 1000  # instance ids from here on are label id * 1000 + number
 
 CLASSES = [label for label in LABELS if 0 <= label.trainId < IGNORE]  # the 19 that are trained, by trainId
 THINGS = [label for label in CLASSES if label.hasInstances]
@@ -142,21 +142,17 @@ def instance_annotations(path: str, ids: np.ndarray) -> list[dict[str, Any]]:
     """Returns the annotations of a picture of instance ids, ``category_id`` among the 8 things, sorted by id."""
     index = {label.id: number for number, label in enumerate(THINGS)}
     found = np.flatnonzero(np.bincount(ids.ravel())).tolist()
-    unknown = [value for value in found if _label_id(value) not in _TRAIN_IDS]
+    unknown = [value for value in found if label_of(value) not in _TRAIN_IDS]
     if unknown:
         raise ValueError(
             f"{path} has the instance id {unknown[0]}, which is no label of Cityscapes, nor one * 1000 + n."
         )
-    regions = outline_regions(ids, [value for value in found if _label_id(value) in index])
+    regions = outline_regions(ids, [value for value in found if label_of(value) in index])
     return [
-        region | {"category_id": index[_label_id(value)], "iscrowd": int(value < CROWD_BELOW)}
+        region | {"category_id": index[label_of(value)], "iscrowd": int(value < FIRST_INSTANCE)}
         for value, region in regions.items()
         if region["segmentation"]
     ]
-
-
-def _label_id(instance_id: int) -> int:
-    return instance_id if instance_id < CROWD_BELOW else instance_id // 1000
 
 
 def _instances_of(frame: Frame) -> dict[str, Any]:

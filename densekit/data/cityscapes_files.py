@@ -15,6 +15,8 @@ from densekit.ops.panoptic_png import id2rgb
 
 __all__ = [
     "FIRST_INSTANCE",
+    "label_of",
+    "labels_of",
     "panoptic_colours",
     "panoptic_document",
     "panoptic_folder",
@@ -25,7 +27,17 @@ __all__ = [
 Json = dict[str, Any]
 
 _SOURCE = "_instanceIds.png"
-FIRST_INSTANCE = 1000  # lower ids are labels
+FIRST_INSTANCE = 1000  # ids from here on are label id * 1000 + number, lower ones labels; of things, they are groups
+
+
+def label_of(instance_id: int) -> int:
+    """Returns the label id that an instance id has in it."""
+    return instance_id if instance_id < FIRST_INSTANCE else instance_id // FIRST_INSTANCE
+
+
+def labels_of(ids: np.ndarray) -> np.ndarray:
+    """Returns the label id of each instance id, in the same shape."""
+    return np.where(ids < FIRST_INSTANCE, ids, ids // FIRST_INSTANCE)
 
 
 def panoptic_folder(labels: Path, split: str) -> Path:
@@ -87,7 +99,7 @@ def _segments(source: Path, ids: np.ndarray) -> list[Json]:
     for value, window in enumerate(ndimage.find_objects(ids + 1)):  # 0 would be background
         if window is None:
             continue
-        label = id2label.get(value if value < FIRST_INSTANCE else value // FIRST_INSTANCE)
+        label = id2label.get(label_of(value))
         if label is None:
             raise ValueError(f"{source} has the instance id {value}, which is no label of Cityscapes. Unpack it anew.")
         if label.ignoreInEval:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from densekit.d2.data import MetadataCatalog
-from densekit.data.cityscapes import CROWD_BELOW
+from densekit.data.cityscapes_files import FIRST_INSTANCE, labels_of
 from densekit.evaluation.cityscapes import CityscapesInstanceEvaluator
 from densekit.evaluation.cityscapes.frames import (
     check_same_size,
@@ -129,7 +129,7 @@ def _read_frame(path: str, listing: Path, truth_file: Path) -> tuple[InstanceIma
             rows.append(np.bincount(index[window][mask[window] != 0], minlength=len(values)))
             used.append(listed)
             masks.append(_entry(mask != 0, listed.label_id, box) | {"score": listed.score})
-    labels = np.where(values < CROWD_BELOW, values, values // CROWD_BELOW)
+    labels = labels_of(values)
     is_object = np.isin(labels, list(OBJECT_LABELS))
     objects = [
         _object(ids, value, label) for value, label in zip(values[is_object].tolist(), labels[is_object].tolist())
@@ -141,7 +141,7 @@ def _read_frame(path: str, listing: Path, truth_file: Path) -> tuple[InstanceIma
 
 def _object(ids: np.ndarray, value: int, label_id: int) -> Entry:
     mask = ids == value
-    return _entry(mask, label_id, cv2.boundingRect(mask.astype(np.uint8))) | {"iscrowd": int(value < CROWD_BELOW)}
+    return _entry(mask, label_id, cv2.boundingRect(mask.astype(np.uint8))) | {"iscrowd": int(value < FIRST_INSTANCE)}
 
 
 def _entry(mask: np.ndarray, label_id: int, box: Any) -> Entry:
@@ -163,7 +163,7 @@ def _match(
         labels: (K,) their label ids.
         here: (K,) whether a value is an object or a group, G of them.
     """
-    is_group, is_small = values < CROWD_BELOW, sizes < SMALLEST
+    is_group, is_small = values < FIRST_INSTANCE, sizes < SMALLEST
     areas = shared.sum(axis=1)[:, None]
     ignored = (is_group | is_small)[here]
     on = shared[:, here]

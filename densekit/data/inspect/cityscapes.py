@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from densekit.data.cityscapes import CLASSES, CROWD_BELOW, IMAGE_ENDING
+from densekit.data.cityscapes import CLASSES, IMAGE_ENDING
+from densekit.data.cityscapes_files import labels_of
 from densekit.data.inspect.findings import Findings
 from densekit.data.inspect.label_maps import LabelMap, check_label_maps
 from densekit.data.inspect.pictures import Picture
@@ -97,7 +98,7 @@ def _label_numbers(values: np.ndarray) -> np.ndarray:
 
 def _instance_numbers(values: np.ndarray) -> np.ndarray:
     """No class is counted in these; instances are label id * 1000 + number."""
-    labels = np.where(values < CROWD_BELOW, values, values // CROWD_BELOW)
+    labels = labels_of(values)
     return np.where((labels >= 0) & (labels <= _LAST_LABEL), IGNORE, -1)
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from densekit.data.cityscapes_files import FIRST_INSTANCE
+from densekit.data.cityscapes_files import FIRST_INSTANCE, label_of, labels_of
 from densekit.data.streets.coco import Json
 from densekit.data.streets.labels import LABELS, STUFF, THINGS
 from densekit.data.streets.render import Picture
@@ -39,7 +39,7 @@ def segment_ids(picture: Picture) -> np.ndarray:
 
 def label_ids(ids: np.ndarray) -> np.ndarray:
     """Cityscapes' label id of each pixel (H, W) uint8, from the segments'."""
-    return np.where(ids < FIRST_INSTANCE, ids, ids // FIRST_INSTANCE).astype(np.uint8)
+    return labels_of(ids).astype(np.uint8)
 
 
 def annotate(picture: Picture, ids: np.ndarray, image_id: int, file_name: str) -> Json:
@@ -48,7 +48,7 @@ def annotate(picture: Picture, ids: np.ndarray, image_id: int, file_name: str) -
     for value in np.unique(ids).tolist():
         mask = ids == value
         x0, y0, x1, y1 = bounds(mask)
-        category = value if value < FIRST_INSTANCE else value // FIRST_INSTANCE
+        category = label_of(value)
         if category == 0:
             continue
         is_crowd = value < FIRST_INSTANCE and any(label.id == value for label in THINGS)

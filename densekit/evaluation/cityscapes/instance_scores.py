@@ -24,13 +24,13 @@ import numpy as np
 from cityscapesscripts.evaluation import evalInstanceLevelSemanticLabeling as script  # noqa: N813
 from cityscapesscripts.helpers.labels import labels
 
+from densekit.data.cityscapes_files import FIRST_INSTANCE, labels_of
 from densekit.evaluation.cityscapes.frames import check_same_size, distinct, read_label_map, threaded
 
 OBJECT_LABELS = {label.id: label.name for label in labels if label.hasInstances and not label.ignoreInEval}
 VOID_LABELS = [label.id for label in labels if label.ignoreInEval]
 OVERLAPS: np.ndarray = script.args.overlaps  # ten thresholds of IoU, .5 to .95
 SMALLEST = int(script.args.minRegionSizes[0])  # pixels that an object needs to count
-_FIRST_OBJECT = 1000  # lower values of an instance map are labels; of a class with objects, they are groups
 
 TRUE, FALSE, IGNORED = 1, 0, -1
 
@@ -157,14 +157,14 @@ def judge_frame(
     Returns:
         The outcome of each class by label id.
     """
-    labels_of = np.where(values < _FIRST_OBJECT, values, values // _FIRST_OBJECT)
+    label_ids = labels_of(values)
     order = sorted(range(len(listing)), key=lambda number: -listing[number].score)
     used = overlaps.sum(axis=1) > 0  # an empty mask is no prediction
     outcomes = {}
     for label_id in OBJECT_LABELS:
         chosen = [number for number in order if listing[number].label_id == label_id and used[number]]
         scores = np.array([listing[number].score for number in chosen], dtype=float)
-        states, objects = _judge(overlaps[chosen], values, sizes, labels_of == label_id, thresholds, smallest)
+        states, objects = _judge(overlaps[chosen], values, sizes, label_ids == label_id, thresholds, smallest)
         outcomes[label_id] = Outcome(scores, states, objects)
     return outcomes
 
@@ -185,7 +185,7 @@ def _judge(
     Returns:
         (T, M): TRUE, FALSE or IGNORED; and the number of objects that count.
     """
-    is_group, is_small = here & (values < _FIRST_OBJECT), here & (sizes < smallest)
+    is_group, is_small = here & (values < FIRST_INSTANCE), here & (sizes < smallest)
     counts = (here & ~is_group & ~is_small)[here]
     areas = overlaps.sum(axis=1)
     # A group that is also small counts twice, as it does in the script.
