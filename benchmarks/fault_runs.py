@@ -21,30 +21,9 @@ TRAINING, TEST = 24, 24  # images
 _PATIENCE = 240.0  # seconds; a run takes a few, on a busy machine many
 
 CONFIG = {
+    "_BASE_": str(ROOT / "configs/_base_/models/rcnn_tiny.yaml"),
     "MODEL": {
-        "DEVICE": "cpu",
-        "META_ARCHITECTURE": "GeneralizedRCNN",
-        "WEIGHTS": "",
         "MASK_ON": True,
-        "BACKBONE": {"NAME": "build_resnet_fpn_backbone", "FREEZE_AT": 0},
-        "RESNETS": {
-            "DEPTH": 50,
-            "WIDTH_PER_GROUP": 4,
-            "NORM": "BN",
-            "STEM_OUT_CHANNELS": 8,
-            "RES2_OUT_CHANNELS": 16,
-            "OUT_FEATURES": ["res2", "res3", "res4", "res5"],
-        },
-        "FPN": {"IN_FEATURES": ["res2", "res3", "res4", "res5"], "OUT_CHANNELS": 16},
-        "ANCHOR_GENERATOR": {"SIZES": [[8], [16], [32], [64], [128]]},
-        "RPN": {"IN_FEATURES": ["p2", "p3", "p4", "p5", "p6"], "POST_NMS_TOPK_TRAIN": 60, "POST_NMS_TOPK_TEST": 30},
-        "ROI_HEADS": {
-            "NAME": "StandardROIHeads",
-            "IN_FEATURES": ["p2", "p3", "p4", "p5"],
-            "BATCH_SIZE_PER_IMAGE": 16,
-            "SCORE_THRESH_TEST": 0.0,
-        },
-        "ROI_BOX_HEAD": {"NAME": "FastRCNNConvFCHead", "NUM_FC": 1, "FC_DIM": 16, "POOLER_RESOLUTION": 3},
         "ROI_MASK_HEAD": {"NAME": "MaskRCNNConvUpsampleHead", "NUM_CONV": 1, "CONV_DIM": 8, "POOLER_RESOLUTION": 7},
     },
     "INPUT": {"MIN_SIZE_TRAIN": [64, 80], "MIN_SIZE_TEST": 64, "MAX_SIZE_TRAIN": 128, "MAX_SIZE_TEST": 128},

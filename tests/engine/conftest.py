@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from tiny_detector import MODEL
 
+ROOT = Path(__file__).resolve().parents[2]
 TINY = {
-    "MODEL": MODEL,
+    "_BASE_": str(ROOT / "configs/_base_/models/rcnn_tiny.yaml"),
     "INPUT": {"MIN_SIZE_TRAIN": [64], "MIN_SIZE_TEST": 64, "MAX_SIZE_TRAIN": 96, "MAX_SIZE_TEST": 96},
     "DATASETS": {"TRAIN": ["tiny_train"], "TEST": ["tiny_val"]},
     "DATALOADER": {"NUM_WORKERS": 0},

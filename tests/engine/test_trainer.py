@@ -197,8 +197,7 @@ def test_any_process_names_its_bad_data_and_one_the_mistakes_of_all(monkeypatch,
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_without_cuda_the_default_falls_back_and_a_wish_is_refused(arguments, tiny_root):
-    text = (tiny_root / "tiny.yaml").read_text()
-    (tiny_root / "gpu.yaml").write_text(text.replace("DEVICE: cpu", "DEVICE: cuda"))
+    (tiny_root / "gpu.yaml").write_text("_BASE_: tiny.yaml\nMODEL: {DEVICE: cuda}\n")
     args = arguments("SOLVER.AMP.ENABLED", True)
     args.config_file = str(tiny_root / "gpu.yaml")
     cfg, notes = read_config(args)

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_detector import MODEL
 
+BASE = Path(__file__).resolve().parents[2] / "configs/_base_/models/rcnn_tiny.yaml"
 FPN = {
-    "MODEL": MODEL
-    | {
+    "MODEL": {
         "ROI_MASK_HEAD": {"NAME": "MaskRCNNConvUpsampleHead", "NUM_CONV": 1, "CONV_DIM": 8, "POOLER_RESOLUTION": 4},
         "SEM_SEG_HEAD": {"IN_FEATURES": ["p2", "p3", "p4", "p5"], "CONVS_DIM": 8, "NORM": "", "NUM_CLASSES": 54},
         "PANOPTIC_FPN": {"COMBINE": {"STUFF_AREA_LIMIT": 20, "INSTANCES_CONFIDENCE_THRESH": 0.0}},
@@ -44,7 +43,7 @@ def make_run(tmp_path_factory) -> Callable[..., Path]:
 
         if (architecture, *opts) not in made:
             folder = tmp_path_factory.mktemp("run")
-            cfg = load_config("", [*options(FPN), "MODEL.META_ARCHITECTURE", architecture, *opts])
+            cfg = load_config(str(BASE), [*options(FPN), "MODEL.META_ARCHITECTURE", architecture, *opts])
             torch.manual_seed(3)
             model = build_model(cfg)
             for name, parameter in model.named_parameters():
