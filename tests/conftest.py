@@ -4,9 +4,11 @@ import json
 import logging
 import os
 import random
-import socket
+from argparse import Namespace
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,11 +20,17 @@ os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 
 
 @pytest.fixture
-def free_port() -> int:
-    """A port of this machine where the processes of a test can meet."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def in_processes(monkeypatch) -> Callable[..., None]:
+    """Runs a function of a module's top level in so many processes on the CPU; it gets the facts in a Namespace."""
+    from densekit.engine import launch
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # as launch does, for good
+
+    def start(main: Callable[[Namespace], None], count: int, **facts: Any) -> None:
+        meeting = {"num_gpus": count, "num_machines": 1, "machine_rank": 0, "dist_url": "auto"}
+        launch(main, Namespace(**meeting, **facts), "cpu")
+
+    return start
 
 
 @pytest.fixture(autouse=True)

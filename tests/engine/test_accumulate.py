@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from densekit.d2.engine import create_ddp_model, launch
+from densekit.d2.engine import create_ddp_model
 from densekit.d2.utils import comm
 from densekit.d2.utils.events import EventStorage
 from densekit.engine import Trainer, run, setup
@@ -94,7 +94,7 @@ def trained(batches, parts, **options):
     return {name.removeprefix("module."): value for name, value in model.state_dict().items()}, numbers, len(shared)
 
 
-def in_two_processes(folder):
+def each(args):
     """Each process has half of every step's images; then one of them meets a NaN."""
     share = slice(4 * comm.get_rank(), 4 * comm.get_rank() + 4)
     mine = [list(batch[share]) for batch in images(3)]
@@ -106,18 +106,18 @@ def in_two_processes(folder):
     without = trained([mine[0], mine[2]], 2)[0]
     same = all(torch.equal(value, without[name]) for name, value in skipping.items())
     try:
-        trained(mine, 2, on_bad_step=BlackBox(str(folder), Net(), None, 2))
+        trained(mine, 2, on_bad_step=BlackBox(str(args.folder), Net(), None, 2))
         stopped = ""
     except FloatingPointError as error:
         stopped = str(error)
     told = [[{name: str(value) for name, value in losses.items()} for losses in record] for record in told]
     facts = {"numbers": numbers, "shared": shared, "same": same, "told": told, "stopped": stopped}
-    (folder / f"{comm.get_rank()}.json").write_text(json.dumps(facts))
-    torch.save(weights, folder / f"{comm.get_rank()}.pth")
+    (args.folder / f"{comm.get_rank()}.json").write_text(json.dumps(facts))
+    torch.save(weights, args.folder / f"{comm.get_rank()}.pth")
 
 
-def test_two_processes_make_the_step_of_one_and_refuse_together(tmp_path, free_port):
-    launch(in_two_processes, 2, dist_url=f"tcp://127.0.0.1:{free_port}", args=(tmp_path,))
+def test_two_processes_make_the_step_of_one_and_refuse_together(tmp_path, in_processes):
+    in_processes(each, 2, folder=tmp_path)
     alone, numbers, _ = trained([list(batch) for batch in images(3)], 1)
     for rank in range(2):
         weights, facts = torch.load(tmp_path / f"{rank}.pth"), json.loads((tmp_path / f"{rank}.json").read_text())

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from densekit.config import default_config
-from densekit.d2.engine import launch
 from densekit.d2.utils import comm
 from densekit.d2.utils.events import EventStorage
 from densekit.engine.black_box import BlackBox, read_box
@@ -84,7 +83,7 @@ def own_batches():
     return [list(batch[share]) for batch in made]
 
 
-def in_two_processes(folder):
+def each(args):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a replica that begins with a warning
         model = replicas(Net())
@@ -100,18 +99,18 @@ def in_two_processes(folder):
         without = trained([mine[step] for step in range(STEPS) if step != BAD], **options)[0]
         if comm.get_rank() == 1:
             mine[BAD][3] = torch.full((3,), math.nan)
-        box = (lambda model, parts: BlackBox(str(folder / "out"), model, None, parts)) if name == "plain" else None
+        box = (lambda model, parts: BlackBox(str(args.folder / "out"), model, None, parts)) if name == "plain" else None
         skipping, storage = trained(mine, box, **options)
         same[name] = all(torch.equal(value, without[key]) for key, value in skipping.items())
         if comm.is_main_process():
             same[name] &= storage.history("skipped_steps").values() == [(1, BAD)]
-    (folder / f"{comm.get_rank()}.json").write_text(json.dumps({"averages": averages, "same": same, "told": told}))
+    (args.folder / f"{comm.get_rank()}.json").write_text(json.dumps({"averages": averages, "same": same, "told": told}))
     with pytest.raises(FloatingPointError, match="in a row" if comm.is_main_process() else "boxes are not finite"):
         trained([mine[0], mine[BAD], mine[BAD]])
 
 
-def test_all_processes_skip_what_fails_in_one(tmp_path, free_port):
-    launch(in_two_processes, 2, dist_url=f"tcp://127.0.0.1:{free_port}", args=(tmp_path,))
+def test_all_processes_skip_what_fails_in_one(tmp_path, in_processes):
+    in_processes(each, 2, folder=tmp_path)
     facts = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     assert facts[0]["averages"] != facts[1]["averages"]
     assert [each["same"] for each in facts] == [dict.fromkeys(CASES, True)] * 2

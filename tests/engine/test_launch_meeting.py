@@ -8,6 +8,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch.distributed as dist
@@ -117,17 +118,21 @@ def impatient(monkeypatch):
     monkeypatch.setattr(module, "_HEARSAY", 0.5)
 
 
-def in_processes(work: Callable[[dist.Store, int], None], ranks: range | list[int]) -> dict[int, int]:
+def forked(work: Callable[[dist.Store, int], None], ranks: range | list[int]) -> dict[int, int]:
     """Runs ``work(store, rank)`` in processes; returns their exit codes."""
-    server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    context = multiprocessing.get_context("fork")
+    ports = context.SimpleQueue()
 
     def begin(rank: int) -> None:
-        work(dist.TCPStore("127.0.0.1", server.port, is_master=False, wait_for_workers=False), rank)
+        work(dist.TCPStore("127.0.0.1", ports.get(), is_master=False, wait_for_workers=False), rank)
 
-    context = multiprocessing.get_context("fork")
     processes = {rank: context.Process(target=begin, args=(rank,)) for rank in ranks}
     for process in processes.values():
         process.start()
+    # Not before they are there: a thread of the store that holds a lock during a fork holds it in the copy for ever.
+    server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    for _ in ranks:
+        ports.put(server.port)
     for process in processes.values():
         process.join(50)
         assert not process.is_alive()
@@ -141,24 +146,25 @@ def test_a_program_that_is_no_meeting_point_is_named(capfd):
         def work(store, rank):
             open_store(meeting, serve=False, limit=0.5)
 
-        assert in_processes(work, [1]) == {1: 2}
+        assert forked(work, [1]) == {1: 2}
     assert f"error: 127.0.0.1:{meeting.port}, where" in (text := capfd.readouterr().err) and "HERE" in text
 
 
 def test_rank_0_names_who_is_missing(capfd):
-    def work(store, rank):
+    def work(store, rank, limit=2):
         with open(os.devnull, "w") if rank else open(1, "w", closefd=False) as output:
             try:
-                call_roll(store, rank, 4, "here:1 (gloo)", 1)
+                call_roll(store, rank, 4, "here:1 (gloo)", limit)
             except ConnectionError as error:
                 print(error, file=output)
                 sys.exit(3)
 
-    assert in_processes(work, [0, 2]) == {0: 3, 2: 2}
+    assert forked(work, [0, 2]) == {0: 3, 2: 2}
     text = capfd.readouterr().out
-    assert "2 of 4 processes have not come to here:1 (gloo) within 1 s: missing ranks 1, 3." in text
+    assert "2 of 4 processes have not come to here:1 (gloo) within 2 s: missing ranks 1, 3." in text
     assert f"rank 2: {socket.gethostname()}, process" in text
-    assert in_processes(work, range(3))[0] == 3 and in_processes(work, range(4)) == dict.fromkeys(range(4), 0)
+    assert forked(work, range(3)) == {0: 3, 1: 2, 2: 2}
+    assert forked(partial(work, limit=20), range(4)) == dict.fromkeys(range(4), 0)
 
 
 def test_without_rank_0_the_others_say_so():
@@ -166,7 +172,7 @@ def test_without_rank_0_the_others_say_so():
         with pytest.raises(ConnectionError, match="Rank 0 has not come to here"):
             call_roll(store, rank, 2, "here:1 (gloo)", 0.5)
 
-    assert in_processes(work, [1]) == {1: 0}
+    assert forked(work, [1]) == {1: 0}
 
 
 @pytest.mark.parametrize("end", ["error", "kill", "exit", "requeue"])
@@ -185,7 +191,7 @@ def test_the_end_of_one_process_is_the_end_of_all(impatient, end, who):
             time.sleep(60)  # as in a collective call that waits for it
 
     start = time.monotonic()
-    codes = in_processes(work, range(3))
+    codes = forked(work, range(3))
     assert time.monotonic() - start < 30
     others = {code for rank, code in codes.items() if rank != who}
     assert others == {REQUEUE if end == "requeue" else 1}
@@ -196,7 +202,7 @@ def test_processes_that_finish_leave_the_others_alone():
         with watched(store, Place("--num-gpus", rank, 3, rank, 3), "127.0.0.1"):
             time.sleep(rank == 1)
 
-    assert in_processes(work, range(3)) == dict.fromkeys(range(3), 0)
+    assert forked(work, range(3)) == dict.fromkeys(range(3), 0)
 
 
 def test_an_error_that_follows_from_an_end_takes_its_code(impatient):
@@ -207,7 +213,7 @@ def test_an_error_that_follows_from_an_end_takes_its_code(impatient):
             time.sleep(0.5)
             raise RuntimeError("Connection closed by peer")
 
-    assert in_processes(work, range(2)) == {0: REQUEUE, 1: REQUEUE}
+    assert forked(work, range(2)) == {0: REQUEUE, 1: REQUEUE}
 
 
 def test_the_process_that_says_why_it_ends_gives_the_code(capsys):

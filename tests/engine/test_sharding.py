@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from densekit.config import default_config
-from densekit.d2.engine import launch
 from densekit.d2.utils import comm
 from densekit.d2.utils.events import EventStorage
 from densekit.engine.sharding import prepare_optimizer, wrap_model
@@ -62,7 +61,7 @@ class Training:
         return self
 
 
-def in_two_processes(folder):
+def each(args):
     share = slice(4 * comm.get_rank(), 4 * comm.get_rank() + 4)
     mine = images(4)[:, share]
     training = Training(True)(mine[:2])
@@ -73,12 +72,12 @@ def in_two_processes(folder):
     with pytest.raises(ValueError, match="the backbone has no SwinBlock; it has Linear, ReLU, Sequential"):
         Training(True, ["SwinBlock"])
     if comm.is_main_process():
-        torch.save({"end": end, "again": again}, folder / "states.pth")
+        torch.save({"end": end, "again": again}, args.folder / "states.pth")
 
 
 @shards_on_the_cpu
-def test_parts_learn_what_the_whole_learns_and_resume_from_whole_checkpoints(tmp_path, free_port):
-    launch(in_two_processes, 2, dist_url=f"tcp://127.0.0.1:{free_port}", args=(tmp_path,))
+def test_parts_learn_what_the_whole_learns_and_resume_from_whole_checkpoints(tmp_path, in_processes):
+    in_processes(each, 2, folder=tmp_path)
     states = torch.load(tmp_path / "states.pth")
     alone = Training(False)(images(4)).state()
     torch.testing.assert_close(states["end"]["model"], alone["model"], rtol=1e-4, atol=1e-6)

@@ -10,7 +10,6 @@ import torch
 from densekit.checkpoint import Checkpointer
 from densekit.config_defaults import default_config
 from densekit.d2 import HOST
-from densekit.d2.engine import launch
 from densekit.d2.utils import comm
 from densekit.engine import DataError, Trainer, run, setup, user_errors
 from densekit.engine.setup import read_config
@@ -251,15 +250,15 @@ def test_saving_is_atomic_on_either_host(tmp_path, monkeypatch):
     assert sorted(os.listdir(tmp_path)) == ["SHA256SUMS", "last_checkpoint", "model.pth"], HOST
 
 
-def evaluate_in_two_processes(folder):
+def evaluate_in_each(args):
     model = torch.nn.BatchNorm1d(3)
     model.running_mean.fill_(1.0 + comm.get_rank())
     cfg = default_config()
-    cfg.OUTPUT_DIR, cfg.DATASETS.TEST = str(folder), ()
+    cfg.OUTPUT_DIR, cfg.DATASETS.TEST = str(args.folder), ()
     Trainer.test(cfg, model)
-    torch.save(model.running_mean, folder / f"{comm.get_rank()}.pth")
+    torch.save(model.running_mean, args.folder / f"{comm.get_rank()}.pth")
 
 
-def test_processes_judge_the_running_averages_of_the_first(tmp_path, free_port):
-    launch(evaluate_in_two_processes, 2, dist_url=f"tcp://127.0.0.1:{free_port}", args=(tmp_path,))
+def test_processes_judge_the_running_averages_of_the_first(tmp_path, in_processes):
+    in_processes(evaluate_in_each, 2, folder=tmp_path)
     assert [torch.load(tmp_path / f"{rank}.pth").tolist() for rank in range(2)] == [[1.0] * 3] * 2

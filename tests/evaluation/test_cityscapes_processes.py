@@ -4,8 +4,6 @@ import json
 
 import cityscapes_scenes as scenes
 import pytest
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from densekit.d2.utils import comm
 
@@ -23,25 +21,21 @@ def evaluate(root, folder, items):
     return results
 
 
-def worker(rank, port, root, folder):
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=PROCESSES)
-    comm.create_local_process_group(PROCESSES)
-    items = scenes.images(root)
+def each(args):
+    rank, items = comm.get_rank(), scenes.images(args.root)
     # The first frame goes to all, as from a sampler that pads.
-    results = evaluate(root, folder, items[:1] + items[1:][rank::PROCESSES])
-    (folder / f"rank{rank}.json").write_text(json.dumps(results))
-    comm.synchronize()  # or the fastest process takes the connections down under the others
-    dist.destroy_process_group()
+    results = evaluate(args.root, args.folder, items[:1] + items[1:][rank::PROCESSES])
+    (args.folder / f"rank{rank}.json").write_text(json.dumps(results))
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("restore_catalogs")
-def test_three_processes_report_and_write_once_what_one_does(tmp_path, free_port):
+def test_three_processes_report_and_write_once_what_one_does(tmp_path, in_processes):
     root = scenes.make_tree(tmp_path, frames=5)
     together, alone = tmp_path / "three", tmp_path / "one"
     together.mkdir()
     one = evaluate(root, alone, scenes.images(root))
-    mp.spawn(worker, args=(free_port, root, together), nprocs=PROCESSES)
+    in_processes(each, PROCESSES, root=root, folder=together)
     three, *others = (json.loads((together / f"rank{rank}.json").read_text()) for rank in range(PROCESSES))
     assert all(results == {} for other in others for results in other)
     assert json.dumps(three) == json.dumps(one)  # as text, in which NaN equals NaN

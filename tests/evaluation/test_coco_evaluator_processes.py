@@ -4,8 +4,6 @@ import json
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from densekit.d2.data import MetadataCatalog
 from densekit.d2.structures import Boxes, Instances
@@ -46,21 +44,18 @@ def evaluate(folder, image_ids, output):
     return results
 
 
-def worker(rank, port, folder):
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    comm.create_local_process_group(2)
+def each(args):
+    rank = comm.get_rank()
     # The last image goes to both, as from a sampler that pads.
-    results = evaluate(folder, [0, 2, 4] if rank == 0 else [1, 3, 4], "two")
-    (folder / f"rank{rank}.json").write_text(json.dumps(results))
-    comm.synchronize()  # or the faster process takes the connections down under the other
-    dist.destroy_process_group()
+    results = evaluate(args.folder, [0, 2, 4] if rank == 0 else [1, 3, 4], "two")
+    (args.folder / f"rank{rank}.json").write_text(json.dumps(results))
 
 
 @pytest.mark.slow
-def test_two_processes_report_once_what_one_reports(tmp_path, free_port):
+def test_two_processes_report_once_what_one_reports(tmp_path, in_processes):
     write_truth(tmp_path / "truth.json")
     alone = evaluate(tmp_path, range(IMAGES), "one")
-    mp.spawn(worker, args=(free_port, tmp_path), nprocs=2)
+    in_processes(each, 2, folder=tmp_path)
     together, other = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
     assert other == {}
     assert together["bbox"] == pytest.approx(alone["bbox"], nan_ok=True)

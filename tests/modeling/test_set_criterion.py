@@ -7,7 +7,6 @@ from itertools import permutations
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 from tolerances import close
 from torchvision.ops import box_convert, generalized_box_iou
@@ -211,17 +210,15 @@ def losses_of(start, stop):
     return {name: loss.item() for name, loss in losses.items()}
 
 
-def worker(rank, port, folder):
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    (folder / f"{rank}.json").write_text(json.dumps(losses_of(2 * rank, 2 * rank + 2)))
-    dist.barrier()  # or the faster process takes the connections down under the other
-    dist.destroy_process_group()
+def each(args):
+    rank = dist.get_rank()
+    (args.folder / f"{rank}.json").write_text(json.dumps(losses_of(2 * rank, 2 * rank + 2)))
 
 
 @pytest.mark.slow
-def test_two_processes_have_the_losses_of_the_joint_batch(tmp_path, free_port):
+def test_two_processes_have_the_losses_of_the_joint_batch(tmp_path, in_processes):
     """Data parallelism averages the gradients of the processes, so the mean of their losses must be that of one."""
-    mp.spawn(worker, args=(free_port, tmp_path), nprocs=2)
+    in_processes(each, 2, folder=tmp_path)
     parts = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     for name, expected in losses_of(0, 4).items():
         assert (parts[0][name] + parts[1][name]) / 2 == pytest.approx(expected, abs=1e-5), name

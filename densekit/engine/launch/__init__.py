@@ -14,6 +14,7 @@ from densekit.engine.launch.meeting import meeting_from_environment
 from densekit.engine.launch.place import Place, place_from_environment
 from densekit.engine.launch.spawning import spawn
 from densekit.engine.preemption import leaving_on_signals
+from densekit.ops.process_end import end_of_process
 
 __all__ = ["Place", "launch", "place_from_environment"]
 
@@ -26,6 +27,8 @@ def launch(main: Callable[[Namespace], Any], args: Namespace, device: str) -> No
         args: the command line, with ``num_gpus, num_machines, machine_rank, dist_url``.
         device: ``MODEL.DEVICE``; processes on ``"cpu"`` talk through gloo, also where there are GPUs.
 
+    A process that torchrun or SLURM has started ends with the job: there, the call does not return.
+
     Flags that contradict the environment or the machine end the process with one line.
     """
     on_cpu = not device.startswith("cuda")
@@ -37,7 +40,7 @@ def launch(main: Callable[[Namespace], Any], args: Namespace, device: str) -> No
             meeting = meeting_from_environment(place, os.environ)
         _share_machine(place, args.num_gpus, on_cpu)
     if place and meeting:
-        with joined(place, meeting, on_cpu):
+        with end_of_process(), joined(place, meeting, on_cpu):
             main(continued(args, os.environ))
     elif args.num_gpus * args.num_machines > 1:
         with user_errors((ConnectionError, ValueError)):

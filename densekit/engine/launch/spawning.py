@@ -20,6 +20,7 @@ from densekit.engine.launch.place import Place
 from densekit.engine.launch.watch import failure
 from densekit.engine.preemption import REQUEUE, SIGNALS
 from densekit.engine.self_test import time_limit
+from densekit.ops.process_end import end_of_process
 
 # Seconds for processes to end by themselves when one has ended, then as many for obeying SIGTERM.
 _GRACE = 15.0
@@ -75,7 +76,7 @@ def _in_process(local: int, main: Main, args: Namespace, places: list[Place], me
     on_cpu, loaders = how
     # Else this process, which was spawned, would spawn its loaders as well, each importing everything anew.
     multiprocessing.set_start_method(loaders, force=True)
-    with joined(places[local], meeting, on_cpu):
+    with end_of_process(), joined(places[local], meeting, on_cpu):
         main(args)
 
 

@@ -24,6 +24,7 @@ import torch.distributed as dist
 
 from densekit.engine.launch.place import Place
 from densekit.engine.self_test import own_name
+from densekit.ops.process_end import exit_code
 
 # Seconds: how long the main thread has for ending by itself, and how long an error waits for word of an earlier one.
 _GRACE = 6.0
@@ -75,7 +76,7 @@ def watched(store: dist.Store, place: Place, host: str) -> Iterator[None]:
     try:
         yield
     except SystemExit as error:
-        watch.leave(_code(error))
+        watch.leave(exit_code(error))
         raise
     except KeyboardInterrupt:
         watch.leave(_INTERRUPTED)
@@ -96,10 +97,6 @@ def failure(store: dist.Store, ranks: list[int]) -> str:
     """What the first of these processes that failed by an error of its own has said of it; empty if none did."""
     keys = [f"failed/{rank}" for rank in ranks]
     return next((store.get(key).decode() for key in keys if store.check([key])), "")
-
-
-def _code(error: SystemExit) -> int:
-    return error.code if isinstance(error.code, int) else int(error.code is not None)
 
 
 class _Watch:

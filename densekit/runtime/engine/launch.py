@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from densekit.ops.process_end import end_of_process
 from densekit.runtime.utils import comm
 
 DEFAULT_TIMEOUT = timedelta(minutes=30)
@@ -72,10 +73,11 @@ def _worker(local_rank: int, local_size: int, group: dict[str, Any], main_func: 
     )
     comm.create_local_process_group(local_size)
     comm.synchronize()
-    try:
-        main_func(*args)
-    finally:
-        dist.destroy_process_group()
+    with end_of_process():
+        try:
+            main_func(*args)
+        finally:
+            dist.destroy_process_group()
 
 
 def _free_port() -> int:
