@@ -58,4 +58,7 @@ def _read(file: IO[bytes], name: str, box_mode: Callable[[Any], Any]) -> dict[st
     missing = {"ids", "boxes", "objectness_logits"} - set(renamed)
     if missing:
         raise ValueError(f"Proposal file {name} lacks {', '.join(sorted(missing))}; it has {sorted(renamed)}.")
+    counts = {key: len(renamed[key]) for key in ("ids", "boxes", "objectness_logits")}
+    if len(set(counts.values())) > 1:
+        raise ValueError(f"Proposal file {name} has lists for different numbers of images: {counts}. Write it anew.")
     return renamed

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from tolerances import PARITY, close
 
 from densekit.config import load_config
@@ -355,6 +356,9 @@ class TestSemantic:
         assert scores.shape == usual.shape == (2, 4, 64, 96)
         centre = (slice(None), slice(None), slice(8, -8), slice(8, -8))
         assert (scores[centre] - usual[centre]).abs().median() < 0.1 * usual.std()
+        if steps == 0:
+            coarse = head.coarse_sem_seg_head.layers(features)
+            assert torch.equal(scores, F.interpolate(coarse, scale_factor=4, mode="bilinear", align_corners=False))
 
     def test_ignored_pixels_do_not_count(self):
         head, features = self.head().train(), maps(height=64, width=96)

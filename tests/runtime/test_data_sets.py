@@ -271,6 +271,9 @@ def test_bad_proposal_files(tiny, tmp_path, capsys):
     path.write_bytes(pickle.dumps({"ids": []}))
     with pytest.raises(ValueError, match="lacks boxes"):
         load_proposals_into_dataset(tiny, str(path))
+    path.write_bytes(pickle.dumps({"ids": [0, 1], "boxes": [np.ones((1, 4))] * 2, "objectness_logits": [np.ones(1)]}))
+    with pytest.raises(ValueError, match="'boxes': 2, 'objectness_logits': 1"):
+        load_proposals_into_dataset(tiny, str(path))
     path.write_bytes(pickle.dumps({"ids": [], "boxes": [], "objectness_logits": []}))
     with pytest.raises(ValueError, match="image id 0"):
         load_proposals_into_dataset(tiny, str(path))
