@@ -26,9 +26,8 @@ def end_of_process() -> Iterator[None]:
         code = exit_code(error)
         if isinstance(error.code, str):
             print(error.code, file=sys.stderr)
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join()
+    # As the interpreter does: pools of threads are told to stop, all threads but daemons end, then come the handlers.
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # who reads it may be gone

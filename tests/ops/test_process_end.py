@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import atexit, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
 from densekit.ops.process_end import end_of_process
 
 class Global:
@@ -17,6 +18,8 @@ class Global:
 
 kept = Global()
 atexit.register(print, "handler")
+pool = ThreadPoolExecutor()  # whose threads wait for more until the process ends
+pool.submit(print, "pool").result()
 threading.Thread(target=lambda: (time.sleep(0.3), print("thread"))).start()
 with end_of_process():
     print("block")
@@ -33,11 +36,11 @@ def test_exit_handlers_run_and_the_code_is_kept(end, code, said):
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM.format(end=end)], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
-    assert (done.returncode, done.stdout.split(), done.stderr) == (code, ["block", "thread", "handler"], said)
+    assert (done.returncode, done.stdout.split(), done.stderr) == (code, ["pool", "block", "thread", "handler"], said)
 
 
 def test_an_error_leaves_the_block_as_ever():
     program = PROGRAM.format(end="raise RuntimeError('a fault')")
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and "RuntimeError: a fault" in done.stderr
-    assert done.stdout.split() == ["block", "thread", "handler", "shutdown"]
+    assert done.stdout.split() == ["pool", "block", "thread", "handler", "shutdown"]
