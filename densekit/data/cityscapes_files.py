@@ -32,7 +32,7 @@ FIRST_INSTANCE = 1000  # ids from here on are label id * 1000 + number, lower on
 
 def label_of(instance_id: int) -> int:
     """Returns the label id that an instance id has in it."""
-    return instance_id if instance_id < FIRST_INSTANCE else instance_id // FIRST_INSTANCE
+    return int(labels_of(np.asarray(instance_id)))
 
 
 def labels_of(ids: np.ndarray) -> np.ndarray:

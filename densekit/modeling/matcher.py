@@ -71,9 +71,8 @@ class HungarianMatcher(nn.Module):
         logits, boxes = at_least_single(outputs["pred_logits"]), at_least_single(outputs["pred_boxes"])
         repeats = len(logits) // len(targets)
         labels = pad_sequence([target["labels"] for target in targets], batch_first=True).repeat(repeats, 1)
-        objects = pad_sequence([target["boxes"].to(boxes) for target in targets], batch_first=True).repeat(
-            repeats, 1, 1
-        )
+        objects = pad_sequence([target["boxes"].to(boxes) for target in targets], batch_first=True)
+        objects = objects.repeat(repeats, 1, 1)
         classes = labels[:, None].expand(-1, logits.shape[1], -1)  # (B, Q, T)
         probability = logits.softmax(dim=-1).gather(2, classes)
         distance = torch.cdist(boxes, objects, p=1)

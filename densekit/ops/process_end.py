@@ -24,7 +24,7 @@ def end_of_process() -> Iterator[None]:
         yield
     except SystemExit as error:
         code = exit_code(error)
-        if isinstance(error.code, str):
+        if error.code is not None and not isinstance(error.code, int):
             print(error.code, file=sys.stderr)
     # As the interpreter does: pools of threads are told to stop, all threads but daemons end, then come the handlers.
     threading._shutdown()  # type: ignore[attr-defined]

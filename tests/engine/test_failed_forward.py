@@ -113,7 +113,7 @@ def test_all_processes_skip_what_fails_in_one(tmp_path, in_processes):
     in_processes(each, 2, folder=tmp_path)
     facts = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     assert facts[0]["averages"] != facts[1]["averages"]
-    assert [each["same"] for each in facts] == [dict.fromkeys(CASES, True)] * 2
+    assert [fact["same"] for fact in facts] == [dict.fromkeys(CASES, True)] * 2
     assert "nan" in facts[0]["told"][0] and "Process 1: The boxes are not finite." in facts[0]["told"][0]
     assert "Iteration 2: The boxes are not finite. Its batch" in facts[1]["told"][0]
     box, _ = read_box(tmp_path / "out" / "black_box" / "iter_0000002")

@@ -1,7 +1,9 @@
 """Several processes: two over gloo do what one does, and mistakes in starting them are named."""
 
+import atexit
 import json
 import os
+import socket
 import subprocess
 import sys
 from argparse import Namespace
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from densekit.arguments import parse_arguments
+from densekit.d2.utils import comm
 from densekit.engine import launch, run
 from densekit.engine.launch import Place, place_from_environment
 
@@ -73,6 +76,47 @@ def test_a_fault_in_a_worker_shows_its_own_traceback():
         launch(fail, parse_arguments(["--num-gpus", "2", "A", "1"]), "cpu")
     text = str(stop.value.code)
     assert "in fail" in text and "RuntimeError: a fault of the program" in text
+
+
+# The ends of processes
+
+
+class Witness:
+    """Goes with the interpreter, and leaves a folder."""
+
+    def __init__(self, folder: Path):
+        self._leave, self._folder = os.mkdir, str(folder)
+
+    def __del__(self):
+        self._leave(self._folder)
+
+
+def see_the_end(args: Namespace) -> None:
+    atexit.register(os.mkdir, args.folder / f"handler{comm.get_rank()}")
+    sys.witness = Witness(args.folder / f"shutdown{comm.get_rank()}")
+
+
+def test_processes_end_without_the_interpreters_shutdown(tmp_path, in_processes):
+    in_processes(see_the_end, 2, folder=tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["handler0", "handler1"]
+
+
+def test_a_process_of_torchrun_ends_with_the_job(tmp_path):
+    program = f"""
+from argparse import Namespace
+from pathlib import Path
+from densekit.engine import launch
+from test_launch import see_the_end
+launch(see_the_end, Namespace(num_gpus=1, num_machines=1, folder=Path({str(tmp_path)!r})), "cpu")
+print("after")
+"""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    place = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    env = {**os.environ, **place, "PYTHONPATH": os.pathsep.join((str(ROOT), str(Path(__file__).parent)))}
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, "after" in done.stdout) == (0, False), done.stderr
+    assert os.listdir(tmp_path) == ["handler0"]
 
 
 # Who started this process

@@ -28,19 +28,27 @@ print("after", flush=True)
 """
 
 
+def ended(end: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", PROGRAM.format(end=end)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
 @pytest.mark.parametrize(
     ("end", "code", "said"),
-    [("pass", 0, ""), ("sys.exit()", 0, ""), ("sys.exit(75)", 75, ""), ("sys.exit('a reason')", 1, "a reason\n")],
+    [
+        ("pass", 0, ""),
+        ("sys.exit()", 0, ""),
+        ("sys.exit(75)", 75, ""),
+        ("sys.exit('a reason')", 1, "a reason\n"),
+        ("sys.exit(['an', 'object'])", 1, "['an', 'object']\n"),
+    ],
 )
 def test_exit_handlers_run_and_the_code_is_kept(end, code, said):
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(end=end)], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
+    done = ended(end)
     assert (done.returncode, done.stdout.split(), done.stderr) == (code, ["pool", "block", "thread", "handler"], said)
 
 
 def test_an_error_leaves_the_block_as_ever():
-    program = PROGRAM.format(end="raise RuntimeError('a fault')")
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = ended("raise RuntimeError('a fault')")
     assert done.returncode == 1 and "RuntimeError: a fault" in done.stderr
     assert done.stdout.split() == ["pool", "block", "thread", "handler", "shutdown"]

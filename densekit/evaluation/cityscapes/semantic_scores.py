@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from cityscapesscripts.helpers.labels import category2labels, id2label, labels
 
+from densekit.data.cityscapes_files import FIRST_INSTANCE, label_of
 from densekit.evaluation.cityscapes.frames import check_same_size, distinct, read_label_map, threaded
 
 LABELS = 1 + max(label.id for label in labels)
@@ -83,7 +84,7 @@ def count_frame(prediction_file: Path, truth_file: Path) -> FrameCounts:
     for image, path in ((prediction, prediction_file), (truth, truth_file)):
         if image.max() >= LABELS:
             raise ValueError(f"{path} has the value {image.max()}; label ids go from 0 to {LABELS - 1}.")
-    of_objects = instances > 1000
+    of_objects = instances >= FIRST_INSTANCE
     ids, index, _ = distinct(instances[of_objects])
     return FrameCounts(
         confusion=_count_pairs(truth, prediction, LABELS, LABELS),
@@ -101,7 +102,7 @@ def _count_pairs(first: np.ndarray, second: np.ndarray, rows: int, columns: int)
 def _add_instances(stats: dict[str, Any], counts: FrameCounts, class_sizes: dict[str, float]) -> None:
     """Adds the objects of a frame to the script's statistics; their pixels weigh as those of an object of mean size."""
     for instance, found in zip(counts.instances.tolist(), counts.found):
-        label = id2label.get(instance // 1000)
+        label = id2label.get(label_of(instance))
         if label is None or label.ignoreInEval:
             continue
         size = int(found.sum())
