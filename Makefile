@@ -26,7 +26,7 @@ $(VENV)/.installed: pyproject.toml setup.py
 demo: setup
 	$(RUN) datasets/make_streets.py --root $(STREETS)
 	$(RUN) train_net.py --config-file configs/quickstart/mask_rcnn_R_18_FPN_streets.yaml --resume OUTPUT_DIR $(DEMO)
-	$(RUN) -m densekit.export.overlays --dataset streets_val --count 8 --ground-truth --output $(DEMO)/overlays \
+	$(RUN) -m densekit.formats.overlays --dataset streets_val --count 8 --ground-truth --output $(DEMO)/overlays \
 		--predictions $(DEMO)/inference/streets_val/coco_instances_results.json
 	@echo "predictions  $(DEMO)/inference/streets_val/coco_instances_results.json"
 	@echo "pictures     $(DEMO)/overlays"

@@ -18,12 +18,12 @@ from cityscapesscripts.preparation.createPanopticImgs import convert2panoptic
 
 from densekit.d2.data import MetadataCatalog
 from densekit.d2.structures import Instances
-from densekit.data.streets import write_streets
 from densekit.evaluation.cityscapes import (
     CityscapesInstanceEvaluator,
     CityscapesPanopticEvaluator,
     CityscapesSemSegEvaluator,
 )
+from densekit.streets import write_streets
 
 THINGS = ["person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"]
 THING_IDS = [24, 25, 26, 27, 28, 31, 32, 33]

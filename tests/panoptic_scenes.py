@@ -6,8 +6,8 @@ import io
 import numpy as np
 from cityscapesscripts.evaluation import evalPanopticSemanticLabeling as script
 
+from densekit.files.panoptic_png import write_panoptic_png
 from densekit.metrics.panoptic_quality import TrueSegment
-from densekit.ops.panoptic_png import write_panoptic_png
 
 CATEGORIES = {7: 0, 11: 0, 21: 0, 24: 1, 26: 1, 33: 1}  # id -> whether it is a thing
 

@@ -11,7 +11,7 @@ from densekit.checkpoint.sources import local_weights
 from densekit.d2.checkpoint import DetectionCheckpointer
 from densekit.d2.utils import comm
 from densekit.ops.sharded import has_parts, whole
-from densekit.ops.weights import LoadReport, adapt_names, read_checkpoint, write_checkpoint
+from densekit.weights import LoadReport, adapt_names, read_checkpoint, write_checkpoint
 
 
 class Checkpointer(DetectionCheckpointer):

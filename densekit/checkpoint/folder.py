@@ -9,8 +9,8 @@ import zipfile
 from collections.abc import Collection
 from pathlib import Path
 
-from densekit.ops.files import atomic_write
-from densekit.ops.weights import read_checkpoint
+from densekit.files.atomic import atomic_write
+from densekit.weights import read_checkpoint
 
 _SUMS = "SHA256SUMS"
 _POINTER = "last_checkpoint"

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from densekit.d2.utils import comm
 from densekit.d2.utils.file_io import PathManager
-from densekit.ops.weights.download import broken_promise, cached_path, fetch, is_url, split_sum
-from densekit.ops.weights.zoo import zoo_url
+from densekit.weights.download import broken_promise, cached_path, fetch, is_url, split_sum
+from densekit.weights.zoo import zoo_url
 
 
 def is_remote(name: str) -> bool:

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     from densekit.d2.data import MetadataCatalog
     from densekit.data import register_from_yaml
     from densekit.data.inspect import Options, content_hashes, inspect_coco, inspect_dataset
-    from densekit.ops.files import atomic_write
+    from densekit.files.atomic import atomic_write
 
     if (args.name is None) == (args.coco is None):
         raise ValueError("Give the NAME of a data set, or --coco JSON with --images DIR.")
@@ -122,7 +122,7 @@ def _fix(inspection: "Inspection", target: Path, quiet: bool) -> None:
     import json
 
     from densekit.data.inspect import fix_coco
-    from densekit.ops.files import atomic_write, strict
+    from densekit.files.atomic import atomic_write, strict
 
     if inspection.content is None or not inspection.paths:
         raise ValueError(f"{inspection.findings.name} has no entries that could be corrected; {target} is not written.")

@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         FileNotFoundError, ValueError: the source is missing, damaged or of an unknown layout, or the target is unfit.
     """
-    from densekit.ops.weights import convert_file
+    from densekit.weights import convert_file
 
     if args.target.exists() and not args.overwrite:
         raise ValueError(f"{args.target} exists; add --overwrite to replace it.")

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
         FileNotFoundError, ValueError: the run has no such evaluation, or its files do not fit the data set.
     """
     from densekit.data.own.runs import register_for_run
-    from densekit.ops.files import atomic_write
+    from densekit.files.atomic import atomic_write
     from densekit.report.evaluation_page import evaluation_page
     from densekit.report.run_files import read_run
 

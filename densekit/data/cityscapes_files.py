@@ -11,7 +11,7 @@ import numpy as np
 from cityscapesscripts.helpers.labels import Label, id2label
 from cityscapesscripts.helpers.labels import labels as LABELS
 
-from densekit.ops.panoptic_png import id2rgb
+from densekit.files.panoptic_png import id2rgb
 
 __all__ = [
     "FIRST_INSTANCE",

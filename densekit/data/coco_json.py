@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from densekit.d2.utils.file_io import PathManager
-from densekit.ops.files import leads_out
+from densekit.files.atomic import leads_out
 
 __all__ = ["CocoFile", "check_inside", "drop_unusable", "entries_by_id", "is_limb", "read_coco_file", "read_json"]
 

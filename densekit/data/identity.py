@@ -12,7 +12,7 @@ from typing import Any
 from densekit.d2.config import CfgNode
 from densekit.d2.data import Metadata, MetadataCatalog
 from densekit.data.class_counts import shortly
-from densekit.ops.files import atomic_write
+from densekit.files.atomic import atomic_write
 
 __all__ = ["FILE", "check_classes_of_weights", "class_ids", "describe_classes", "shares_numbers", "write_classes"]
 

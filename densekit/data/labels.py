@@ -14,8 +14,8 @@ from PIL import Image
 
 from densekit.d2.utils.file_io import PathManager
 from densekit.data.pictures import exif_orientation, image_size
-from densekit.ops.image_limit import UNREADABLE, readable
-from densekit.ops.panoptic_png import rgb2id
+from densekit.files.image_limit import UNREADABLE, readable
+from densekit.files.panoptic_png import rgb2id
 
 __all__ = ["IGNORE", "MAX_CLASSES", "load_sem_seg", "read_values", "without_label_map"]
 

@@ -19,7 +19,7 @@ from densekit.data.colour import SSDColours
 from densekit.data.labels import load_sem_seg, without_label_map
 from densekit.data.pictures import TURNED, exif_orientation
 from densekit.data.training_images import TrainingInput, as_planes, read_training_image
-from densekit.ops.image_limit import readable
+from densekit.files.image_limit import readable
 
 __all__ = ["MAPPERS", "CropAfterResizeMapper", "DatasetMapper"]
 

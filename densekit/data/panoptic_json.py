@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from densekit.data.coco_json import check_inside, entries_by_id, read_json
-from densekit.ops.panoptic_png import MAX_ID
+from densekit.files.panoptic_png import MAX_ID
 
 __all__ = ["PanopticFile", "read_panoptic_file"]
 

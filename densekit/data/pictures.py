@@ -5,7 +5,7 @@ import os
 from PIL import Image
 
 from densekit.d2.utils.file_io import PathManager
-from densekit.ops.image_limit import UNREADABLE, readable
+from densekit.files.image_limit import UNREADABLE, readable
 
 __all__ = ["SUFFIXES", "exif_orientation", "image_size", "list_pictures"]
 

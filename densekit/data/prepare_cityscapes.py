@@ -26,7 +26,7 @@ from densekit.data.cityscapes_files import (
     panoptic_records,
 )
 from densekit.data.labels import IGNORE, read_values
-from densekit.ops.files import atomic_write
+from densekit.files.atomic import atomic_write
 
 __all__ = ["main", "make_panoptic", "make_train_ids"]
 

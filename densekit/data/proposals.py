@@ -10,7 +10,7 @@ from densekit.d2.config import CfgNode
 from densekit.d2.data import get_detection_dataset_dicts
 from densekit.d2.structures import BoxMode
 from densekit.d2.utils.file_io import PathManager
-from densekit.ops.proposals import add_proposals
+from densekit.files.proposal_file import add_proposals
 
 __all__ = ["check_test_proposals", "load_records", "load_test_records"]
 

@@ -25,7 +25,7 @@ from densekit.d2.utils import comm
 from densekit.data.order import TrainingOrder
 from densekit.engine.step import StepRecord
 from densekit.ops.sharded import has_parts, whole
-from densekit.ops.weights import read_checkpoint
+from densekit.weights import read_checkpoint
 
 FOLDER, FACTS, STATE = "black_box", "step.json", "state.pth"
 _MOST = 10  # folders; each holds a copy of the weights

@@ -10,7 +10,7 @@ from densekit.d2.config import CfgNode
 from densekit.d2.utils import comm
 from densekit.data.own.catalog import read_catalog, register_entries, register_flag
 from densekit.data.own.runs import CATALOG
-from densekit.ops.files import atomic_write
+from densekit.files.atomic import atomic_write
 
 _FLAGS = (("train_data", "--train-data", "own_train", "TRAIN"), ("val_data", "--val-data", "own_val", "TEST"))
 

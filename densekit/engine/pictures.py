@@ -17,7 +17,7 @@ from densekit.d2.utils import comm
 from densekit.d2.utils.visualizer import Visualizer
 from densekit.data.labels import IGNORE
 from densekit.engine.batches import RememberedBatches
-from densekit.ops.files import atomic_write
+from densekit.files.atomic import atomic_write
 
 __all__ = ["FirstBatchHook", "draw_batch", "draw_sample"]
 

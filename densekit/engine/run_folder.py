@@ -15,7 +15,7 @@ import uuid
 from pathlib import Path
 from typing import IO, Any
 
-from densekit.ops.files import atomic_write, strict
+from densekit.files.atomic import atomic_write, strict
 
 try:
     import fcntl

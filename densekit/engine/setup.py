@@ -24,7 +24,7 @@ from densekit.engine.own_data import register_own_data
 from densekit.engine.run_folder import claim
 from densekit.engine.schedule import nearness, scale_learning_rate
 from densekit.evaluation import check_evaluation
-from densekit.ops.files import atomic_write
+from densekit.files.atomic import atomic_write
 
 
 def read_config(args: Namespace) -> tuple[CfgNode, list[str]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from densekit.d2.utils.events import EventWriter, get_event_storage
-from densekit.ops.files import atomic_write, strict
+from densekit.files.atomic import atomic_write, strict
 
 # Noisy metrics are medians over so many iterations.
 _WINDOW = 20

@@ -20,7 +20,7 @@ from densekit.evaluation.diagnosis import explain
 from densekit.evaluation.gathering import each_image_once
 from densekit.evaluation.predictions import instances_to_coco_json, proposals_to_arrays, write_json_list
 from densekit.evaluation.proposals import evaluate_box_proposals, save_box_proposals
-from densekit.ops.files import atomic_write
+from densekit.files.atomic import atomic_write
 
 TASKS = ("bbox", "keypoints", "segm")
 _OPTIONAL_TASKS = {"pred_masks": "segm", "pred_keypoints": "keypoints"}

@@ -17,9 +17,9 @@ from densekit.d2.utils import comm
 from densekit.data.panoptic_json import PanopticFile
 from densekit.evaluation.gathering import check_all_there, each_image_once
 from densekit.evaluation.panoptic_truth import PanopticTruth
+from densekit.files.atomic import atomic_write
+from densekit.files.panoptic_png import write_panoptic_png
 from densekit.metrics.panoptic_quality import Quality, match_segments, mean_quality, panoptic_quality
-from densekit.ops.files import atomic_write
-from densekit.ops.panoptic_png import write_panoptic_png
 
 Segment = dict[str, Any]
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from densekit.d2.data import MetadataCatalog
 from densekit.data.panoptic_json import PanopticFile, read_panoptic_file
+from densekit.files.panoptic_png import read_panoptic_png
 from densekit.metrics.panoptic_quality import TrueSegment
-from densekit.ops.panoptic_png import read_panoptic_png
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from densekit.d2.structures import BoxMode, Instances
-from densekit.ops.files import atomic_write
+from densekit.files.atomic import atomic_write
 
 Results = list[dict[str, Any]]
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from densekit.d2.structures import Boxes, BoxMode, pairwise_iou
 from densekit.data.ground_truth import GroundTruth
-from densekit.ops.files import atomic_write
+from densekit.files.atomic import atomic_write
 
 _LIMITS = (100, 1000)
 _AREAS = {"": (0.0, 1e5**2), "s": (0.0, 32.0**2), "m": (32.0**2, 96.0**2), "l": (96.0**2, 1e5**2)}

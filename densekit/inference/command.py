@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from densekit.config import load_config
-from densekit.export.formats import check_formats
+from densekit.formats.formats import check_formats
 
 _CONFIG, _POINTER, _FINAL = "config.yaml", "last_checkpoint", "model_final.pth"
 

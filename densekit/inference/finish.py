@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from densekit.d2.utils import comm
-from densekit.export.classes import Classes
-from densekit.export.drawing import draw_picture, write_overlay
-from densekit.export.formats import FORMATS
+from densekit.formats.classes import Classes
+from densekit.formats.drawing import draw_picture, write_overlay
+from densekit.formats.formats import FORMATS
 from densekit.inference.inputs import Picture
 from densekit.inference.journal import JOINED, JoinedLines, Journal
 from densekit.inference.reading import PictureReader

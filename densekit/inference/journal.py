@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from densekit.ops.files import atomic_write
+from densekit.files.atomic import atomic_write
 
 JOINED = "predictions.jsonl"
 PARTS = "parts"

@@ -8,7 +8,7 @@ from densekit.d2.config import CfgNode
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.data.class_counts import count_keys, get_key
 from densekit.data.identity import FILE
-from densekit.export.classes import Classes
+from densekit.formats.classes import Classes
 
 logger = logging.getLogger(__name__)
 

@@ -15,11 +15,11 @@ from PIL import Image
 from torch import Tensor
 
 from densekit.d2.structures import Instances
-from densekit.export.classes import Classes
+from densekit.files.atomic import atomic_write
+from densekit.files.panoptic_png import id2rgb
+from densekit.formats.classes import Classes
 from densekit.inference.instances import tiled_results, whole_results
 from densekit.inference.reading import Loaded
-from densekit.ops.files import atomic_write
-from densekit.ops.panoptic_png import id2rgb
 
 PRODUCTS = {"instances": "instances", "semantic": "sem_seg", "panoptic": "panoptic_seg"}  # ours -> the model's
 

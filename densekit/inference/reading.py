@@ -15,10 +15,10 @@ from torch.utils.data import Dataset
 
 from densekit.d2.data import detection_utils as utils
 from densekit.d2.data import transforms as T
+from densekit.files.image_limit import readable
 from densekit.inference.inputs import Picture
 from densekit.inference.tiles import Tile, Tiling
 from densekit.inference.video import VideoReader
-from densekit.ops.image_limit import readable
 
 _TILED_PIXELS = 2**30
 _FROM_16_BITS = 257  # 65535 becomes 255

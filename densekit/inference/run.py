@@ -28,7 +28,8 @@ from densekit.data import MAPPERS, register_from_yaml
 from densekit.data.own.runs import catalog_of_run
 from densekit.engine.errors import DataError, user_errors
 from densekit.engine.setup import read_config
-from densekit.export.formats import choose_formats, needed_products
+from densekit.files.atomic import atomic_write
+from densekit.formats.formats import choose_formats, needed_products
 from densekit.inference.finish import Output
 from densekit.inference.inputs import name_among, pictures_of_dataset, pictures_of_words
 from densekit.inference.journal import Journal, Part
@@ -39,7 +40,6 @@ from densekit.inference.reading import Views, stamp
 from densekit.inference.recorder import Recorder
 from densekit.inference.settings import UNREADABLE, claim, describe
 from densekit.inference.tiles import Tiling
-from densekit.ops.files import atomic_write
 
 logger = logging.getLogger(__name__)
 

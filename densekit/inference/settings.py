@@ -9,10 +9,10 @@ from typing import Any
 
 from densekit.checkpoint.sources import local_weights
 from densekit.d2.config import CfgNode
-from densekit.export.formats import FORMATS
+from densekit.files.atomic import atomic_write
+from densekit.formats.formats import FORMATS
 from densekit.inference.inputs import Picture
 from densekit.inference.journal import JOINED, PARTS
-from densekit.ops.files import atomic_write
 
 SETTINGS, UNREADABLE = "settings.json", "unreadable.txt"
 _OF_THE_MODEL = ("MODEL", "INPUT", "TEST")  # the parts of a configuration that predictions depend on

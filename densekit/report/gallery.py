@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from densekit.d2.data import Metadata
+from densekit.files.panoptic_png import read_panoptic_png
 from densekit.metrics.semantic import semantic_scores
-from densekit.ops.panoptic_png import read_panoptic_png
 from densekit.report.html import Markup, el, svg
 from densekit.report.instances import InstanceImage, Instances
 from densekit.report.maps import map_picture, shrink_map

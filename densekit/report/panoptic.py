@@ -11,9 +11,9 @@ import numpy as np
 from densekit.d2.data import MetadataCatalog
 from densekit.d2.utils.colormap import colormap
 from densekit.evaluation.panoptic_truth import PanopticTruth
+from densekit.files.atomic import leads_out
+from densekit.files.panoptic_png import read_panoptic_png
 from densekit.metrics.panoptic_quality import Matching, match_segments, panoptic_confusion
-from densekit.ops.files import leads_out
-from densekit.ops.panoptic_png import read_panoptic_png
 from densekit.report.confusion import confusion_data
 from densekit.report.run_files import RunFiles
 

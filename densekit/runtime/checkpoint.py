@@ -9,9 +9,9 @@ from fvcore.common.checkpoint import Checkpointer, PeriodicCheckpointer
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from densekit.ops.weights import LoadReport, adapt_names, read_checkpoint, write_checkpoint
 from densekit.runtime.utils import comm
 from densekit.runtime.utils.file_io import PathManager
+from densekit.weights import LoadReport, adapt_names, read_checkpoint, write_checkpoint
 
 __all__ = ["Checkpointer", "DetectionCheckpointer", "PeriodicCheckpointer"]
 

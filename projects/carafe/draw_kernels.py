@@ -27,10 +27,10 @@ from densekit.d2.data.detection_utils import read_image
 from densekit.d2.data.transforms import AugInput, ResizeShortestEdge
 from densekit.d2.modeling import build_model
 from densekit.engine.errors import user_errors
+from densekit.files.atomic import atomic_write
 from densekit.layers import CARAFE
 from densekit.modeling.fpn import UpsamplerFPN
 from densekit.ops.carafe import carafe
-from densekit.ops.files import atomic_write
 
 _DOT_AREA = 700.0  # points squared, of a pixel that gives everything
 _LEAST_SHARE = 0.002  # that is drawn

@@ -30,7 +30,7 @@ from densekit.d2.modeling import build_model
 from densekit.d2.utils.logger import setup_logger
 from densekit.data.mapper import DatasetMapper
 from densekit.engine.errors import user_errors
-from densekit.ops.files import atomic_write
+from densekit.files.atomic import atomic_write
 
 from .attention_maps import attention_of, boxes_of_slots
 from .meta_arch import DetrDetector

@@ -3,7 +3,7 @@
 from torch import nn
 
 from densekit.checkpoint.sources import local_weights
-from densekit.ops.weights import adapt_names, read_checkpoint
+from densekit.weights import adapt_names, read_checkpoint
 
 _PREFIX = "detr."  # of the detector inside the model that the host builds
 

@@ -11,7 +11,7 @@ import densekit.data.builtin  # noqa: F401 - registers the scenes
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.data.panoptic import load_coco_panoptic
 from densekit.data.registry import Entry, register
-from densekit.data.streets.labels import STUFF, THINGS
+from densekit.streets.labels import STUFF, THINGS
 
 _WHOLE, _PART, _COUNT = "streets_train", "streets_train_16", 16
 

@@ -22,7 +22,7 @@ from densekit.data.ground_truth import GroundTruth
 from densekit.engine.errors import user_errors
 from densekit.evaluation.coco_metrics import evaluate_coco
 from densekit.evaluation.predictions import read_results
-from densekit.ops.files import atomic_write
+from densekit.files.atomic import atomic_write
 
 Results = Sequence[Mapping[str, Any]]
 

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from densekit.cli import COMMANDS, main
-from densekit.ops.weights import layouts
-from densekit.ops.weights.renaming import Layout, rename
+from densekit.weights import layouts
+from densekit.weights.renaming import Layout, rename
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SHARED_LAYERS = ("modeling", "data", "evaluation", "engine", "checkpoint", "export", "inference", "report")
+SHARED_LAYERS = ("modeling", "data", "streets", "evaluation", "engine", "checkpoint", "formats", "inference", "report")
 # Each of these may import those before it.
-UPPER_LAYERS = ("data", "evaluation", "export", "engine", "inference", "report", "cli")
+UPPER_LAYERS = ("data", "evaluation", "formats", "engine", "inference", "report", "cli")
 
 
 def layers_above() -> dict[str, list[str]]:
@@ -21,6 +21,8 @@ def layers_above() -> dict[str, list[str]]:
 # First matching prefix of a module decides; the value lists what it must not import.
 FORBIDDEN = {
     "densekit.ops": ("detectron2", "fvcore", "yacs", "densekit.d2", "densekit.runtime", "densekit.projects"),
+    "densekit.weights": ("detectron2", "fvcore", "yacs", "densekit.d2", "densekit.runtime", "densekit.projects"),
+    "densekit.files": ("detectron2", "fvcore", "yacs", "densekit.d2", "densekit.runtime", "densekit.projects"),
     "densekit.layers": ("detectron2", "fvcore", "yacs", "densekit.d2", "densekit.runtime", "densekit.projects"),
     "densekit.metrics": ("detectron2", "fvcore", "yacs", "densekit.d2", "densekit.runtime", "densekit.projects"),
     "densekit.runtime": (

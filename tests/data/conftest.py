@@ -67,7 +67,7 @@ def folder(tmp_path):
 @pytest.fixture(scope="session")
 def streets(tmp_path_factory):
     """A few small street scenes in all formats; tests read them only."""
-    from densekit.data.streets import write_streets
+    from densekit.streets import write_streets
 
     folder = tmp_path_factory.mktemp("made") / "streets"
     return write_streets(folder, train=3, val=2, width=256, height=128, seed=5, workers=1)

@@ -14,7 +14,7 @@ from densekit.cli import main
 from densekit.data.coco import load_coco_json
 from densekit.data.inspect import KINDS, Options, content_hashes, fix_coco, inspect_coco
 from densekit.data.inspect.masks import _runs
-from densekit.ops.files import strict
+from densekit.files.atomic import strict
 
 OPTIONS = Options(workers=2, progress=False)
 W, H = 64, 48

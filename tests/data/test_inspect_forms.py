@@ -9,7 +9,7 @@ from PIL import Image
 from densekit.cli import main
 from densekit.data import register_from_yaml
 from densekit.data.inspect import Options, content_hashes, fix_coco, inspect_dataset
-from densekit.ops.panoptic_png import write_panoptic_png
+from densekit.files.panoptic_png import write_panoptic_png
 
 W, H = 64, 48
 QUIET = Options(workers=2, progress=False)

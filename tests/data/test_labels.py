@@ -8,7 +8,7 @@ from PIL import Image
 from densekit.d2.config import get_cfg
 from densekit.data.labels import load_sem_seg
 from densekit.data.mapper import DatasetMapper
-from densekit.ops.panoptic_png import id2rgb
+from densekit.files.panoptic_png import id2rgb
 
 RAW = np.array([[0, 7, 7, 11], [11, 0, 255, 7]], dtype=np.uint8)
 VALUES = {0: 2, 7: 0, 11: 1, 255: 255}

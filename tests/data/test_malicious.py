@@ -26,11 +26,11 @@ from densekit.data.panoptic_json import read_panoptic_file
 from densekit.data.pictures import image_size
 from densekit.data.training_images import read_training_image
 from densekit.evaluation.cityscapes.frames import read_label_map
+from densekit.files.atomic import leads_out
+from densekit.files.panoptic_png import read_panoptic_png
 from densekit.inference.inputs import Picture
 from densekit.inference.reading import Views
-from densekit.ops.files import leads_out
-from densekit.ops.panoptic_png import read_panoptic_png
-from densekit.ops.weights import read_checkpoint
+from densekit.weights import read_checkpoint
 
 pytestmark = pytest.mark.usefixtures("restore_catalogs")
 ROOT = Path(__file__).resolve().parents[2]

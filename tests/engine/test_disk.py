@@ -19,8 +19,8 @@ from densekit.checkpoint.folder import CheckpointFolder
 from densekit.engine import run
 from densekit.engine.disk import check_space, checkpoint_size, free_space
 from densekit.engine.setup import read_config
-from densekit.ops import files
-from densekit.ops.files import atomic_write
+from densekit.files import atomic as files
+from densekit.files.atomic import atomic_write
 
 Usage = namedtuple("Usage", "total used free")
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,7 +13,7 @@ from densekit.d2 import HOST
 from densekit.d2.utils import comm
 from densekit.engine import DataError, Trainer, run, setup, user_errors
 from densekit.engine.setup import read_config
-from densekit.ops.files import strict
+from densekit.files.atomic import strict
 
 
 def metrics(folder) -> list[dict]:

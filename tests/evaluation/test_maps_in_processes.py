@@ -10,7 +10,7 @@ from PIL import Image
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.d2.utils import comm
 from densekit.evaluation import COCOPanopticEvaluator, SemSegEvaluator
-from densekit.ops.panoptic_png import write_panoptic_png
+from densekit.files.panoptic_png import write_panoptic_png
 
 IMAGES, SIZE = 7, (12, 16)
 

@@ -15,9 +15,9 @@ from densekit.d2.structures import Boxes, BoxMode, Instances
 from densekit.data.labels import load_sem_seg
 from densekit.data.panoptic import separated_entry
 from densekit.data.registry import register
-from densekit.data.streets import write_streets
 from densekit.evaluation import build_evaluator
-from densekit.ops.panoptic_png import read_panoptic_png
+from densekit.files.panoptic_png import read_panoptic_png
+from densekit.streets import write_streets
 
 pytestmark = pytest.mark.usefixtures("restore_catalogs")
 

@@ -11,8 +11,8 @@ from panoptic_scenes import CATEGORIES, annotation, official_quality, random_ima
 from densekit.d2.data import MetadataCatalog
 from densekit.evaluation import COCOPanopticEvaluator
 from densekit.evaluation.panoptic_truth import PanopticTruth
+from densekit.files.panoptic_png import read_panoptic_png, write_panoptic_png
 from densekit.metrics.panoptic_quality import TrueSegment
-from densekit.ops.panoptic_png import read_panoptic_png, write_panoptic_png
 
 pytestmark = pytest.mark.usefixtures("restore_catalogs")
 

@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 
 from densekit.cli import main
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
-from densekit.ops.panoptic_png import rgb2id
+from densekit.files.panoptic_png import rgb2id
 
 pytestmark = pytest.mark.usefixtures("restore_catalogs")
 THRESHOLD = ("--score-threshold", "0")

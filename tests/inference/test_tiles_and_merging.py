@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from densekit.d2.structures import Boxes, Instances
-from densekit.export.classes import Classes
+from densekit.formats.classes import Classes
 from densekit.inference.instances import tiled_results
 from densekit.inference.runs import encode_in_frame
 from densekit.inference.tiles import Tiling

@@ -8,6 +8,7 @@ import pytest
 from panoptic_scenes import CATEGORIES, cityscapes_script, random_image
 from PIL import Image
 
+from densekit.files.panoptic_png import rgb2id
 from densekit.metrics.panoptic_quality import (
     Matching,
     Quality,
@@ -17,7 +18,6 @@ from densekit.metrics.panoptic_quality import (
     panoptic_confusion,
     panoptic_quality,
 )
-from densekit.ops.panoptic_png import rgb2id
 
 
 def row(*runs):

@@ -12,8 +12,8 @@ from densekit.config import load_config
 from densekit.d2.layers import ShapeSpec
 from densekit.d2.modeling import BACKBONE_REGISTRY, build_model
 from densekit.modeling.resnet import DeepStem
-from densekit.ops.weights import adapt_names, convert_file
-from densekit.ops.weights.layouts import find_layout
+from densekit.weights import adapt_names, convert_file
+from densekit.weights.layouts import find_layout
 
 ROOT = Path(__file__).resolve().parents[2]
 PLACES = ("backbone", "sem_seg_head")

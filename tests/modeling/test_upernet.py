@@ -13,8 +13,8 @@ from densekit.d2.modeling import SEM_SEG_HEADS_REGISTRY, build_backbone
 from densekit.layers import CARAFE
 from densekit.modeling.fcn_head import FCNHead
 from densekit.modeling.upernet import PyramidPooling, UPerHead
-from densekit.ops.weights import convert_file
-from densekit.ops.weights.layouts import find_layout
+from densekit.weights import convert_file
+from densekit.weights.layouts import find_layout
 
 WIDTHS = {"res2": 6, "res3": 8, "res4": 10, "res5": 12}
 CHANNELS, CLASSES = 8, 5

@@ -8,7 +8,7 @@ pytest.importorskip("detectron2")
 
 from detectron2.checkpoint import c2_model_loading
 
-from densekit.ops.weights.names import from_caffe2, match_by_suffix
+from densekit.weights.names import from_caffe2, match_by_suffix
 
 
 def backbone_blobs(blocks: tuple[int, ...], norm: str) -> list[str]:
@@ -159,7 +159,7 @@ def test_a_zoo_file_fills_both_hosts_equally(tmp_path):
 def test_the_catalogue_of_weights_is_theirs():
     from detectron2.checkpoint.catalog import ModelCatalog
 
-    from densekit.ops.weights.zoo import zoo_url
+    from densekit.weights.zoo import zoo_url
 
     names = [f"ImageNetPretrained/{name}" for name in ModelCatalog.C2_IMAGENET_MODELS]
     names += [f"Caffe2Detectron/COCO/{name}" for name in ModelCatalog.C2_DETECTRON_MODELS]

@@ -8,10 +8,10 @@ from densekit.d2.modeling import ResNet
 from densekit.d2.modeling.backbone.resnet import BasicStem, BottleneckBlock
 from densekit.layers.position_encoding import LearnedPositionEncoding, SinePositionEncoding
 from densekit.layers.transformer import Transformer
-from densekit.ops.weights import adapt_names
 from densekit.projects.detr.backbone import MaskedBackbone
 from densekit.projects.detr.detr import DETR
 from densekit.projects.detr.segmentation import SegmentingDETR
+from densekit.weights import adapt_names
 
 
 def tiny_resnet() -> ResNet:

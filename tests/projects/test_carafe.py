@@ -18,9 +18,9 @@ from densekit.d2.modeling import BACKBONE_REGISTRY, Backbone, build_backbone, bu
 from densekit.layers import UPSAMPLERS, build_upsampler
 from densekit.modeling.fpn import UpsamplerFPN
 from densekit.ops.carafe import carafe
-from densekit.ops.weights import convert_file, read_checkpoint
-from densekit.ops.weights.layouts import find_layout
 from densekit.projects.carafe.draw_kernels import draw_kernels, predict_kernels, trace
+from densekit.weights import convert_file, read_checkpoint
+from densekit.weights.layouts import find_layout
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = str(ROOT / "configs/carafe/mask_rcnn_R_50_FPN_carafe_1x.yaml")

@@ -12,8 +12,8 @@ from densekit.config import load_config
 from densekit.d2.modeling import build_model
 from densekit.modeling.matcher import HungarianMatcher
 from densekit.modeling.set_criterion import SetCriterion, weighted
-from densekit.ops.weights.detr import DETR as LAYOUT
 from densekit.projects.detr.panoptic import merge_masks, paste_masks
+from densekit.weights.detr import DETR as LAYOUT
 
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = {"loss_ce": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0, "loss_mask": 1.0, "loss_dice": 1.0}

@@ -25,11 +25,11 @@ from densekit.engine import run
 from densekit.evaluation.coco_metrics import evaluate_coco
 from densekit.evaluation.predictions import instances_to_coco_json
 from densekit.modeling.mask_logits import check_gives_logits, select_classes
-from densekit.ops.weights.layouts import find_layout
 from densekit.projects.mask_scoring.calibration import correlation, main, mask_aps, true_overlaps
 from densekit.projects.mask_scoring.maskiou_head import MaskIoUHead, mask_iou, mask_iou_loss
 from densekit.projects.mask_scoring.targets import maskiou_targets
 from densekit.projects.mask_scoring.visible_area import visible_fraction
+from densekit.weights.layouts import find_layout
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = (64, 80)

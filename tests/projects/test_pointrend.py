@@ -25,9 +25,9 @@ from densekit.layers.points import (
     uncertain_grid_points,
 )
 from densekit.modeling.mask_logits import select_classes
-from densekit.ops.weights.layouts import find_layout
 from densekit.projects.pointrend.losses import point_labels, point_loss
 from densekit.projects.pointrend.semantic import margin_uncertainty
+from densekit.weights.layouts import find_layout
 
 ROOT = Path(__file__).resolve().parents[2]
 

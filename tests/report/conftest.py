@@ -142,7 +142,7 @@ def map_run(tmp_path, restore_catalogs):
     from densekit.d2.data import DatasetCatalog, MetadataCatalog
     from densekit.evaluation.panoptic import COCOPanopticEvaluator
     from densekit.evaluation.sem_seg import SemSegEvaluator
-    from densekit.ops.panoptic_png import write_panoptic_png
+    from densekit.files.panoptic_png import write_panoptic_png
 
     classes, generator = ["sky", "road", "car"], np.random.default_rng(2)
     names = write_images(tmp_path / "images", 5)

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from densekit.ops.files import atomic_write
-from densekit.ops.weights import LoadReport, adapt_names, read_checkpoint
-from densekit.ops.weights.names import from_caffe2, match_by_suffix
+from densekit.files.atomic import atomic_write
 from densekit.runtime.checkpoint import DetectionCheckpointer
+from densekit.weights import LoadReport, adapt_names, read_checkpoint
+from densekit.weights.names import from_caffe2, match_by_suffix
 
 
 class Net(nn.Module):

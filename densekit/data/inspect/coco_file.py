@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from densekit.data.inspect.findings import Findings, Histogram
-from densekit.ops.files import leads_out
+from densekit.files.atomic import leads_out
 
 __all__ = ["Entries", "Entry", "inside", "is_complete", "read_entries", "read_json"]
 

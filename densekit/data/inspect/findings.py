@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from densekit.data.inspect.kinds import ERROR, KINDS, SEVERITIES, Kind
-from densekit.ops.files import strict
+from densekit.files.atomic import strict
 
 __all__ = ["Finding", "Findings", "Histogram"]
 

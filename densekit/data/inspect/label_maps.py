@@ -11,7 +11,7 @@ from PIL import Image
 from densekit.data.inspect.findings import Findings, Histogram
 from densekit.data.inspect.pictures import PictureFacts, progress_map
 from densekit.data.labels import IGNORE, read_values
-from densekit.ops.image_limit import UNREADABLE, readable
+from densekit.files.image_limit import UNREADABLE, readable
 
 __all__ = ["LabelMap", "check_label_maps"]
 

@@ -10,8 +10,8 @@ from densekit.data.inspect.coco_file import Entries, Entry, inside, read_entries
 from densekit.data.inspect.findings import Findings, Histogram
 from densekit.data.inspect.pictures import PictureFacts, progress_map
 from densekit.data.inspect.run import Inspection, Options, check_class_count, inspect_pictures, listed_pictures
-from densekit.ops.files import leads_out
-from densekit.ops.panoptic_png import read_panoptic_png
+from densekit.files.atomic import leads_out
+from densekit.files.panoptic_png import read_panoptic_png
 
 __all__ = ["check_panoptic_file", "inspect_panoptic"]
 

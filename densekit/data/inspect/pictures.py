@@ -23,7 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from densekit.data.pictures import TURNED, exif_orientation
-from densekit.ops.image_limit import readable
+from densekit.files.image_limit import readable
 
 __all__ = ["Picture", "PictureFacts", "progress_map", "read_picture", "read_pictures"]
 

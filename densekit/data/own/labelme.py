@@ -23,7 +23,7 @@ from densekit.data.own.options import Form, Option, classes, file, folder
 from densekit.data.own.pairing import read_pairs
 from densekit.data.pictures import image_size
 from densekit.data.registry import Entry, Records
-from densekit.ops.image_limit import UNREADABLE, readable
+from densekit.files.image_limit import UNREADABLE, readable
 from densekit.ops.outlines import bounds, polygons
 
 __all__ = ["LABELME"]

@@ -16,7 +16,7 @@ from densekit.d2.evaluation import DatasetEvaluator
 from densekit.d2.utils import comm
 from densekit.d2.utils.logger import create_small_table
 from densekit.evaluation.cityscapes.frames import frame_of, ground_truth, refuse_missing
-from densekit.ops.files import atomic_write, strict
+from densekit.files.atomic import atomic_write, strict
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import numpy as np
 from cityscapesscripts.helpers.labels import name2label
 
 from densekit.data.pictures import image_size
-from densekit.ops.files import atomic_write
+from densekit.files.atomic import atomic_write
 
 _TRUTH = re.compile(r"(?P<frame>.+)_gt(?:Fine|Coarse)_[A-Za-z]+\.png")
 _MOST_THREADS = 16

@@ -11,7 +11,7 @@ from densekit.d2.structures import Instances
 from densekit.evaluation.cityscapes.evaluator import CityscapesEvaluator
 from densekit.evaluation.cityscapes.frames import label_ids, threaded, write_png
 from densekit.evaluation.cityscapes.instance_scores import percentages, score_instances
-from densekit.ops.files import atomic_write
+from densekit.files.atomic import atomic_write
 
 
 class CityscapesInstanceEvaluator(CityscapesEvaluator):

@@ -19,8 +19,8 @@ from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.data.pictures import image_size
 from densekit.evaluation.cityscapes.frames import frame_of, read_label_map, threaded
 from densekit.evaluation.cityscapes.instance_scores import read_listing
-from densekit.ops.files import atomic_write, leads_out
-from densekit.ops.panoptic_png import read_panoptic_png
+from densekit.files.atomic import atomic_write, leads_out
+from densekit.files.panoptic_png import read_panoptic_png
 
 _NAMED_AT_MOST = 10
 

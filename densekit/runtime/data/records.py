@@ -9,7 +9,7 @@ from typing import Any
 from tabulate import tabulate
 from torch.utils.data import ConcatDataset, Dataset
 
-from densekit.ops.proposals import add_proposals
+from densekit.files.proposal_file import add_proposals
 from densekit.runtime.data.catalog import DatasetCatalog, MetadataCatalog
 from densekit.runtime.data.detection_utils import check_metadata_consistency
 from densekit.runtime.structures import BoxMode

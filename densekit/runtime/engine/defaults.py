@@ -11,7 +11,7 @@ import torchvision
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from densekit.ops.files import atomic_write
+from densekit.files.atomic import atomic_write
 from densekit.runtime.checkpoint import DetectionCheckpointer
 from densekit.runtime.config import CfgNode
 from densekit.runtime.data import MetadataCatalog

@@ -8,7 +8,7 @@ from typing import IO, Any
 from iopath.common.file_io import HTTPURLHandler, PathHandler
 from iopath.common.file_io import PathManager as _PathManager
 
-from densekit.ops.weights.zoo import PREFIXES, zoo_url
+from densekit.weights.zoo import PREFIXES, zoo_url
 
 PathManager = _PathManager()
 

@@ -1,9 +1,0 @@
-"""Weight files: reading them without running them, renaming what is in them, saying what did not fit."""
-
-from densekit.ops.weights.converting import convert_file
-from densekit.ops.weights.formats import read_checkpoint
-from densekit.ops.weights.names import adapt_names
-from densekit.ops.weights.report import LoadReport
-from densekit.ops.weights.writing import write_checkpoint
-
-__all__ = ["LoadReport", "adapt_names", "convert_file", "read_checkpoint", "write_checkpoint"]

@@ -1,0 +1,9 @@
+"""Weight files: reading them without running them, renaming what is in them, saying what did not fit."""
+
+from densekit.weights.converting import convert_file
+from densekit.weights.formats import read_checkpoint
+from densekit.weights.names import adapt_names
+from densekit.weights.report import LoadReport
+from densekit.weights.writing import write_checkpoint
+
+__all__ = ["LoadReport", "adapt_names", "convert_file", "read_checkpoint", "write_checkpoint"]
