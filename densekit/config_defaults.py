@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 
 from densekit.d2.config import CfgNode, get_cfg
+from densekit.modeling.config import add_modeling_config
 
 
 def add_densekit_config(cfg: CfgNode) -> None:
-    """Adds the keys that densekit's trainer reads beside the host's."""
+    """Adds the keys that densekit reads beside the host's: the trainer's here, a shared part's where the part is."""
     # YAML file of own data sets, as --datasets, which goes before it; docs/own_data.md. Relative to where the command
     # is started, like every other path of a configuration.
     cfg.DATASETS.CATALOG = ""
@@ -56,43 +57,7 @@ def add_densekit_config(cfg: CfgNode) -> None:
     # The least share of the model's entries that MODEL.WEIGHTS must fill: below it the file is taken for another
     # architecture's, and refused. A backbone alone is well above it; 0.0 takes what fits, however little.
     cfg.MODEL.WEIGHTS_MIN_COVERAGE = 0.1
-    # BACKBONE.NAME build_fpn_backbone: a pyramid on any backbone.
-    cfg.MODEL.FPN.BOTTOM_UP = "build_resnet_backbone"  # name of the backbone below it
-    cfg.MODEL.FPN.UPSAMPLER = "nearest"  # of the top-down path, a name of densekit.layers.UPSAMPLERS
-    # What is above the backbone's last map: "maxpool" of the last output (Detectron2), or "conv", a convolution of
-    # stride 2 on the backbone's map, where the top-down path starts (mmdetection's CARAFE pyramid).
-    cfg.MODEL.FPN.TOP_LEVEL = "maxpool"
-    # ROI_MASK_HEAD.NAME UpsamplerMaskHead: its upsampling layer, "deconv" being the host's own.
-    cfg.MODEL.ROI_MASK_HEAD.UPSAMPLER = "deconv"
-    _add_semantic_heads(cfg)
-
-
-def _add_semantic_heads(cfg: CfgNode) -> None:
-    node = cfg.MODEL.SEM_SEG_HEAD
-    # A head on an earlier map that helps in training, of UPerHead and DeepLabV3PlusSemanticHead.
-    node.AUXILIARY = CfgNode()
-    node.AUXILIARY.IN_FEATURE = ""  # its map, e.g. "res4"; "": no such head
-    node.AUXILIARY.CONVS_DIM = 256  # channels
-    node.AUXILIARY.NUM_CONV = 1  # 3x3 convolutions before the classifier
-    node.AUXILIARY.LOSS_WEIGHT = 0.4
-    # SEM_SEG_HEAD.NAME DeepLabV3PlusSemanticHead (arXiv 1802.02611), keys of Detectron2's DeepLab project.
-    node.PROJECT_CHANNELS = [48]  # of each map but the coarsest, finest first, as it enters the decoder
-    node.ASPP_CHANNELS = 256
-    node.ASPP_DILATIONS = [6, 12, 18]  # for a coarsest map of stride 16; twice that for stride 8
-    node.ASPP_DROPOUT = 0.1
-    node.USE_DEPTHWISE_SEPARABLE_CONV = False
-    # SEM_SEG_HEAD.NAME UPerHead (arXiv 1807.10221); SEM_SEG_HEAD.CONVS_DIM are its channels, 512 in the paper's.
-    node.DROPOUT = 0.0  # probability that a channel is dropped before the classifier, of the auxiliary head's too
-    node = cfg.MODEL.UPERNET = CfgNode()
-    # "mmseg" convolves what was pooled, then enlarges it, and has its loss at every pixel; "csail", the authors',
-    # enlarges it first, and has its loss at the stride of the scores.
-    node.CONVENTION = "mmseg"
-    node.POOL_SCALES = [1, 2, 3, 6]  # sides of the pooling grids
-    # Names of densekit.layers.UPSAMPLERS, as in CARAFE's ablation (arXiv 1905.02188, section 5.2). "bilinear" is
-    # UPerNet's own: straight to the size that is needed.
-    node.PPM_UPSAMPLER = "bilinear"  # of what was pooled; a layer does the last doubling
-    node.FPN_UPSAMPLER = "bilinear"  # of the top-down path
-    node.FUSE_UPSAMPLER = "bilinear"  # of the levels to the finest size; a layer takes them there step by step
+    add_modeling_config(cfg)
 
 
 def default_config() -> CfgNode:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from densekit.arguments import parse_arguments
-from densekit.config import describe_config, load_config
+from densekit.config import load_config
 from densekit.config_defaults import key_owners
 from densekit.engine.setup import describe
 
@@ -25,17 +25,15 @@ def origins(text: str) -> dict[str, str]:
 
 def test_keys_have_the_project_that_added_them():
     owners = key_owners()
-    assert owners["MODEL.CARAFE.UP_KERNEL"] == owners["MODEL.CARAFE"] == "projects/carafe"
-    assert owners["MODEL.ROI_MASK_HEAD.POINT_HEAD_ON"] == "projects/pointrend"
-    assert "MODEL.ROI_MASK_HEAD" not in owners and "SOLVER.OPTIMIZER" not in owners
+    assert owners["MODEL.TEMPLATE.HIDDEN_DIM"] == owners["MODEL.TEMPLATE"] == "projects/_template"
+    assert not {"MODEL.ROI_MASK_HEAD", "SOLVER.OPTIMIZER", "MODEL.FPN.UPSAMPLER"} & set(owners)
 
 
 @pytest.mark.parametrize(
     ("key", "nearest"),
     [
-        ("MODEL.CARAFE.UP_KERNELS", "MODEL.CARAFE.UP_KERNEL (projects/carafe)"),
-        ("MODEL.DETR.NUM_CLASS", "MODEL.DETR.NUM_CLASSES (projects/detr)"),
-        ("MODEL.ROI_MASK_HEAD.POINT_HEAD", "MODEL.ROI_MASK_HEAD.POINT_HEAD_ON (projects/pointrend)"),
+        ("MODEL.TEMPLATE.HIDDEN_DIMS", "MODEL.TEMPLATE.HIDDEN_DIM (projects/_template)"),
+        ("MODEL.TEMPLATES.HIDDEN_DIM", "MODEL.TEMPLATE.HIDDEN_DIM (projects/_template)"),
     ],
 )
 def test_the_nearest_key_names_its_project(key, nearest):
@@ -43,16 +41,16 @@ def test_the_nearest_key_names_its_project(key, nearest):
     assert f"no config key {key}. The nearest: {nearest}" in text
 
 
-@pytest.mark.parametrize("key", ["MODEL.MASK_SCORING.ALPHABET", "MASK_SCORING.ALPHABET", "MODEL.MASK_SCORNG.ALPHABET"])
+@pytest.mark.parametrize("key", ["MODEL.TEMPLATE.ALPHABET", "TEMPLATE.ALPHABET", "MODEL.TEMPLAET.ALPHABET"])
 def test_a_key_unlike_any_other_leads_to_the_project_of_its_node(key):
     text = message(key, 1)
-    assert "projects/mask_scoring" in text and "MODEL.MASK_SCORING.CONV_DIM" in text
+    assert "projects/_template" in text and "MODEL.TEMPLATE.HIDDEN_DIM" in text
 
 
 def test_a_hint_in_a_file_names_the_project_too(tmp_path):
     path = tmp_path / "run.yaml"
-    path.write_text("MODEL:\n  CARAFE:\n    KERNEL: 5\n")
-    with pytest.raises(ValueError, match=rf"{path}, line 3: .*UP_KERNEL \(projects/carafe\)"):
+    path.write_text("MODEL:\n  TEMPLATE:\n    HIDDEN: 5\n")
+    with pytest.raises(ValueError, match=rf"{path}, line 3: .*HIDDEN_DIM \(projects/_template\)"):
         load_config(str(path))
 
 
@@ -63,20 +61,12 @@ def test_a_hint_in_a_file_names_the_project_too(tmp_path):
         (["SOLVER.MAX_ITER", "1.5"], ["SOLVER.MAX_ITER is an integer", "1.5 is a float"]),
         (["MODEL.MASK_ON", "1"], ["MODEL.MASK_ON is true or false", "1 is an integer"]),
         (["DATASETS.TRAIN", "coco_2017_train"], ["DATASETS.TRAIN is a tuple", "'coco_2017_train' is a string"]),
-        (["MODEL.CARAFE", "5"], ["MODEL.CARAFE is a node with keys of its own", "5 is an integer"]),
+        (["MODEL.TEMPLATE", "5"], ["MODEL.TEMPLATE is a node with keys of its own", "5 is an integer"]),
     ],
 )
 def test_a_wrong_type_of_an_override_names_key_value_and_what_is_expected(opts, parts):
     text = message(*opts)
     assert all(part in text for part in parts), text
-
-
-def test_what_a_project_adapts_is_said_to_be_its_doing(tmp_path):
-    path = tmp_path / "detr.yaml"
-    path.write_text("MODEL: {META_ARCHITECTURE: Detr}\nSOLVER: {OPTIMIZER: ADAMW}\nSEED: 3\n")
-    found = origins(describe_config(load_config(str(path)), str(path), []))
-    assert found["INPUT.MAPPER"] == found["SOLVER.OPTIMIZER"] == "adapted by projects/detr"
-    assert found["SEED"] == f"{path}:3"
 
 
 @pytest.fixture

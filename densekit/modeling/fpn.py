@@ -115,6 +115,15 @@ def prefers_pixelwise(module: nn.Module, x: Tensor) -> bool:
     return x.device.type == "cpu" and not any(isinstance(m, nn.GroupNorm | _BatchNorm) for m in module.modules())
 
 
+def add_config(cfg: CfgNode) -> None:
+    """Adds the keys of ``MODEL.FPN`` that ``build_fpn_backbone`` reads beside the host's."""
+    cfg.MODEL.FPN.BOTTOM_UP = "build_resnet_backbone"  # name of the backbone below it
+    cfg.MODEL.FPN.UPSAMPLER = "nearest"  # of the top-down path, a name of densekit.layers.UPSAMPLERS
+    # What is above the backbone's last map: "maxpool" of the last output (Detectron2), or "conv", a convolution of
+    # stride 2 on the backbone's map, where the top-down path starts (mmdetection's CARAFE pyramid).
+    cfg.MODEL.FPN.TOP_LEVEL = "maxpool"  # or "conv"
+
+
 @BACKBONE_REGISTRY.register()
 def build_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> UpsamplerFPN:
     """A pyramid on the backbone named by ``MODEL.FPN.BOTTOM_UP``; reads ``MODEL.FPN``."""

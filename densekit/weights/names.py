@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from densekit.weights.layouts import find_layout
+from densekit.weights.parts import find_layout
 
 Weights = dict[str, torch.Tensor]
 
@@ -156,8 +156,7 @@ def adapt_names(checkpoint: dict[str, Any], model: Weights) -> Weights:
         weights = {name.removeprefix("module."): value for name, value in weights.items()}
     if layout := find_layout(weights):
         logging.getLogger(__name__).info(f"The names of {layout.name} are mapped to densekit's.")
-        weights = layout.convert(weights)
-        return layout.fit(weights, model) if layout.fit else weights
+        return layout.convert(weights, model)
     if is_torchvision_resnet(weights) and "conv1.weight" not in model:
         logging.getLogger(__name__).info(
             "torchvision's names are mapped to Detectron2's. These weights expect INPUT.FORMAT RGB, "

@@ -6,10 +6,11 @@ from densekit.modeling.aliases import also_known_as
 
 from . import mapper as mapper  # registers DetrDatasetMapper
 from . import scenes as scenes  # registers views of the street scenes
-from .config import adapt_config, add_config
+from . import weights as weights  # registers the names of published checkpoints
+from .config import adapt_config, add_config, shrink
 from .meta_arch import DetrDetector  # registers it
 
-__all__ = ["adapt_config", "add_config"]
+__all__ = ["adapt_config", "add_config", "shrink"]
 
 also_known_as(META_ARCH_REGISTRY, "Detr", DetrDetector)  # for configs that are merged without load_config
 CLASS_COUNT_KEYS["DetrDetector"] = CLASS_COUNT_KEYS["Detr"] = "MODEL.DETR.NUM_CLASSES"

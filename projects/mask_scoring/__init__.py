@@ -4,8 +4,9 @@ from densekit.data.class_counts import CLASS_COUNT_KEYS
 
 from . import roi_heads as roi_heads  # registers MaskScoringROIHeads and MaskScoringCascadeROIHeads
 from . import upper_bound as upper_bound  # registers TruthfulRCNN and TruthfulMapper
-from .config import adapt_config, add_config
+from . import weights as weights  # registers the names of published checkpoints
+from .config import adapt_config, add_config, shrink
 
-__all__ = ["adapt_config", "add_config"]
+__all__ = ["adapt_config", "add_config", "shrink"]
 
 CLASS_COUNT_KEYS["TruthfulRCNN"] = CLASS_COUNT_KEYS["GeneralizedRCNN"]

@@ -5,7 +5,8 @@ from densekit.data.class_counts import COUNT_COPIES
 
 from . import mask_head as mask_head  # registers PointRendHead and ImplicitPointRendHead
 from . import semantic as semantic  # registers PointRendSemanticHead
-from .config import add_config
+from . import weights as weights  # registers the names of published checkpoints
+from .config import add_config, shrink
 from .names import adapt_config, register_names
 
 register_names()
@@ -20,4 +21,4 @@ def _refined(cfg: CfgNode) -> str:
 
 COUNT_COPIES["MODEL.POINT_HEAD.NUM_CLASSES"] = _refined
 
-__all__ = ["adapt_config", "add_config"]
+__all__ = ["adapt_config", "add_config", "shrink"]

@@ -151,8 +151,8 @@ def authors_upernet(name: str) -> str:
         ("detr/detr_R_50_masks.yaml", authors_detr, "DETR"),
         ("detr/detr_R_50_panoptic.yaml", authors_detr, "DETR"),
         ("mask_scoring/mask_scoring_R_50_FPN_1x.yaml", mmdetections_mask_scoring, "mmdetection"),
-        ("upernet/upernet_R_50_ade20k.yaml", mmsegmentations_upernet, "mmsegmentation's UPerNet"),
-        ("upernet/upernet_R_50_csail_ade20k.yaml", authors_upernet, "the UPerNet of its authors"),
+        ("upernet/upernet_R_50_ade20k.yaml", mmsegmentations_upernet, "mmsegmentation"),
+        ("upernet/upernet_R_50_csail_ade20k.yaml", authors_upernet, "UPerNet's authors"),
     ],
     ids=["pointrend", "detr", "detr-masks", "detr-panoptic", "mask-scoring", "upernet-mmseg", "upernet-authors"],
 )

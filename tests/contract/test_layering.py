@@ -39,6 +39,7 @@ FORBIDDEN = {
     **{
         f"densekit.{layer}": ("detectron2", "densekit.runtime", "densekit.projects", *above)
         for layer, above in layers_above().items()
+        if layer != "cli"
     },
     "densekit": ("detectron2", "densekit.runtime"),
     "train_net": ("detectron2", "densekit.runtime"),

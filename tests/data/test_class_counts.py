@@ -5,7 +5,6 @@ import json
 
 import pytest
 import yaml
-from own_forms import write_catalog, write_pictures, write_semantic, write_voc
 
 from densekit.config import explicit_keys, load_config
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
@@ -15,6 +14,7 @@ from densekit.data.class_counts import CLASS_COUNT_KEYS, COUNT_COPIES, count_key
 from densekit.data.identity import check_classes_of_weights, write_classes
 from densekit.data.mapper import MAPPERS
 from densekit.data.registry import Entry, load_and_keep, register
+from tests.data.own_forms import write_catalog, write_pictures, write_semantic, write_voc
 
 pytestmark = pytest.mark.usefixtures("restore_catalogs")
 

@@ -106,7 +106,7 @@ def test_a_process_of_torchrun_ends_with_the_job(tmp_path):
 from argparse import Namespace
 from pathlib import Path
 from densekit.engine import launch
-from test_launch import see_the_end
+from tests.engine.test_launch import see_the_end
 launch(see_the_end, Namespace(num_gpus=1, num_machines=1, folder=Path({str(tmp_path)!r})), "cpu")
 print("after")
 """

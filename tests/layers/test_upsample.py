@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from tolerances import PARITY, close
 from torch.utils.flop_counter import FlopCounterMode
 
 from densekit.layers import CARAFE, UPSAMPLERS, build_upsampler
+from tests.tolerances import PARITY, close
 
 # Table 1 of arXiv 1905.02188: operations for an input pixel and parameters, at 256 channels.
 PAPER = {

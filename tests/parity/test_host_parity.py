@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tolerances import PARITY
 from torch import nn
+
+from tests.tolerances import PARITY
 
 detectron2 = pytest.importorskip("detectron2")
 

@@ -5,13 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detr_cases import padded, tiny_detr
 from PIL import Image
-from tolerances import close
 from torch import nn
 
 from densekit.checkpoint import Checkpointer
-from densekit.config import load_config
+from densekit.config import describe_config, load_config
 from densekit.d2.modeling import build_model
 from densekit.d2.structures import BitMasks, Boxes, Instances
 from densekit.d2.utils.events import EventStorage
@@ -19,8 +17,10 @@ from densekit.data.mapper import MAPPERS
 from densekit.projects.detr.mapper import DetrDatasetMapper
 from densekit.projects.detr.panoptic import merge_masks
 from densekit.solver import build_optimizer
+from tests.projects.detr.cases import padded, tiny_detr
+from tests.tolerances import close
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FOUR = ["res2", "res3", "res4", "res5"]
 SMALL = {
     "MODEL.DEVICE": "cpu",
@@ -514,3 +514,16 @@ def test_the_mapper_names_the_file(tmp_path):
     }
     with pytest.raises((ValueError, OSError), match=r"gone\.png"):
         DetrDatasetMapper(cfg, True)(record)
+
+
+def test_what_a_project_adapts_is_said_to_be_its_doing(tmp_path):
+    path = tmp_path / "detr.yaml"
+    path.write_text("MODEL: {META_ARCHITECTURE: Detr}\nSOLVER: {OPTIMIZER: ADAMW}\nSEED: 3\n")
+    lines = describe_config(load_config(str(path)), str(path), []).splitlines()
+    for key, origin in (
+        ("INPUT.MAPPER", "adapted by projects/detr"),
+        ("SOLVER.OPTIMIZER", "adapted by projects/detr"),
+        ("SEED", f"{path}:3"),
+    ):
+        (line,) = [line for line in lines if line.startswith(f"{key}:")]
+        assert line.endswith(f"# {origin}")

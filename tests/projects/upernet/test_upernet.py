@@ -5,16 +5,16 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
-from tolerances import close
 
 from densekit.config_defaults import default_config
 from densekit.d2.layers import ShapeSpec
 from densekit.d2.modeling import SEM_SEG_HEADS_REGISTRY, build_backbone
 from densekit.layers import CARAFE
 from densekit.modeling.fcn_head import FCNHead
-from densekit.modeling.upernet import PyramidPooling, UPerHead
+from densekit.projects.upernet.head import PyramidPooling, UPerHead
 from densekit.weights import convert_file
-from densekit.weights.layouts import find_layout
+from densekit.weights.parts import find_layout
+from tests.tolerances import close
 
 WIDTHS = {"res2": 6, "res3": 8, "res4": 10, "res5": 12}
 CHANNELS, CLASSES = 8, 5
@@ -186,7 +186,7 @@ def test_whole_mmsegmentation_checkpoint_is_consumed(tmp_path):
     weights = Plain(MMSEG, "conv", "bn").weights | dict(zip(openmmlab_resnet(list(backbone)), backbone.values()))
     torch.save({"meta": {}, "state_dict": weights}, tmp_path / "theirs.pth")
     layout, _ = convert_file(tmp_path / "theirs.pth", tmp_path / "ours.pth")
-    assert layout == "mmsegmentation's UPerNet"
+    assert layout == "mmsegmentation"
     converted = torch.load(tmp_path / "ours.pth", weights_only=True)["model"]
     wanted = {f"sem_seg_head.{name}" for name in head(auxiliary=auxiliary()).state_dict()}
     wanted |= {f"backbone.{name}" for name in backbone}

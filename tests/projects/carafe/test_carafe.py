@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tolerances import PARITY
 from torch import nn
 
 from densekit.checkpoint import Checkpointer
@@ -20,9 +19,10 @@ from densekit.modeling.fpn import UpsamplerFPN
 from densekit.ops.carafe import carafe
 from densekit.projects.carafe.draw_kernels import draw_kernels, predict_kernels, trace
 from densekit.weights import convert_file, read_checkpoint
-from densekit.weights.layouts import find_layout
+from densekit.weights.parts import find_layout, rename_part
+from tests.tolerances import PARITY
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CONFIG = str(ROOT / "configs/carafe/mask_rcnn_R_50_FPN_carafe_1x.yaml")
 IMAGE = ShapeSpec(channels=3)
 
@@ -69,11 +69,8 @@ def config(*options):
 
 
 def under_densekits_names(part: str, weights: dict) -> dict:
-    """A part of a recorded state by the layout, which recognises whole detectors only."""
-    whole = {"backbone.conv1.weight": torch.zeros(1), "rpn_head.rpn_conv.weight": torch.zeros(1)}
-    converted = find_layout(whole).convert({f"{part}.{name}": value.float() for name, value in weights.items()})
-    prefix = "backbone." if part == "neck" else "roi_heads.mask_head."
-    return {name.removeprefix(prefix): value for name, value in converted.items()}
+    """A part of mmdetection's under the names that it has in densekit's pyramid or mask head."""
+    return rename_part("mmdetection", part, {name: value.float() for name, value in weights.items()})
 
 
 class TestPyramid:
@@ -177,7 +174,7 @@ class TestMaskHead:
     def test_record(self, recorded):
         case = recorded["mask_head"]
         head = build_mask_head(config(*self.SMALL), self.SHAPE)
-        head.load_state_dict(under_densekits_names("roi_head.mask_head", case["state_dict"]))
+        head.load_state_dict(under_densekits_names("mask_head", case["state_dict"]))
         torch.testing.assert_close(head.layers(case["roi_feats"]), case["out"], **PARITY)
 
     def test_deconvolution_is_the_hosts_own(self):

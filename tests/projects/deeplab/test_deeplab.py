@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from tolerances import close
 
 from densekit.config import load_config
 from densekit.config_defaults import default_config
 from densekit.d2.layers import ShapeSpec
 from densekit.d2.modeling import SEM_SEG_HEADS_REGISTRY, build_model
 from densekit.d2.utils.events import EventStorage
-from densekit.modeling.deeplab import DeepLabV3PlusSemanticHead
+from densekit.projects.deeplab.head import DeepLabV3PlusSemanticHead
+from tests.tolerances import close
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = ROOT / "configs" / "pointrend"
 SHAPES = {"res2": ShapeSpec(channels=6, stride=4), "res5": ShapeSpec(channels=10, stride=16)}
 

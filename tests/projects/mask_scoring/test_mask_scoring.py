@@ -9,7 +9,6 @@ import pycocotools.mask as mask_utils
 import pytest
 import torch
 from PIL import Image
-from tolerances import PARITY, close
 
 from densekit.arguments import parse_arguments
 from densekit.config import load_config
@@ -29,9 +28,10 @@ from densekit.projects.mask_scoring.calibration import correlation, main, mask_a
 from densekit.projects.mask_scoring.maskiou_head import MaskIoUHead, mask_iou, mask_iou_loss
 from densekit.projects.mask_scoring.targets import maskiou_targets
 from densekit.projects.mask_scoring.visible_area import visible_fraction
-from densekit.weights.layouts import find_layout
+from densekit.weights.parts import find_layout, rename_part
+from tests.tolerances import PARITY, close
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SIZE = (64, 80)
 INPUTS = ("selected", "product", "all", "high_res")
 
@@ -172,9 +172,7 @@ class TestWeights:
 
     def test_mmdetections_head_fits(self):
         names = [f"convs.{k}.weight" for k in range(4)] + [f"fcs.{k}.bias" for k in range(2)] + ["fc_mask_iou.weight"]
-        weights = {f"roi_head.mask_iou_head.{name}": torch.zeros(1) for name in names}
-        weights |= {"backbone.conv1.weight": torch.zeros(1), "rpn_head.rpn_conv.weight": torch.zeros(1)}
-        converted = part(find_layout(weights).convert(weights), "roi_heads.maskiou_head.")
+        converted = rename_part("mmdetection", "mask_iou_head", {name: torch.zeros(1) for name in names})
         head = MaskIoUHead(in_channels=2, resolution=4, num_classes=3, mask_channels=3, conv_dim=2, fc_dim=2)
         assert len(converted) == len(names) and set(converted) <= set(head.state_dict())
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_detr import ROOT, SMALL, small
 
 from densekit.projects.detr import draw
 from densekit.projects.detr.attention_maps import attention_of, boxes_of_slots
+from tests.projects.detr.test_detr import ROOT, SMALL, small
 
 
 @pytest.fixture

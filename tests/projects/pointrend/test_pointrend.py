@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from tolerances import PARITY, close
 
 from densekit.config import load_config
 from densekit.d2.layers import ShapeSpec
@@ -27,9 +26,10 @@ from densekit.layers.points import (
 from densekit.modeling.mask_logits import select_classes
 from densekit.projects.pointrend.losses import point_labels, point_loss
 from densekit.projects.pointrend.semantic import margin_uncertainty
-from densekit.weights.layouts import find_layout
+from densekit.weights.parts import find_layout
+from tests.tolerances import PARITY, close
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")

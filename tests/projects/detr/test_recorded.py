@@ -5,17 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detr_cases import load, padded, tiny_detr
-from tolerances import PARITY
 
 from densekit.config import load_config
 from densekit.d2.modeling import build_model
 from densekit.modeling.matcher import HungarianMatcher
 from densekit.modeling.set_criterion import SetCriterion, weighted
 from densekit.projects.detr.panoptic import merge_masks, paste_masks
-from densekit.weights.detr import DETR as LAYOUT
+from densekit.weights.parts import find_layout
+from tests.projects.detr.cases import load, padded, tiny_detr
+from tests.tolerances import PARITY
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 WEIGHTS = {"loss_ce": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0, "loss_mask": 1.0, "loss_dice": 1.0}
 
 
@@ -96,7 +96,8 @@ def test_recorded_matches_losses_and_gradients(case):
 
     total.backward()
     norms = {name: p.grad.norm().item() for name, p in model.named_parameters() if p.grad is not None}
-    expected = LAYOUT.convert({name: torch.tensor(norm) for name, norm in record["grad_norms"].items()})
+    recorded = {name: torch.tensor(norm) for name, norm in record["grad_norms"].items()}
+    expected = find_layout(record["state_dict"]).convert(recorded)
     assert {f"detr.{name}" for name in norms} == expected.keys()
     for name, norm in norms.items():
         assert norm == pytest.approx(expected[f"detr.{name}"].item(), rel=1e-4, abs=1e-4), name
