@@ -6,9 +6,9 @@ from typing import Any
 import densekit.data.builtin  # noqa: F401 - registers the standard names, which are looked up here
 from densekit.d2.config import CfgNode
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
-from densekit.data.class_counts import CLASS_COUNT_KEYS, STUFF_COUNT_KEYS, count_keys, get_key, shortly
+from densekit.data.class_counts import KEYPOINTS, STUFF, THINGS, count_keys, get_key, shortly
 from densekit.data.labels import load_sem_seg
-from densekit.data.mapper import MAPPERS
+from densekit.data.mapper import mapper_class
 from densekit.data.proposals import check_test_proposals
 from densekit.data.registry import check_registered, load_and_keep
 
@@ -86,9 +86,9 @@ def _check_task(cfg: CfgNode, name: str, records: Records, trains: bool) -> None
             f"Data set {name!r} has images and no annotations, so DATASETS.TEST cannot name it: densekit predict makes "
             "predictions on it."
         )
-    has_segments = "segments_info" in records[0] and getattr(MAPPERS.get(cfg.INPUT.MAPPER), "learns_segments", False)
+    has_segments = "segments_info" in records[0] and getattr(mapper_class(cfg), "learns_segments", False)
     has_objects = "annotations" in records[0] or has_segments
-    if trains and cfg.MODEL.META_ARCHITECTURE in CLASS_COUNT_KEYS and not has_objects:
+    if trains and THINGS in count_keys(cfg).values() and not has_objects:
         raise ValueError(
             f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} learns objects, and data set {name!r} has none "
             "(no 'annotations' in its records). Train on data with boxes, or choose a semantic system."
@@ -99,13 +99,13 @@ def _check_classes(cfg: CfgNode, name: str, records: Records) -> None:
     metadata = MetadataCatalog.get(name)
     for key, names in count_keys(cfg).items():
         classes, count = metadata.get(names), get_key(cfg, key)
-        if names != "keypoint_names" and classes is not None and count != len(classes):
+        if names != KEYPOINTS and classes is not None and count != len(classes):
             raise ValueError(
                 f"{key} is {count}, but data set {name!r} has {len(classes)} classes ({shortly(classes)}). Set {key} "
                 f"{len(classes)}."
             )
-    classes = metadata.get("thing_classes")
-    if cfg.MODEL.META_ARCHITECTURE not in CLASS_COUNT_KEYS or classes is None:
+    classes = metadata.get(THINGS)
+    if THINGS not in count_keys(cfg).values() or classes is None:
         return
     for record, annotation in _objects(records):
         if not 0 <= annotation["category_id"] < len(classes):
@@ -117,7 +117,7 @@ def _check_classes(cfg: CfgNode, name: str, records: Records) -> None:
 
 def _check_label_maps(cfg: CfgNode, name: str, records: Records, trains: bool) -> None:
     """Looks at one label map too: a table of values that is wrong is wrong for all."""
-    key = STUFF_COUNT_KEYS.get(cfg.MODEL.META_ARCHITECTURE)
+    key = next((key for key, names in count_keys(cfg).items() if names == STUFF), None)
     if key is None or not trains:
         return
     without = next((record for record in records if "sem_seg_file_name" not in record), None)

@@ -1,8 +1,7 @@
-"""The mapper with errors that name the file and the annotation, and the table that configs choose mappers from."""
+"""The mapper with errors that name the file and the annotation, and the registry that configs choose mappers from."""
 
 import copy
 import pickle
-from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
@@ -15,15 +14,41 @@ from densekit.d2.data import detection_utils as utils
 from densekit.d2.data import transforms as T
 from densekit.d2.structures import Instances
 from densekit.d2.utils.file_io import PathManager
+from densekit.d2.utils.registry import Registry
 from densekit.data.colour import SSDColours
 from densekit.data.labels import load_sem_seg, without_label_map
 from densekit.data.pictures import TURNED, exif_orientation
 from densekit.data.training_images import TrainingInput, as_planes, read_training_image
 from densekit.files.image_limit import readable
 
-__all__ = ["MAPPERS", "CropAfterResizeMapper", "DatasetMapper"]
+__all__ = ["MAPPERS", "CropAfterResizeMapper", "DatasetMapper", "build_mapper", "mapper_class"]
+
+# What INPUT.MAPPER may name: called with the config and whether it is for training.
+MAPPERS = Registry("MAPPER")
 
 
+def mapper_class(cfg: CfgNode) -> Any:
+    """The class that ``INPUT.MAPPER`` names; "" is :class:`DatasetMapper`.
+
+    Raises:
+        ValueError: there is no such mapper.
+    """
+    name = cfg.INPUT.MAPPER or "DatasetMapper"
+    if name not in MAPPERS:
+        raise ValueError(f"INPUT.MAPPER {name!r} is not one of {', '.join(sorted(name for name, _ in MAPPERS))}.")
+    return MAPPERS.get(name)
+
+
+def build_mapper(cfg: CfgNode, *, is_train: bool) -> Any:
+    """Makes the mapper that ``INPUT.MAPPER`` names, which turns a record into what the model takes.
+
+    Raises:
+        ValueError: there is no such mapper.
+    """
+    return mapper_class(cfg)(cfg, is_train)
+
+
+@MAPPERS.register()
 class DatasetMapper(HostMapper):
     """The host's mapper; whatever goes wrong with a record ends in an error that names its file.
 
@@ -138,6 +163,7 @@ class DatasetMapper(HostMapper):
         return None
 
 
+@MAPPERS.register()
 class CropAfterResizeMapper(DatasetMapper):
     """Resizes, then crops, as semantic segmentation is trained: crops of one size at many scales.
 
@@ -181,11 +207,3 @@ def _size_message(name: str, found: tuple[Any, Any], expected: tuple[Any, Any]) 
             f"tag (exiftool -Orientation= {name}), or annotate the upright picture."
         )
     return f"{message} Is it another version of the image? Correct width and height, or exchange the file."
-
-
-# What INPUT.MAPPER may name: called with the config and whether it is for training. "" is the default.
-MAPPERS: dict[str, Callable[..., Callable[[dict[str, Any]], dict[str, Any]]]] = {
-    "": DatasetMapper,
-    "DatasetMapper": DatasetMapper,
-    "CropAfterResizeMapper": CropAfterResizeMapper,
-}

@@ -24,7 +24,7 @@ from densekit.d2.modeling import GeneralizedRCNNWithTTA
 from densekit.d2.utils import comm
 from densekit.d2.utils.events import EventWriter, TensorboardXWriter
 from densekit.data.loader import build_train_loader, prepare_worker
-from densekit.data.mapper import MAPPERS
+from densekit.data.mapper import build_mapper
 from densekit.data.order import TrainingOrder
 from densekit.data.proposals import load_test_records
 from densekit.engine.batches import RememberedBatches, deaths_of_workers_explained
@@ -230,7 +230,7 @@ class Trainer(DefaultTrainer):
         """Returns the training losses on ``DATASETS.TEST`` if ``TEST.VALIDATION_LOSS`` asks for them."""
         if not self.cfg.TEST.VALIDATION_LOSS:
             return {}
-        mapper = _mapper(config_for_validation(self.cfg), is_train=True)
+        mapper = build_mapper(config_for_validation(self.cfg), is_train=True)
         with averaged(self.average):
             model = evaluation_model(self.cfg, getattr(self.model, "module", self.model))
             return validation_losses(self.cfg, model, mapper, self.iter)
@@ -279,11 +279,11 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[Any]:
         """The loader of ``DATASETS.TRAIN`` with the mapper that ``INPUT.MAPPER`` names."""
-        return build_train_loader(cfg, _mapper(cfg, is_train=True))
+        return build_train_loader(cfg, build_mapper(cfg, is_train=True))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[Any]:
-        records, mapper = load_test_records(cfg, dataset_name), _mapper(cfg, is_train=False)
+        records, mapper = load_test_records(cfg, dataset_name), build_mapper(cfg, is_train=False)
         loader = build_detection_test_loader(records, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
         loader.worker_init_fn = prepare_worker
         return RememberedBatches(loader, before_each=STOP.leave_if_received)
@@ -345,10 +345,3 @@ def _micro_batches(cfg: CfgNode) -> int:
             f"each of {processes} processes, and does not divide."
         )
     return parts
-
-
-def _mapper(cfg: CfgNode, *, is_train: bool) -> Any:
-    name = cfg.INPUT.MAPPER or "DatasetMapper"
-    if name not in MAPPERS:
-        raise ValueError(f"INPUT.MAPPER {name!r} is not one of {', '.join(sorted(MAPPERS))}.")
-    return MAPPERS[name](cfg, is_train)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import torch
 
 import densekit.data.builtin  # noqa: F401 - registers the standard names
 from densekit.checkpoint import Checkpointer
@@ -24,7 +23,8 @@ from densekit.d2.data import transforms as T
 from densekit.d2.modeling import build_model
 from densekit.d2.utils import comm
 from densekit.d2.utils.logger import setup_logger
-from densekit.data import MAPPERS, register_from_yaml
+from densekit.data import register_from_yaml
+from densekit.data.mapper import build_mapper
 from densekit.data.own.runs import catalog_of_run
 from densekit.engine.errors import DataError, user_errors
 from densekit.engine.setup import read_config
@@ -97,8 +97,7 @@ def _prepare(args: Namespace) -> Job:
     pictures = pictures_of_dataset(dataset) if dataset else pictures_of_words(args.input, folder)
     classes = find_classes(cfg, dataset)
     model = load_model(cfg)
-    with torch.no_grad():
-        given = products_of(model)
+    given = products_of(model)
     formats = choose_formats(args.format, given)
     products = needed_products(formats, given)
     if tiling is not None and "panoptic" in products:
@@ -170,10 +169,7 @@ def load_model(cfg: CfgNode) -> Any:
 
 def resizing(cfg: CfgNode) -> T.AugmentationList:
     """The test's resizing, from the mapper that the configuration names."""
-    name = cfg.INPUT.MAPPER or "DatasetMapper"
-    if name not in MAPPERS:
-        raise ValueError(f"INPUT.MAPPER {name!r} is not one of {', '.join(sorted(MAPPERS))}.")
-    return MAPPERS[name](cfg, False).augmentations  # type: ignore[attr-defined]
+    return build_mapper(cfg, is_train=False).augmentations
 
 
 def _settings(args: Namespace, job: Job) -> dict[str, Any]:

@@ -18,6 +18,7 @@ _BEFORE_CROP = (400, 500, 600)  # short sides, pixels
 _VOID = 255  # pixels of no segment, while a map of segments is transformed
 
 
+@MAPPERS.register()
 class DetrDatasetMapper(DatasetMapper):
     """The default mapper with the paper's augmentation, for boxes, masks and panoptic segments.
 
@@ -93,6 +94,3 @@ def _segment_instances(numbers: torch.Tensor, classes: torch.Tensor) -> Instance
     masks = BitMasks(numbers == present[:, None, None].to(numbers))
     height, width = numbers.shape
     return Instances((height, width), gt_masks=masks, gt_boxes=masks.get_bounding_boxes(), gt_classes=classes[present])
-
-
-MAPPERS["DetrDatasetMapper"] = DetrDatasetMapper

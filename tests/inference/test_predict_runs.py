@@ -297,5 +297,5 @@ def test_every_mapper_says_how_it_resizes():
     from densekit.data import MAPPERS
     from densekit.inference.run import resizing
 
-    for name in MAPPERS:
+    for name, _ in MAPPERS:
         assert "ResizeShortestEdge" in repr(resizing(load_config("", ["INPUT.MAPPER", name]))), name
