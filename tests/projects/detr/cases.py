@@ -14,17 +14,17 @@ from densekit.projects.detr.segmentation import SegmentingDETR
 from densekit.weights import adapt_names
 
 
-def tiny_resnet() -> ResNet:
-    """One block a stage: 32, 64, 128 and 256 channels."""
-    stages, channels = [], 8
+def tiny_resnet(stem: int = 8) -> ResNet:
+    """One block a stage, of 4, 8, 16 and 32 times the stem's channels."""
+    stages, channels = [], stem
     for index in range(4):
-        width = 8 * 2**index
+        width = stem * 2**index
         stride = 1 if index == 0 else 2
         block = BottleneckBlock(channels, 4 * width, bottleneck_channels=width, stride=stride, norm=FrozenBatchNorm2d)
         stages.append([block])
         channels = 4 * width
     return ResNet(
-        BasicStem(3, 8, FrozenBatchNorm2d), stages, out_features=["res2", "res3", "res4", "res5"], freeze_at=2
+        BasicStem(3, stem, FrozenBatchNorm2d), stages, out_features=["res2", "res3", "res4", "res5"], freeze_at=2
     )
 
 
@@ -40,27 +40,30 @@ def tiny_detr(
     learned: bool = False,
     padding_mask: str = "nearest",
     dropout: float = 0.0,
+    enc: int = 2,
+    ffn: int = 128,
+    width: int = 8,
 ) -> DETR | SegmentingDETR:
-    """The recorded model: 2 encoder layers, linear layers of width 128."""
-    resnet = tiny_resnet()
+    """A model like the recorded ones; ``width`` is of the backbone's stem."""
+    resnet = tiny_resnet(width)
     detr = DETR(
         backbone=MaskedBackbone(resnet, stride=32, padding_mask=padding_mask),
         position_encoding=(LearnedPositionEncoding if learned else SinePositionEncoding)(hidden),
         transformer=Transformer(
             embed_dim=hidden,
             num_heads=heads,
-            num_encoder_layers=2,
+            num_encoder_layers=enc,
             num_decoder_layers=dec,
-            ffn_dim=128,
+            ffn_dim=ffn,
             dropout=dropout,
             pre_norm=pre_norm,
         ),
-        in_channels=256,
+        in_channels=32 * width,
         num_classes=classes,
         num_queries=q,
         aux_loss=True,
     )
-    return SegmentingDETR(detr, channels=[32, 64, 128, 256], frozen=False) if masks else detr
+    return SegmentingDETR(detr, channels=[width * 2**k for k in range(2, 6)], frozen=False) if masks else detr
 
 
 def load(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
