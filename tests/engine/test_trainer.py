@@ -177,7 +177,7 @@ def test_mixed_precision_has_the_precision_of_the_config(arguments):
     cfg, _ = read_config(arguments())
     cfg.defrost()
     cfg.SOLVER.AMP.ENABLED, cfg.SOLVER.AMP.DTYPE = True, "bfloat16"
-    assert Trainer(cfg)._trainer.precision is torch.bfloat16
+    assert Trainer(cfg)._trainer.phases[0].precision is torch.bfloat16
     cfg.SOLVER.AMP.DTYPE = "half"
     with pytest.raises(ValueError, match=r"SOLVER\.AMP\.DTYPE is 'half'"):
         Trainer(cfg)
