@@ -15,7 +15,7 @@ from densekit.d2.config import CfgNode
 from densekit.engine.failed_forward import TrainingForward
 from densekit.engine.step_record import PhaseNumbers, of_all_processes
 from densekit.modeling.phases import Phase, phases_of
-from densekit.ops.sharded import local_part
+from densekit.ops.sharded import has_parts, local_part
 from densekit.solver import Clipping, complete_state, phase_config
 
 __all__ = ["LearningPhase", "config_of_phase", "losses_of", "parameters_by_module"]
@@ -55,6 +55,11 @@ class LearningPhase:
         self.model, self.optimizer, self.part = model, optimizer, part
         self.name = part.name if part else ""
         self._parameters = part.parameters() if part else None
+        self._inputs, self._others = self._parameters, []
+        if part and has_parts(model):
+            # The gradients of shards come from tensors that FSDP gathers, which a backward pass cannot be asked for.
+            own = set(map(id, part.parameters()))
+            self._inputs, self._others = None, [value for value in model.parameters() if id(value) not in own]
         self._modules = parameters_by_module(getattr(model, "module", model), self._parameters)
         self._device = next(model.parameters()).device
         self.precision, self._clipping = precision, clipping
@@ -87,6 +92,9 @@ class LearningPhase:
             FloatingPointError: by the model, where the other processes do not know.
         """
         self.optimizer.zero_grad()
+        gradients = [parameter.grad for parameter in self._others]
+        for parameter in self._others:
+            parameter.grad = None
         sums: dict[str, Tensor] = {}
         message = ""
         for number, part in enumerate(parts, start=1):
@@ -95,10 +103,12 @@ class LearningPhase:
                 message = message or error
                 total = total if len(parts) == 1 else total / len(parts)
                 total = self.grad_scaler.scale(total) if self.grad_scaler else total
-                total.backward(inputs=self._parameters)
+                total.backward(inputs=self._inputs)
             for name, loss in losses.items():
                 value = loss.detach().float().reshape(())
                 sums[name] = sums[name] + value if name in sums else value
+        for parameter, gradient in zip(self._others, gradients):
+            parameter.grad = gradient
         values = torch.stack(list(sums.values()))
         values = of_all_processes(values if len(parts) == 1 else values / len(parts), data_time)
         norms, norm = self._gradient_norms()

@@ -15,11 +15,12 @@ from densekit.d2.utils.logger import setup_logger
 from densekit.data.loader import SeededSamples
 from densekit.engine.black_box import read_box
 from densekit.engine.phases import LearningPhase
+from densekit.engine.precision import precision
 from densekit.engine.randomness import random_state, set_random_state
 from densekit.engine.schedule import training_plan
 from densekit.engine.setup import prepare, versions
 from densekit.engine.step import cut, listeners, tell
-from densekit.engine.trainer import Trainer, precision
+from densekit.engine.trainer import Trainer
 from densekit.modeling.phases import phases_of
 
 

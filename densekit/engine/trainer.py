@@ -36,6 +36,7 @@ from densekit.engine.hooks import AverageHook, CheckpointHook, EarlyStop, Evalua
 from densekit.engine.launch.elastic import refuse_ambiguous_restarts
 from densekit.engine.phases import LearningPhase, config_of_phase
 from densekit.engine.pictures import FirstBatchHook
+from densekit.engine.precision import precision
 from densekit.engine.preemption import STOP, AgreedStop
 from densekit.engine.randomness import set_random_state, undisturbed
 from densekit.engine.run_folder import METRICS, RunFolder
@@ -386,14 +387,6 @@ def _share_buffers(model: nn.Module) -> None:
     if comm.get_world_size() > 1:
         for buffer in model.buffers():
             torch.distributed.broadcast(buffer, src=0)
-
-
-def precision(cfg: CfgNode) -> torch.dtype | None:
-    """The dtype of mixed precision; None without it."""
-    name = cfg.SOLVER.AMP.DTYPE
-    if name not in ("float16", "bfloat16"):
-        raise ValueError(f"SOLVER.AMP.DTYPE is {name!r}; it can be 'float16' or 'bfloat16'.")
-    return getattr(torch, name) if cfg.SOLVER.AMP.ENABLED else None
 
 
 def _micro_batches(cfg: CfgNode) -> int:
