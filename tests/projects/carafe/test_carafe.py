@@ -1,6 +1,5 @@
 """CARAFE in pyramid and mask head: the authors' records, the host's own results, mmdetection's weights, the drawing."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +12,19 @@ from densekit.checkpoint import Checkpointer
 from densekit.config import load_config
 from densekit.d2._host import HOST
 from densekit.d2.layers import ShapeSpec
-from densekit.d2.modeling import BACKBONE_REGISTRY, Backbone, build_backbone, build_mask_head, build_model
+from densekit.d2.modeling import BACKBONE_REGISTRY, build_backbone, build_mask_head, build_model
 from densekit.layers import UPSAMPLERS, build_upsampler
 from densekit.modeling.fpn import UpsamplerFPN
 from densekit.ops.carafe import carafe
 from densekit.projects.carafe.draw_kernels import draw_kernels, predict_kernels, trace
 from densekit.weights import convert_file, read_checkpoint
-from densekit.weights.parts import find_layout, rename_part
+from densekit.weights.parts import find_layout
+from tests.name_seeded import name_seeded
+from tests.projects.carafe.recorded import CONFIG, GivenMaps, check
+from tests.recorded_cases import assert_agrees
 from tests.tolerances import PARITY
 
 ROOT = Path(__file__).resolve().parents[3]
-CONFIG = str(ROOT / "configs/carafe/mask_rcnn_R_50_FPN_carafe_1x.yaml")
 IMAGE = ShapeSpec(channels=3)
 
 
@@ -33,29 +34,9 @@ def recorded(reference_dir):
 
 
 @pytest.fixture(scope="module")
-def authors_weights(recorded, reference_dir):
+def authors_weights(recorded):
     """mmdetection's Mask R-CNN with CARAFE in full size, under mmdetection's names."""
-    sys.path.insert(0, str(reference_dir))
-    try:
-        from detfill import det_tensor
-    finally:
-        sys.path.pop(0)
-    return {name: det_tensor(name, shape) for name, shape in recorded["full_manifest"].items()}
-
-
-class GivenMaps(Backbone):
-    """A backbone that returns ``maps`` whatever the image, from the level ``finest`` on."""
-
-    def __init__(self, channels: list[int], finest: int = 2) -> None:
-        super().__init__()
-        names = [f"map{k}" for k in range(len(channels))]
-        self._out_features = names
-        self._out_feature_channels = dict(zip(names, channels))
-        self._out_feature_strides = {name: 2 ** (finest + k) for k, name in enumerate(names)}
-        self.maps: list[torch.Tensor] = []
-
-    def forward(self, x):
-        return dict(zip(self._out_features, self.maps))
+    return {name: name_seeded(name, shape) for name, shape in recorded["full_manifest"].items()}
 
 
 def pyramid(channels, width=16, finest=2, **options):
@@ -68,26 +49,11 @@ def config(*options):
     return load_config(CONFIG, ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", *options])
 
 
-def under_densekits_names(part: str, weights: dict) -> dict:
-    """A part of mmdetection's under the names that it has in densekit's pyramid or mask head."""
-    return rename_part("mmdetection", part, {name: value.float() for name, value in weights.items()})
+def test_recorded(reference_dir):
+    assert_agrees(check, reference_dir / "carafe.pt")
 
 
 class TestPyramid:
-    def test_record(self, recorded):
-        case = recorded["neck_even"]
-        model = pyramid(
-            [8, 16, 24, 32],
-            upsampler=lambda c: build_upsampler("carafe", c, compressed_channels=8),
-            top_level="conv",
-        )
-        model.load_state_dict(under_densekits_names("neck", case["state_dict"]))
-        model.bottom_up.maps = case["inputs"]
-        outputs = model(torch.zeros(1, 3, 128, 192))
-        assert list(outputs) == ["p2", "p3", "p4", "p5", "p6"]
-        for output, expected in zip(outputs.values(), case["outputs"]):
-            torch.testing.assert_close(output, expected, **PARITY)
-
     @pytest.mark.parametrize("norm", ["", "GN"])
     @pytest.mark.parametrize("fuse", ["sum", "avg"])
     def test_nearest_is_the_hosts_own(self, norm, fuse):
@@ -171,12 +137,6 @@ class TestMaskHead:
         5,
     ]
 
-    def test_record(self, recorded):
-        case = recorded["mask_head"]
-        head = build_mask_head(config(*self.SMALL), self.SHAPE)
-        head.load_state_dict(under_densekits_names("mask_head", case["state_dict"]))
-        torch.testing.assert_close(head.layers(case["roi_feats"]), case["out"], **PARITY)
-
     def test_deconvolution_is_the_hosts_own(self):
         own = build_mask_head(config(*self.SMALL, "MODEL.ROI_MASK_HEAD.UPSAMPLER", "deconv"), self.SHAPE)
         host = build_mask_head(config(*self.SMALL, "MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead"), self.SHAPE)
@@ -224,10 +184,6 @@ class TestWeights:
         }
         for old, new in source.items():
             assert torch.equal(state[new], authors_weights[old]), new
-
-    def test_number_of_parameters(self, recorded, model):
-        frozen = sum(x.numel() for name, x in model.state_dict().items() if name.endswith(("norm.weight", "norm.bias")))
-        assert sum(p.numel() for p in model.parameters()) + frozen == recorded["n_params"]
 
     def test_checkpointer_and_command_read_the_file(self, authors_weights, model, tmp_path):
         path = tmp_path / "mask_rcnn_r50_carafe.pth"
