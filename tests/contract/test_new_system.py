@@ -90,5 +90,9 @@ def test_it_trains_evaluates_rehearses_converts_and_predicts(tree):
 @pytest.mark.slow
 def test_its_tests_and_the_contract_tests_of_its_configs_pass(tree):
     run(tree, "-m", "pytest", "tests/projects/novelty")
-    files = ("tests/contract/test_configs.py", "tests/contract/test_projects.py", "tests/contract/test_dry_run_families.py")
+    files = (
+        "tests/contract/test_configs.py",
+        "tests/contract/test_projects.py",
+        "tests/contract/test_dry_run_families.py",
+    )
     run(tree, "-m", "pytest", *files, "-k", "novelty")

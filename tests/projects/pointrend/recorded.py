@@ -14,10 +14,19 @@ from torch import Tensor
 
 from densekit.config import load_config
 from densekit.d2.layers import ShapeSpec
-from densekit.d2.modeling import build_mask_head
+from densekit.d2.modeling.roi_heads import build_mask_head
 from densekit.d2.structures import BitMasks, Boxes, Instances
 from densekit.d2.utils.events import EventStorage
-IMPORTS
+from densekit.layers.points import (
+    points_in_image,
+    random_uncertain_points,
+    regular_grid,
+    sample_in_boxes,
+    uncertain_grid_points,
+)
+from densekit.modeling.mask_logits import select_classes
+from densekit.projects.pointrend.losses import point_labels, point_loss
+from densekit.projects.pointrend.semantic import margin_uncertainty
 from tests.recorded_cases import Cases, main
 
 CONFIG = str(Path(__file__).resolve().parents[3] / "configs/pointrend/pointrend_rcnn_R_50_FPN_1x_coco.yaml")
@@ -50,7 +59,9 @@ class Draws:
     def __call__(self, *size: Any, **options: Any) -> Tensor:
         shape = tuple(size[0]) if len(size) == 1 and not isinstance(size[0], int) else tuple(size)
         if not self.left or tuple(self.left[0].shape) != shape:
-            raise ValueError(f"torch.rand{shape} was not recorded here; next is {[tuple(x.shape) for x in self.left][:1]}.")
+            raise ValueError(
+                f"torch.rand{shape} was not recorded here; next is {[tuple(x.shape) for x in self.left][:1]}."
+            )
         return self.left.pop(0)
 
     def __enter__(self) -> "Draws":
@@ -86,7 +97,9 @@ def _points(case: Mapping[str, Any], cases: Cases) -> None:
     cases.close("points of the grid", coords, case["grid_coords"], **EXACT)
     images, cells = case["regular_grid"].shape[:2]
     cases.close("regular grid", regular_grid(images, int(cells**0.5)), case["regular_grid"], **EXACT)
-    cases.close("semantic uncertainty", margin_uncertainty(case["semantic_logits"]), case["semantic_uncertainty"], **EXACT)
+    cases.close(
+        "semantic uncertainty", margin_uncertainty(case["semantic_logits"]), case["semantic_uncertainty"], **EXACT
+    )
 
 
 def _at_points(case: Mapping[str, Any], cases: Cases) -> None:
@@ -150,9 +163,7 @@ def _inference(case: Mapping[str, Any], cases: Cases) -> None:
 
 def _training(case: Mapping[str, Any], cases: Cases) -> None:
     head = _head(case).train()
-    instances = regions(
-        case["boxes"], case["boxes_per_image"], case["gt_masks"], case["classes"], size=_frame(case)
-    )
+    instances = regions(case["boxes"], case["boxes_per_image"], case["gt_masks"], case["classes"], size=_frame(case))
     with Draws(case["rand_draws"]) as draws, EventStorage():
         losses = head({"p2": case["p2"]}, instances)
     cases.equal("draws of training that were left", len(draws.left), 0)
