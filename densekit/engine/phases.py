@@ -196,8 +196,8 @@ class BeforeUpdate:
 
         A state that had not begun becomes zero, with which fused optimizers begin.
         """
-        for parameter, value in self._weights:
-            torch.where(flag, value, parameter, out=parameter.data)
+        for weight, value in self._weights:
+            torch.where(flag, value, weight, out=weight.data)
         for parameter, state in self._optimizer.state.items():
             before = self._states.get(parameter, {})
             for key, now in state.items():

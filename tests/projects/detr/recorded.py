@@ -1,6 +1,7 @@
 """Checks recorded outputs of DETR's authors and of their Detectron2 wrapper.
 
-``python -m tests.projects.detr.recorded FILE``: a file of the authors' holds tiny models (``post``, ``segm`` ...) end to
+``python -m tests.projects.detr.recorded FILE``: a file of the authors' holds tiny models (``post``, ``segm`` ...) end
+to
 end and cases of the panoptic output; one of the wrapper's its names and padding masks. Sizes are read from the file.
 """
 

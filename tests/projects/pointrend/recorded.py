@@ -1,6 +1,7 @@
 """Checks recorded outputs of Detectron2's PointRend: ``python -m tests.projects.pointrend.recorded FILE``.
 
-A file holds ``functions`` and ``instance``, a mask head with its losses; random draws were recorded in call order. Sizes
+A file holds ``functions`` and ``instance``, a mask head with its losses; random draws were recorded in call order.
+Sizes
 are read from the file.
 """
 
