@@ -12,6 +12,7 @@ PROJECTS: tuple[str, ...] = (
     "deeplab",
     "detr",
     "mask_scoring",
+    "mpvit",
     "pointrend",
     "upernet",
 )
