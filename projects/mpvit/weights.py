@@ -6,7 +6,9 @@ copies are one tensor, which is taken once.
 
 from collections.abc import Sequence
 
-Rule = tuple[str, str | None]
+from densekit.weights import classifiers
+from densekit.weights.parts import Part, Slot, Vocabulary, register_part, register_vocabulary
+from densekit.weights.renaming import Rule
 
 _BN = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
 _LINEAR = r"(weight|bias)"
@@ -39,3 +41,22 @@ BACKBONE: Sequence[Rule] = (
     (rf"mhca_stages\.(\d+)\.aggregate\.bn\.{_BN}", r"stages.\1.aggregate.norm.\2"),
 )
 CLASSIFIER: Sequence[Rule] = ((rf"cls_head\.cls\.{_LINEAR}", r"classifier.\1"),)
+
+_SIGNS = (r"mhca_stages\.0\.mhca_blks\.0\.cpe\.proj\.weight",)
+# The authors' detectors: Detectron2's names but for the backbone, which they nest once more.
+_DETECTORS = "MPViT's Detectron2 project"
+
+register_vocabulary(
+    Vocabulary(
+        _DETECTORS,
+        {
+            "backbone": Slot(r"backbone\.bottom_up\.backbone\.", "backbone.bottom_up.network.", optional=False),
+            "everything else": Slot("", ""),
+        },
+    )
+)
+register_part(Part("MPViT", (_DETECTORS,), "backbone", _SIGNS, BACKBONE))
+register_part(
+    Part("heads of Detectron2", (_DETECTORS,), "everything else", (), [(r"(?!backbone\.bottom_up\.).+", r"\g<0>")])
+)
+register_part(Part("MPViT", (classifiers.NAME,), "backbone", _SIGNS, [(r"cls_head\..+", None), *BACKBONE]))

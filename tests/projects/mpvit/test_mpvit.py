@@ -4,11 +4,14 @@ import pytest
 import torch
 from torch import nn
 
+from densekit.config import load_config
 from densekit.d2.layers import ShapeSpec
+from densekit.d2.modeling import build_model
 from densekit.projects.mpvit.attention import FactorisedAttention, RelativePositionEncoding, TransformerPath
 from densekit.projects.mpvit.backbone import MPViTBackbone
 from densekit.projects.mpvit.network import MPViT, Size
 from densekit.projects.mpvit.weights import BACKBONE
+from densekit.weights.parts import find_layout
 from densekit.weights.renaming import rename
 from tests.projects.mpvit.recorded import check
 from tests.recorded_cases import assert_agrees
@@ -103,9 +106,29 @@ def test_unknown_weights_are_named():
         rename({"mhca_stages.0.surprise": torch.zeros(1)}, BACKBONE, "MPViT")
 
 
-def test_every_norm_is_the_one_asked_for():
-    from densekit.config import load_config
+def test_checkpoints_of_the_authors_fill_the_model(reference_dir):
+    """A classifier's backbone goes below the pyramid, and a detector's names become those of the model, all of them."""
+    recorded = torch.load(reference_dir / "mpvit.pt")
+    cfg = load_config("configs/mpvit/mask_rcnn_mpvit_T_FPN_1x.yaml", ["MODEL.DEVICE", "meta", "MODEL.WEIGHTS", ""])
+    with torch.device("meta"):
+        model = build_model(cfg).state_dict()
+        detector = {name: torch.empty(shape) for name, shape in recorded["detectors"]["mask_tiny"]["manifest"].items()}
+        classifier = {
+            name.removeprefix("backbone.bottom_up.backbone."): value
+            for name, value in detector.items()
+            if "bottom_up" in name
+        }
+        classifier |= {"cls_head.cls.weight": torch.empty(1000, 216), "cls_head.cls.bias": torch.empty(1000)}
+    found = find_layout(detector).convert(detector, model)
+    derived = {name for name in model if name.startswith("pixel_") or "cell_anchors" in name}
+    assert {name: value.shape for name, value in found.items()} == {
+        name: value.shape for name, value in model.items() if name not in derived
+    }
+    backbone = find_layout(classifier).convert(classifier, model)
+    assert backbone.keys() == {name for name in model if ".bottom_up." in name}
 
+
+def test_every_norm_is_the_one_asked_for():
     cfg = load_config("configs/mpvit/mask_rcnn_mpvit_T_FPN_1x.yaml", ["MODEL.MPVIT.NORM", "FrozenBN"])
     backbone = MPViTBackbone(cfg, ShapeSpec(channels=3))
     assert not any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules())
