@@ -13,6 +13,7 @@ PROJECTS: tuple[str, ...] = (
     "detr",
     "mask_scoring",
     "pointrend",
+    "timm_backbone",
     "upernet",
 )
 
