@@ -35,7 +35,12 @@ def add_densekit_config(cfg: CfgNode) -> None:
     cfg.MODEL.SHARDING.ENABLED = False
     # Class names of the backbone's modules that are gathered one at a time; []: the members of its sequences.
     cfg.MODEL.SHARDING.BLOCKS = []
-    cfg.SOLVER.OPTIMIZER = "SGD"  # or "AdamW" (arXiv 1711.05101)
+    cfg.SOLVER.OPTIMIZER = "SGD"  # a name of OPTIMIZER_REGISTRY: "AdamW" (arXiv 1711.05101), "Adam" or a system's own
+    cfg.SOLVER.BETAS = [0.9, 0.999]  # of Adam and AdamW
+    # LR_SCHEDULER_NAME "GroupWarmupCosineLR": the rate that the warm-up of biases starts with, falling to that of the
+    # schedule, and the momentum that all start with; below 0: they start as the others do, and it stays as it is.
+    cfg.SOLVER.WARMUP_BIAS_LR = -1.0
+    cfg.SOLVER.WARMUP_MOMENTUM = -1.0
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0  # on the learning rate of the parameters below a module named `backbone`
     cfg.TEST.BOUNDARY = False  # judge masks and classes by their boundaries too (arXiv 2103.16562)
     cfg.SOLVER.CHECKPOINT_KEEP = 0  # how many of the periodic checkpoints stay on the disk; 0: all of them
@@ -50,6 +55,9 @@ def add_densekit_config(cfg: CfgNode) -> None:
     cfg.MODEL_EMA = CfgNode()
     cfg.MODEL_EMA.ENABLED = False
     cfg.MODEL_EMA.DECAY = 0.999  # of the average in each iteration
+    cfg.MODEL.TEACHER = CfgNode()  # a frozen model beside those that learn from one
+    cfg.MODEL.TEACHER.CONFIG_FILE = ""  # of the teacher; "": it has the student's configuration
+    cfg.MODEL.TEACHER.WEIGHTS = ""  # as MODEL.WEIGHTS; "": there is no teacher
     cfg.WRITERS = []  # where metrics go beside metrics.json and TensorBoard: "wandb", "mlflow"
     # LR_SCHEDULER_NAME "WarmupPolyLR" (arXiv 1606.00915): (1 - iteration / MAX_ITER) ** POWER, after a warm-up.
     cfg.SOLVER.POLY_LR_POWER = 0.9  # 1.0 is a straight line

@@ -12,7 +12,9 @@ PROJECTS: tuple[str, ...] = (
     "deeplab",
     "detr",
     "mask_scoring",
+    "mpvit",
     "pointrend",
+    "timm_backbone",
     "upernet",
 )
 

@@ -6,8 +6,10 @@ import multiprocessing.util
 import os
 import random
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -22,10 +24,12 @@ from densekit.d2.data import DatasetFromList, build_detection_train_loader
 from densekit.d2.utils import comm
 from densekit.data.balance import class_aware_weights, repeat_factors
 from densekit.data.order import Draw, TrainingOrder
+from densekit.data.progress import Progress
 from densekit.data.proposals import load_records
 
-__all__ = ["SeededSamples", "build_train_loader", "prepare_worker", "start_workers"]
+__all__ = ["SampleContext", "SeededSamples", "build_train_loader", "prepare_worker", "start_workers"]
 
+# One that has a method ``map_training(record, context: SampleContext)`` is asked for training samples by it.
 Mapper = Callable[[dict[str, Any]], dict[str, Any] | None]
 
 # A mapper that refuses this many images one after another accepts none.
@@ -38,6 +42,21 @@ _END = getattr(signal, "SIGUSR2", signal.SIGTERM)
 _ENDING: set[int] = set()  # processes that end their loaders' when they end
 
 
+@dataclass(frozen=True)
+class SampleContext:
+    """What a mapper with ``map_training(record, context)`` is given beside the record.
+
+    Python's, numpy's and torch's random numbers are seeded for the sample: draw further records with them.
+
+    Attributes:
+        records: of the whole data set; each look-up returns a copy.
+        progress: of the step that the sample is for.
+    """
+
+    records: Sequence[dict[str, Any]]
+    progress: Progress
+
+
 class SeededSamples(Dataset):
     """Elements of a data set, mapped; all that is random in the mapping comes from the draw's own seed.
 
@@ -46,24 +65,36 @@ class SeededSamples(Dataset):
 
     Args:
         records: a sequence or a data set with indices.
-        mapper: may change the record that it gets, and may return None.
+        mapper: may change the record that it gets, and may return None. Its method ``map_training``, if it has one, is
+            called instead where :attr:`plan` is set.
+
+    Attributes:
+        plan: the length of the training; None where samples are not for a training.
     """
 
     def __init__(self, records: Any, mapper: Mapper) -> None:
         self._records, self._mapper = records, mapper
+        self.plan: Progress | None = None
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, draw: Draw) -> Any:
-        index, seed = draw
+        index, seed, step = draw
         with _randomness(seed):
+            mapper = self._mapper_at(step)
             for _ in range(_REFUSALS):
-                sample = self._mapper(self._records[index])
+                sample = mapper(self._records[index])
                 if sample is not None:
                     return sample
                 index = random.randrange(len(self._records))
         raise ValueError(f"The mapper returned None for {_REFUSALS} images one after another (INPUT.MAPPER).")
+
+    def _mapper_at(self, step: int) -> Mapper:
+        with_context = getattr(self._mapper, "map_training", None)
+        if self.plan is None or with_context is None:
+            return self._mapper
+        return partial(with_context, context=SampleContext(self._records, self.plan.at(step)))
 
 
 @contextmanager
@@ -99,6 +130,11 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[Any]:
     filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
     records = load_records(cfg.DATASETS.TRAIN, files, filter_empty=filter_empty, min_keypoints=keypoints)
     if isinstance(records, IterableDataset):
+        if hasattr(mapper, "map_training"):
+            raise ValueError(
+                f"INPUT.MAPPER {type(mapper).__name__} makes a sample of several records, and DATASETS.TRAIN is a "
+                "stream, which has no other records to look up. Choose another mapper, or a data set with indices."
+            )
         return build_detection_train_loader(cfg, mapper=mapper, dataset=records)
     listed = isinstance(records, list)
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()

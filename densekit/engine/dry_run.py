@@ -38,6 +38,7 @@ from densekit.engine.disk import (
     tensor_bytes,
 )
 from densekit.engine.launch import place_from_environment
+from densekit.engine.phases import losses_of
 from densekit.engine.schedule import in_iterations, nearness
 from densekit.engine.setup import check_data, prepare, versions
 from densekit.engine.step import cut
@@ -181,7 +182,7 @@ def measure(cfg: CfgNode) -> Needs:
     resident, on_gpu = _resident(), cfg.MODEL.DEVICE.startswith("cuda")
     trainer = _Rehearsal(cfg)
     trainer._trainer.on_bad_step = lambda record, alone: ""  # which would leave a black box
-    model, optimizer = trainer.model, trainer.optimizer
+    model, optimizers = trainer.model, trainer.optimizers
     _load_weights(cfg, model)
     needs = Needs(parameters=count_parameters(model))
     needs.weights = tensor_bytes([*model.parameters(), *model.buffers()])
@@ -191,7 +192,7 @@ def measure(cfg: CfgNode) -> Needs:
     before = {name: value.to("cpu", copy=True) for name, value in model.state_dict().items()}
     with EventStorage(0) as trainer.storage:
         with FlopCounterMode(display=False) as counter:  # which fails on some models without gradients
-            needs.losses = {name: float(value.detach()) for name, value in model(part).items()}
+            needs.losses = {name: float(value.detach()) for name, value in losses_of(model, part).items()}
         needs.forward_flops = counter.get_total_flops() // len(part)
         needs.images = (len(batch), _padded_size(batch))
         with FlopCounterMode(display=False) as counter:
@@ -204,9 +205,9 @@ def measure(cfg: CfgNode) -> Needs:
         _step(trainer, 1)
         needs.step_time = time.perf_counter() - start
     needs.gradients = tensor_bytes(p.grad for p in model.parameters() if p.grad is not None)
-    needs.optimizer = optimizer_size(optimizer)
+    needs.optimizer = sum(map(optimizer_size, optimizers))
     needs.peak = torch.cuda.max_memory_allocated() if on_gpu else max(_peak_resident() - resident, 0)
-    needs.checkpoint = checkpoint_size(cfg, model, optimizer)
+    needs.checkpoint = checkpoint_size(cfg, model, *optimizers)
     return needs
 
 

@@ -39,7 +39,7 @@ def run(args: Namespace) -> dict[str, Any] | None:
                 if trainer.cfg is not cfg and comm.is_main_process():
                     write_config(trainer.cfg)  # with the iterations of its epochs, or scaled to the processes
                 trainer.resume_or_load(resume=args.resume != "never", must=args.resume == "must")
-                size = checkpoint_size(trainer.cfg, trainer.model, trainer.optimizer)
+                size = checkpoint_size(trainer.cfg, trainer.model, *trainer.optimizers)
                 check_space(trainer.cfg, size, trainer.start_iter)
         with user_errors((DataError,)):
             return _evaluate(cfg, model) if trainer is None else trainer.train()

@@ -21,6 +21,7 @@ from densekit.data.checks import check_chosen
 from densekit.data.class_counts import count_keys, set_class_counts
 from densekit.data.identity import check_classes_of_weights, write_classes
 from densekit.engine.own_data import register_own_data
+from densekit.engine.precision import why_not_mixed
 from densekit.engine.run_folder import claim
 from densekit.engine.schedule import nearness, scale_learning_rate
 from densekit.evaluation import check_evaluation
@@ -47,9 +48,9 @@ def read_config(args: Namespace) -> tuple[CfgNode, list[str]]:
             )
         cfg.MODEL.DEVICE = "cpu"
         notes.append("There is no CUDA device here: MODEL.DEVICE is cpu instead of cuda.")
-    if cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
+    if cfg.SOLVER.AMP.ENABLED and (reason := why_not_mixed(cfg)):
         cfg.SOLVER.AMP.ENABLED = False
-        notes.append("Mixed precision needs CUDA: SOLVER.AMP.ENABLED is False.")
+        notes.append(f"SOLVER.AMP.ENABLED is False: {reason}.")
     return cfg, notes
 
 

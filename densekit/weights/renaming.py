@@ -4,6 +4,7 @@ A name that is not known is an error that lists the names: a detector that silen
 worse.
 """
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -22,6 +23,30 @@ def unknown_names(layout: str, names: Sequence[str]) -> str:
         f"The weights look like {layout}'s, but these entries are of no part that is known: "
         f"{', '.join(names[:_SHOWN])}{more}."
     )
+
+
+def rename(weights: Weights, rules: Sequence[Rule], layout: str) -> Weights:
+    """Renames the entries of one module, each by the first rule that fits its whole name.
+
+    Raises:
+        ValueError: no rule fits some names, or two entries get one name; the message lists them.
+    """
+    renamed: Weights = {}
+    unknown = []
+    for name, value in weights.items():
+        fits = ((match, new) for pattern, new in rules if (match := re.fullmatch(pattern, name)))
+        match, new = next(fits, (None, None))
+        if match is None:
+            unknown.append(name)
+        if match is None or new is None:
+            continue
+        target = match.expand(new)
+        if target in renamed:
+            raise ValueError(f"Two entries of {layout}'s weights, {name!r} among them, are {target!r}.")
+        renamed[target] = value
+    if unknown:
+        raise ValueError(unknown_names(layout, unknown))
+    return renamed
 
 
 def resnet_rules() -> list[Rule]:
