@@ -42,7 +42,10 @@ def test_recorded_names_are_of_one_layout(path):
 @pytest.mark.parametrize("folder", folders())
 def test_names_of_models_here_stay(folder):
     path = next(path for path in CONFIGS if path.parent.name == folder)
-    weights = build_model(shrunken(path)).state_dict()
+    try:
+        weights = build_model(shrunken(path)).state_dict()
+    except ImportError as error:  # of an optional package
+        pytest.skip(str(error))
     layout = find_layout(list(weights))
     converted = layout.convert(weights, weights) if layout else weights
     assert set(converted) == set(weights)
