@@ -19,7 +19,7 @@ ADVERSARY = [*RUN, "MODEL.META_ARCHITECTURE", "ToyAdversary"]
 
 @pytest.fixture(autouse=True)
 def mosaic(monkeypatch):
-    monkeypatch.setitem(mapper.MAPPERS, "ToyMosaic", ToyMosaic)
+    monkeypatch.setitem(mapper.MAPPERS._obj_map, "ToyMosaic", ToyMosaic)
 
 
 def final(folder: Path) -> dict:
