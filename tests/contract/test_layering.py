@@ -138,7 +138,9 @@ def test_launcher_stays_small():
     assert (ROOT / "train_net.py").read_text().count("\n") <= 120
 
 
-@pytest.mark.parametrize("statement", ["import densekit", "import densekit.arguments"])
+@pytest.mark.parametrize(
+    "statement", ["import densekit", "import densekit.cli.arguments", "import densekit.cli, densekit.cli.train"]
+)
 def test_light_imports_do_not_load_torch(statement):
     code = f"import sys; {statement}; sys.exit('torch' in sys.modules)"
     env = {**os.environ, "PYTHONPATH": str(ROOT)}

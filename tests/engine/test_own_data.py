@@ -1,7 +1,7 @@
 """Own data sets in a run: what setting it up registers, sets, writes and refuses."""
 
 import json
-from argparse import Namespace
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -21,7 +21,7 @@ def cells(coco_cells):
 
 def register(cells, *opts, **flags):
     cfg = load_config("", [*opts, "OUTPUT_DIR", str(cells / "out")])
-    args = Namespace(datasets="", train_data="", val_data="", opts=list(opts))
+    args = SimpleNamespace(datasets="", train_data="", val_data="", opts=list(opts))
     vars(args).update(flags)
     return cfg, register_own_data(cfg, args)
 
