@@ -103,7 +103,7 @@ def test_every_kind_of_source_is_the_same_model(run_folder):
 
 
 def test_sources_that_are_none(tmp_path, run_folder):
-    with pytest.raises(FileNotFoundError, match="no config.yaml in the folder"):
+    with pytest.raises(FileNotFoundError, match="in the folder"):
         densekit.load_model(tmp_path)
     shutil.copy(run_folder / "model_final.pth", tmp_path / "a.pth")
     with pytest.raises(FileNotFoundError, match="give the configuration"):

@@ -14,11 +14,13 @@ from densekit.cli import train
 # name -> what it does, in the order of --help
 COMMANDS = {
     "train": "train, evaluate and resume; train_net.py under another name",
+    "configs": "list the configurations that densekit brings along",
     "check": "look for faults in a data set: files, sizes, boxes, masks, ids, leakage",
     "convert": "rename the weights of another code base, or change the file format",
     "predict": "run a trained model on pictures or a video, and write the results for other tools",
     "submit": "make the zip file that the Cityscapes benchmark takes",
     "report": "write a page about an evaluation: numbers, curves, mistakes, pictures",
+    "doctor": "look at this machine and its installation, and say what is in the way",
 }
 
 

@@ -78,7 +78,7 @@ def argument_parser(program: str = SCRIPT) -> argparse.ArgumentParser:
         "--config-file",
         default="",
         metavar="FILE",
-        help="YAML file of the system to train, or the name of a shipped one: `densekit configs` lists them",
+        help="YAML file of the system to train, or the name of a shipped one (densekit configs lists them)",
     )
     parser.add_argument(
         "--datasets",

@@ -69,6 +69,6 @@ def _refuse_double_start(place: Place, options: Processes) -> None:
     if options.num_gpus not in (1, place.local_size) or options.num_machines > 1:
         raise ValueError(
             f"{place.starter} has started {place.local_size} processes on this machine, and the flags --num-gpus "
-            f"{options.num_gpus} --num-machines {options.num_machines} ask for more of them: leave these flags out under "
-            f"{place.starter}, or start with plain python."
+            f"{options.num_gpus} --num-machines {options.num_machines} ask for more of them: leave these flags out "
+            f"under {place.starter}, or start with plain python."
         )
