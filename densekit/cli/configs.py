@@ -60,7 +60,7 @@ def _size(name: str) -> list[str]:
         return ["-", "-"]
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model.backbone.eval()(torch.empty(1, len(cfg.MODEL.PIXEL_MEAN), *_SIZE, device="meta"))
+            model.eval().backbone(torch.empty(1, len(cfg.MODEL.PIXEL_MEAN), *_SIZE, device="meta"))
         return [parameters, f"{counter.get_total_flops() / 2e9:.1f}"]  # torch counts a multiply-add as two
     except (AttributeError, RuntimeError, NotImplementedError):  # no backbone of that name, or one that needs numbers
         return [parameters, "-"]
