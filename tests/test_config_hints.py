@@ -6,10 +6,16 @@ import re
 import pytest
 from PIL import Image
 
-from densekit.arguments import parse_arguments
+from densekit.cli.arguments import parse_arguments
+from densekit.cli.train import run_options
 from densekit.config import load_config
 from densekit.config_defaults import key_owners
-from densekit.engine.setup import describe
+from densekit.engine.setup import describe as describe_run
+
+
+def describe(words: list[str]) -> str:
+    args = parse_arguments(words)
+    return describe_run(run_options(args), changed_only=args.diff)
 
 
 def message(*opts: object) -> str:
@@ -90,7 +96,7 @@ def own_data(tmp_path):
 def test_print_config_shows_what_the_data_will_set_and_writes_nothing(tmp_path, own_data):
     out = tmp_path / "out"
     words = ["--train-data", own_data, "SEED", "4", "--print-config", "OUTPUT_DIR", str(out)]
-    text = describe(parse_arguments(words))
+    text = describe(words)
     found = origins(text)
     assert "MODEL.ROI_HEADS.NUM_CLASSES: 2  #" in text
     assert "kind1, kind2" in found["MODEL.ROI_HEADS.NUM_CLASSES"]
@@ -102,16 +108,16 @@ def test_print_config_shows_what_the_data_will_set_and_writes_nothing(tmp_path, 
 @pytest.mark.usefixtures("restore_catalogs")
 def test_counts_that_the_user_sets_are_the_users(tmp_path, own_data):
     words = ["--train-data", own_data, "--diff", "MODEL.ROI_HEADS.NUM_CLASSES", "2", "OUTPUT_DIR", str(tmp_path)]
-    assert origins(describe(parse_arguments(words)))["MODEL.ROI_HEADS.NUM_CLASSES"] == "command line"
+    assert origins(describe(words))["MODEL.ROI_HEADS.NUM_CLASSES"] == "command line"
 
 
 def test_what_epochs_will_change_is_announced():
-    text = describe(parse_arguments(["SOLVER.MAX_EPOCHS", "3.0", "--diff"]))
+    text = describe(["SOLVER.MAX_EPOCHS", "3.0", "--diff"])
     assert "# SOLVER.MAX_EPOCHS 3 sets SOLVER.MAX_ITER" in text.splitlines()[-1]
 
 
 def test_a_config_is_printed_where_its_data_are_missing():
     words = ["DATASETS.TRAIN", "('nobody_has_this',)", "--print-config"]
-    text = describe(parse_arguments(words))
+    text = describe(words)
     assert "SOLVER.GAMMA: 0.1  # default" in text
     assert text.splitlines()[-1].startswith("# A run would end with: ") and "nobody_has_this" in text.splitlines()[-1]

@@ -35,7 +35,7 @@ Mapper = Callable[[dict[str, Any]], dict[str, Any] | None]
 # A mapper that refuses this many images one after another accepts none.
 _REFUSALS = 1000
 
-_STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+_STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)]
 
 # Ends a prepared process with code 0: torch raises an error in the main process for any other.
 _END = getattr(signal, "SIGUSR2", signal.SIGTERM)
@@ -245,6 +245,7 @@ def prepare_worker(worker: int) -> None:
 
     signal.signal(_END, lambda *_: os._exit(0))
     signal.signal(signal.SIGTERM, survive_once)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # which a terminal sends to all processes of the job
     if hasattr(signal, "pthread_sigmask"):
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)

@@ -21,7 +21,7 @@ from densekit.data.pictures import TURNED, exif_orientation
 from densekit.data.training_images import TrainingInput, as_planes, read_training_image
 from densekit.files.image_limit import readable
 
-__all__ = ["MAPPERS", "CropAfterResizeMapper", "DatasetMapper", "build_mapper", "mapper_class"]
+__all__ = ["MAPPERS", "CropAfterResizeMapper", "DatasetMapper", "build_mapper", "inference_augmentations", "mapper_class"]
 
 # What INPUT.MAPPER may name: called with the config and whether it is for training.
 MAPPERS = Registry("MAPPER")
@@ -46,6 +46,22 @@ def build_mapper(cfg: CfgNode, *, is_train: bool) -> Any:
         ValueError: there is no such mapper.
     """
     return mapper_class(cfg)(cfg, is_train)
+
+
+def inference_augmentations(cfg: CfgNode) -> T.AugmentationList:
+    """Returns the resizing before inference, that of the mapper of the configuration.
+
+    Raises:
+        ValueError: There is no such mapper, or it does not keep its ``augmentations``.
+    """
+    mapper = build_mapper(cfg, is_train=False)
+    augmentations = getattr(mapper, "augmentations", None)
+    if augmentations is None:
+        raise ValueError(
+            f"INPUT.MAPPER {cfg.INPUT.MAPPER}: {type(mapper).__name__} has no `augmentations`, so nobody knows how it "
+            "resizes a picture that is no record of a data set. Give it the attribute, as the host's mapper has it."
+        )
+    return augmentations
 
 
 @MAPPERS.register()

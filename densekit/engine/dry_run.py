@@ -10,7 +10,6 @@ import os
 import resource
 import sys
 import time
-from argparse import Namespace
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,7 +20,6 @@ from tabulate import tabulate
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from densekit.checkpoint import Checkpointer
 from densekit.checkpoint.sources import is_remote
 from densekit.d2.config import CfgNode
 from densekit.d2.engine import HookBase
@@ -38,11 +36,13 @@ from densekit.engine.disk import (
     tensor_bytes,
 )
 from densekit.engine.launch import place_from_environment
+from densekit.engine.loading import load_weights
 from densekit.engine.phases import losses_of
 from densekit.engine.schedule import in_iterations, nearness
 from densekit.engine.setup import check_data, prepare, versions
 from densekit.engine.step import cut
 from densekit.engine.trainer import Trainer
+from densekit.run_options import RunOptions
 
 _REMEDY = "Lower SOLVER.IMS_PER_BATCH or INPUT.MIN_SIZE_TRAIN, or take more processes (--num-gpus)."
 
@@ -110,7 +110,7 @@ class _Rehearsal(Trainer):
         return []
 
 
-def rehearse(args: Namespace) -> str:
+def rehearse(options: RunOptions) -> str:
     """What ``--dry-run`` prints, in one process.
 
     Raises:
@@ -118,18 +118,18 @@ def rehearse(args: Namespace) -> str:
     """
     if place_from_environment(os.environ):
         raise ValueError("--dry-run is for one process: start it with plain python; --num-gpus says what to rehearse.")
-    if args.eval_only:
+    if options.eval_only:
         raise ValueError("--dry-run rehearses the training, and --eval-only leaves it out.")
-    processes = args.num_gpus * args.num_machines
-    cfg, needs = dry_run(args, processes)
-    return report(cfg, needs, args.config_file, processes)
+    processes = options.num_gpus * options.num_machines
+    cfg, needs = dry_run(options, processes)
+    return report(cfg, needs, options.config_file, processes)
 
 
-def dry_run(args: Namespace, processes: int = 1) -> tuple[CfgNode, Needs]:
+def dry_run(options: RunOptions, processes: int = 1) -> tuple[CfgNode, Needs]:
     """Makes a step and measures it.
 
     Args:
-        args: the command line.
+        options: of the run.
         processes: that the run would have.
 
     Returns:
@@ -140,18 +140,18 @@ def dry_run(args: Namespace, processes: int = 1) -> tuple[CfgNode, Needs]:
             there is.
     """
     setup_logger(name="densekit")
-    cfg, warnings, notes = prepare(args, writes=False)
+    cfg, warnings, notes = prepare(options, writes=False)
     logger = logging.getLogger(__name__)
     for note in (*warnings, *notes):
         logger.info(note)
     cfg = Trainer.auto_scale_workers(cfg, processes)
     cfg.freeze()
-    check_data(cfg, args)
+    check_data(cfg, options)
     share = _share(cfg, processes)
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)
     try:
         needs = measure(share)
-        return in_iterations(cfg, _Rehearsal.loaded.epoch_size, nearness(args.config_file, args.opts)), needs
+        return in_iterations(cfg, _Rehearsal.loaded.epoch_size, nearness(options.config_file, options.opts)), needs
     except torch.OutOfMemoryError as error:
         raise ValueError(
             f"The training step does not fit into the memory of {_device(share)}: {error} {_REMEDY}"
@@ -224,7 +224,7 @@ def _load_weights(cfg: CfgNode, model: nn.Module) -> None:
     if is_remote(cfg.MODEL.WEIGHTS):
         logging.getLogger(__name__).info(f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} is not downloaded for a dry run.")
     else:
-        Checkpointer(model, min_coverage=cfg.MODEL.WEIGHTS_MIN_COVERAGE).load(cfg.MODEL.WEIGHTS)
+        load_weights(cfg, model)
 
 
 def count_parameters(model: nn.Module) -> dict[str, tuple[int, int]]:

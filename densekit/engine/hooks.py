@@ -105,7 +105,7 @@ class CheckpointHook(HookBase):
         elif stop or evaluates or done % self._period == 0:
             self._save(periodic_name(self.trainer.iter), evaluation_due=evaluates)
         if stop:
-            leave(f"{done} of {self.trainer.max_iter} iterations are saved.", AgreedStop)
+            leave(f"{done} of {self.trainer.max_iter} iterations are saved.", stop, AgreedStop)
 
     def save_final(self) -> None:
         """Saves the last checkpoint, from which a longer training could go on."""

@@ -1,7 +1,6 @@
 """The user's own data sets in a run: registered in every process, and described in the run's folder."""
 
 import os
-from argparse import Namespace
 from typing import Any
 
 import yaml
@@ -11,11 +10,13 @@ from densekit.d2.utils import comm
 from densekit.data.own.catalog import read_catalog, register_entries, register_flag
 from densekit.data.own.runs import CATALOG
 from densekit.files.atomic import atomic_write
+from densekit.run_options import RunOptions
 
 _FLAGS = (("train_data", "--train-data", "own_train", "TRAIN"), ("val_data", "--val-data", "own_val", "TEST"))
+OWN_NAMES = tuple(name for _, _, name, _ in _FLAGS)
 
 
-def register_own_data(cfg: CfgNode, args: Namespace, *, writes: bool = True) -> list[str]:
+def register_own_data(cfg: CfgNode, options: RunOptions, *, writes: bool = True) -> list[str]:
     """Registers what ``--datasets`` (or DATASETS.CATALOG), ``--train-data`` and ``--val-data`` describe.
 
     The run's folder gets a copy of the descriptions with absolute paths, ``datasets.yaml``, and DATASETS.CATALOG names
@@ -23,7 +24,7 @@ def register_own_data(cfg: CfgNode, args: Namespace, *, writes: bool = True) -> 
 
     Args:
         cfg: The config, not frozen. The flags set DATASETS.TRAIN and DATASETS.TEST.
-        args: The command line.
+        options: Of the run.
         writes: Whether the folder gets its copy.
 
     Returns:
@@ -34,16 +35,16 @@ def register_own_data(cfg: CfgNode, args: Namespace, *, writes: bool = True) -> 
     """
     flagged: dict[str, Any] = {}
     for attribute, flag, name, key in _FLAGS:
-        if value := getattr(args, attribute):
-            if f"DATASETS.{key}" in args.opts[::2]:
+        if value := getattr(options, attribute):
+            if f"DATASETS.{key}" in options.opts[::2]:
                 raise ValueError(f"{flag} and DATASETS.{key} both say what to use; leave one of them out.")
             flagged[name] = register_flag(flag, name, value)
             cfg.DATASETS[key] = (name,)
     notes = []
-    if args.train_data and not args.val_data and "DATASETS.TEST" not in args.opts[::2]:
+    if options.train_data and not options.val_data and "DATASETS.TEST" not in options.opts[::2]:
         cfg.DATASETS.TEST = ()
         notes.append("There is no --val-data: nothing will be evaluated.")
-    path = args.datasets or cfg.DATASETS.CATALOG
+    path = options.datasets or cfg.DATASETS.CATALOG
     used = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     entries = (register_entries(path, used) if path else {}) | flagged
     if entries:

@@ -1,7 +1,6 @@
 """Running one step of a training again from its black box, to see where its first number is infinite or NaN."""
 
 import logging
-from argparse import Namespace
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -22,9 +21,10 @@ from densekit.engine.setup import prepare, versions
 from densekit.engine.step import cut, listeners, tell
 from densekit.engine.trainer import Trainer
 from densekit.modeling.phases import phases_of
+from densekit.run_options import RunOptions
 
 
-def replay(args: Namespace) -> bool:
+def replay(options: RunOptions) -> bool:
     """Runs the forward and backward passes of the step in ``--replay`` and logs what they give; nothing is written.
 
     The processes of the run follow one another in this one, which is the same for them but for synchronized BatchNorm.
@@ -35,16 +35,16 @@ def replay(args: Namespace) -> bool:
     Raises:
         ValueError: the folder is none, or does not fit the configuration.
     """
-    cfg, notes, _ = prepare(args, writes=False)
+    cfg, notes, _ = prepare(options, writes=False)
     logger = setup_logger(name="densekit")
     for line in (versions(), *notes):
         logger.info(line)
-    facts, state = read_box(args.replay)
-    model = _model(cfg, state["model"], args.replay)
+    facts, state = read_box(options.replay)
+    model = _model(cfg, state["model"], options.replay)
     loader = Trainer.build_train_loader(cfg)
     samples = getattr(loader, "dataset", None)
     if not isinstance(samples, SeededSamples) or any(process["draws"] is None for process in facts["processes"]):
-        raise ValueError(f"--replay {args.replay}: the images came from a stream and cannot be drawn again.")
+        raise ValueError(f"--replay {options.replay}: the images came from a stream and cannot be drawn again.")
     order = getattr(loader, "batch_sampler", None)
     samples.plan = training_plan(cfg, getattr(order, "epoch_size", None))
     tell(listeners(model), samples.plan.at(facts["iteration"]))

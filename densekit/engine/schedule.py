@@ -20,7 +20,7 @@ from densekit.data.progress import Progress
 Nearness = Mapping[str, int]
 
 
-def nearness(config_file: str, opts: Sequence[str]) -> Nearness:
+def nearness(config_file: str, opts: Sequence[Any]) -> Nearness:
     """How near to the user each key stands: 2 on the command line, 1 in the file; what is in bases only is left out."""
     return dict.fromkeys(explicit_keys(config_file), 1) | dict.fromkeys(opts[::2], 2)
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from densekit.arguments import parse_arguments
+from densekit.cli.arguments import parse_arguments
+from densekit.cli.train import run_options
 from densekit.config import load_config
 from densekit.d2.layers import ShapeSpec
 from densekit.d2.modeling import build_model, build_roi_heads
@@ -385,7 +386,7 @@ class TestUpperBound:
         torch.nn.init.normal_(model.roi_heads.box_predictor.cls_score.weight)
         torch.save({"model": model.state_dict()}, tmp_path / "model.pth")
 
-        run(parse_arguments(["--config-file", config, "--eval-only", *words]))
+        run(run_options(parse_arguments(["--config-file", config, "--eval-only", *words])))
         results = json.loads((tmp_path / "out/inference/bounded/coco_instances_results.json").read_text())
         found = np.array([result["mask_score"] / result["score"] for result in results])
         overlaps = true_overlaps(GroundTruth.of("bounded"), results)

@@ -1,4 +1,4 @@
-"""The command line of ``train_net.py``: Detectron2's flags, read without importing torch."""
+"""The command line of ``train_net.py`` and ``densekit train``: Detectron2's flags, read without importing torch."""
 
 import argparse
 import difflib
@@ -7,41 +7,42 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+SCRIPT = "python train_net.py"  # what users of a checkout type; those of a wheel type "densekit train"
 RESUME = ("auto", "must", "never")
 _DESCRIPTION = "Train, evaluate and resume any system of densekit: the configuration file says which."
 _EXAMPLES = """\
 examples:
   train on one GPU (or on the CPU, where there is none)
-    python train_net.py --config-file configs/COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml
+    {program} --config-file {files}COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml
 
   change keys of the configuration: KEY VALUE pairs, anywhere on the line
-    python train_net.py --config-file FILE SOLVER.IMS_PER_BATCH 4 SOLVER.BASE_LR 0.005 OUTPUT_DIR runs/small
+    {program} --config-file FILE SOLVER.IMS_PER_BATCH 4 SOLVER.BASE_LR 0.005 OUTPUT_DIR runs/small
 
   go on after an interruption, from the last checkpoint in OUTPUT_DIR
-    python train_net.py --config-file FILE --resume OUTPUT_DIR runs/small
+    {program} --config-file FILE --resume OUTPUT_DIR runs/small
 
   evaluate weights on every data set of DATASETS.TEST
-    python train_net.py --config-file FILE --eval-only MODEL.WEIGHTS runs/small/model_final.pth
+    {program} --config-file FILE --eval-only MODEL.WEIGHTS runs/small/model_final.pth
 
   train on own data, named in a small YAML file (docs/own_data.md lists the forms)
-    python train_net.py --config-file FILE --datasets my.yaml DATASETS.TRAIN "('my_train',)" DATASETS.TEST "('my_val',)"
+    {program} --config-file FILE --datasets my.yaml DATASETS.TRAIN "('my_train',)" DATASETS.TEST "('my_val',)"
 
   the same without a file: forms coco, coco_panoptic, cityscapes, semantic, voc, yolo, labelme
-    python train_net.py --config-file FILE --train-data "form: voc, images: train/jpg, annotations: train/xml" \\
+    {program} --config-file FILE --train-data "form: voc, images: train/jpg, annotations: train/xml" \\
       --val-data "form: voc, images: val/jpg, annotations: val/xml"
 
   see what a file and its bases change, and in which line
-    python train_net.py --config-file FILE --diff
+    {program} --config-file FILE --diff
 
   what a run would need: parameters, FLOPs, memory, time, disk; nothing is written
-    python train_net.py --config-file FILE --dry-run --num-gpus 8
+    {program} --config-file FILE --dry-run --num-gpus 8
 
   8 GPUs of one machine; two processes on the CPU; two machines; torchrun; SLURM, with a task for each GPU
-    python train_net.py --config-file FILE --num-gpus 8
-    python train_net.py --config-file FILE --num-gpus 2 MODEL.DEVICE cpu
-    python train_net.py --config-file FILE --num-gpus 8 --num-machines 2 --machine-rank 0 --dist-url tcp://HOST:PORT
-    torchrun --nproc_per_node 8 train_net.py --config-file FILE
-    srun --ntasks-per-node 8 --gpus-per-node 8 python train_net.py --config-file FILE
+    {program} --config-file FILE --num-gpus 8
+    {program} --config-file FILE --num-gpus 2 MODEL.DEVICE cpu
+    {program} --config-file FILE --num-gpus 8 --num-machines 2 --machine-rank 0 --dist-url tcp://HOST:PORT
+    torchrun --nproc_per_node 8 {script} --config-file FILE
+    srun --ntasks-per-node 8 --gpus-per-node 8 {program} --config-file FILE
 
 environment:
   DETECTRON2_DATASETS  where the data sets are (default: datasets)
@@ -61,17 +62,23 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}\n")
 
 
-def argument_parser() -> argparse.ArgumentParser:
-    """The flags that Detectron2's users know, then ``KEY VALUE`` pairs."""
+def argument_parser(program: str = SCRIPT) -> argparse.ArgumentParser:
+    """The flags that Detectron2's users know, then ``KEY VALUE`` pairs; the help shows how to type ``program``."""
+    script = "train_net.py" if program == SCRIPT else f"-m {program}"
+    shown = {"{program}": program, "{script}": script, "{files}": "configs/" if program == SCRIPT else ""}
+    examples = re.sub(r"\{(program|script|files)\}", lambda found: shown[found[0]], _EXAMPLES)
     parser = _Parser(
-        prog="train_net.py",
+        prog=program.removeprefix("python "),
         description=_DESCRIPTION,
-        epilog=_EXAMPLES,
+        epilog=examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--config-file", default="", metavar="FILE", help="YAML file of the system to train; see configs/"
+        "--config-file",
+        default="",
+        metavar="FILE",
+        help="YAML file of the system to train, or the name of a shipped one (densekit configs lists them)",
     )
     parser.add_argument(
         "--datasets",
@@ -129,17 +136,18 @@ def _add_questions(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None = None, program: str = SCRIPT) -> argparse.Namespace:
     """Reads the command line; what is wrong with it ends the process with code 2 and one line.
 
     Args:
         argv: the words after the program's name; by default those of this process.
+        program: what the user types.
 
     Returns:
         ``config_file, datasets, train_data, val_data, resume, eval_only, replay, num_gpus, num_machines, machine_rank,
         dist_url, print_config, diff, dry_run`` and ``opts``, the flat list of keys and values.
     """
-    parser = argument_parser()
+    parser = argument_parser(program)
     # Intermixed, because flags after the first KEY would otherwise count as values of the configuration.
     args = parser.parse_intermixed_args(_with_resume_mode(sys.argv[1:] if argv is None else argv))
     if not args.config_file and not args.opts:
