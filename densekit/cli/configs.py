@@ -8,6 +8,7 @@ The names are for --config-file, for _BASE_ in files of your own, and for densek
 """
 
 import argparse
+from typing import Any
 
 _SIZE = (800, 1216)  # pixels of the picture that FLOPs are counted on
 
@@ -60,7 +61,8 @@ def _size(name: str) -> list[str]:
         return ["-", "-"]
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model.eval().backbone(torch.empty(1, len(cfg.MODEL.PIXEL_MEAN), *_SIZE, device="meta"))
+            backbone: Any = model.eval().backbone
+            backbone(torch.empty(1, len(cfg.MODEL.PIXEL_MEAN), *_SIZE, device="meta"))
         return [parameters, f"{counter.get_total_flops() / 2e9:.1f}"]  # torch counts a multiply-add as two
     except (AttributeError, RuntimeError, NotImplementedError):  # no backbone of that name, or one that needs numbers
         return [parameters, "-"]

@@ -21,7 +21,14 @@ from densekit.data.pictures import TURNED, exif_orientation
 from densekit.data.training_images import TrainingInput, as_planes, read_training_image
 from densekit.files.image_limit import readable
 
-__all__ = ["MAPPERS", "CropAfterResizeMapper", "DatasetMapper", "build_mapper", "inference_augmentations", "mapper_class"]
+__all__ = [
+    "MAPPERS",
+    "CropAfterResizeMapper",
+    "DatasetMapper",
+    "build_mapper",
+    "inference_augmentations",
+    "mapper_class",
+]
 
 # What INPUT.MAPPER may name: called with the config and whether it is for training.
 MAPPERS = Registry("MAPPER")
