@@ -16,6 +16,7 @@ PROJECTS: tuple[str, ...] = (
     "pointrend",
     "timm_backbone",
     "upernet",
+    "swin",
 )
 
 
