@@ -14,9 +14,9 @@ PROJECTS: tuple[str, ...] = (
     "mask_scoring",
     "mpvit",
     "pointrend",
+    "swin",
     "timm_backbone",
     "upernet",
-    "swin",
 )
 
 

@@ -21,7 +21,7 @@ def add_config(cfg: CfgNode) -> None:
     cfg.MODEL.SWIN.USE_CHECKPOINT = False  # compute activations again in the backward pass: less memory, slower
 
     # What the port does not have.
-    # -1: all learns. 0: the patch embedding does not; 1: nor do the absolute positions; k: nor do the first k - 1 stages.
+    # -1: all learns. 0: the patch embedding does not; 1: nor do absolute positions; k: nor do the first k - 1 stages.
     cfg.MODEL.SWIN.FROZEN_STAGES = -1
     cfg.MODEL.SWIN.LAYER_DECAY = 1.0  # factor on the learning rate from each block to the one before it
 

@@ -15,7 +15,7 @@ _APART = -100.0
 def relative_position_index(height: int, width: int) -> Tensor:
     """The row of the bias table for each pair of tokens of a window (T, T): query in rows, key in columns.
 
-    Row (dy + height - 1) * (2 width - 1) + (dx + width - 1) of the table is for a query dy below and dx right of the key.
+    Row (dy + height - 1) * (2 width - 1) + (dx + width - 1) is for a query dy below and dx right of the key.
     """
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     y, x = y.flatten(), x.flatten()
