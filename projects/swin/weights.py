@@ -15,7 +15,7 @@ _CLASSIFIER: Rule = (r"(?:norm|head|head\.fc)\.(?:weight|bias)", None)
 # Names that a file of the vocabulary has and no other.
 SIGNS = {
     "authors": r"layers\.0\.downsample\.reduction\.weight",
-    "timm": r"layers[._]1\.downsample\.reduction\.weight",
+    "timm": r"layers[._]3\.downsample\.reduction\.weight",
     "torchvision": r"features\.1\.0\.attn\.qkv\.weight",
     "OpenMMLab": r"stages\.0\.blocks\.0\.attn\.w_msa\.qkv\.weight",
 }
