@@ -7,17 +7,20 @@ Windows and image sizes are fitted by the model, :mod:`.resizing`.
 
 import torch
 
-from densekit.weights.renaming import Rule, Weights, rename
+from densekit.weights.classifiers import NAME as CLASSIFIERS
+from densekit.weights.openmmlab import DETECTORS, SEGMENTORS
+from densekit.weights.parts import Part, register_part
+from densekit.weights.renaming import Rule
 
 _DERIVED: Rule = (r".*(?:relative_position_index|attn_mask)", None)
 _CLASSIFIER: Rule = (r"(?:norm|head|head\.fc)\.(?:weight|bias)", None)
 
-# Names that a file of the vocabulary has and no other.
+# A name that every file of a kind has, and no other kind.
 SIGNS = {
-    "authors": r"layers\.0\.downsample\.reduction\.weight",
-    "timm": r"layers[._]3\.downsample\.reduction\.weight",
-    "torchvision": r"features\.1\.0\.attn\.qkv\.weight",
-    "OpenMMLab": r"stages\.0\.blocks\.0\.attn\.w_msa\.qkv\.weight",
+    "Swin": r"layers\.0\.downsample\.reduction\.weight",
+    "timm's Swin": r"layers[._]3\.downsample\.reduction\.weight",
+    "torchvision's Swin": r"features\.1\.0\.attn\.qkv\.weight",
+    "OpenMMLab's Swin": r"stages\.0\.blocks\.0\.attn\.w_msa\.qkv\.weight",
 }
 
 AUTHORS: list[Rule] = [
@@ -77,20 +80,8 @@ def merge_order(name: str, value: torch.Tensor) -> torch.Tensor:
     return places.transpose(-1, -2).flatten(-2).contiguous()
 
 
-_RULES = {"authors": AUTHORS, "timm": TIMM, "torchvision": TORCHVISION, "OpenMMLab": OPENMMLAB}
-
-
-def convert_backbone(weights: Weights, vocabulary: str) -> Weights:
-    """Renames the entries of a backbone, whose names are relative to it.
-
-    Args:
-        weights: of the file.
-        vocabulary: a key of :data:`SIGNS`.
-
-    Raises:
-        ValueError: names of no known part; the message lists them.
-    """
-    renamed = rename(weights, _RULES[vocabulary], f"Swin ({vocabulary})")
-    if vocabulary != "OpenMMLab":
-        return renamed
-    return {name: merge_order(name, value) for name, value in renamed.items()}
+_ALONE, _EITHER = (CLASSIFIERS,), (CLASSIFIERS, DETECTORS, SEGMENTORS)
+register_part(Part("Swin", _EITHER, "backbone", (SIGNS["Swin"],), AUTHORS))
+register_part(Part("timm's Swin", _ALONE, "backbone", (SIGNS["timm's Swin"],), TIMM))
+register_part(Part("torchvision's Swin", _ALONE, "backbone", (SIGNS["torchvision's Swin"],), TORCHVISION))
+register_part(Part("OpenMMLab's Swin", _EITHER, "backbone", (SIGNS["OpenMMLab's Swin"],), OPENMMLAB, adapt=merge_order))

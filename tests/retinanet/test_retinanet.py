@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tolerances import close
 
 from densekit.config import load_config
 from densekit.d2.modeling import build_model
 from densekit.d2.structures import Boxes, Instances
 from densekit.d2.utils.events import EventStorage
 from densekit.modeling.anchor_coverage import anchors_of
+from tests.tolerances import close
 
 ROOT = Path(__file__).resolve().parents[2] / "configs"
 NARROW = {

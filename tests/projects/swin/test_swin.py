@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tolerances import close
 from torch import nn
 
 from densekit.checkpoint import Checkpointer
@@ -17,6 +16,7 @@ from densekit.projects.swin.classifier import SwinClassifier
 from densekit.projects.swin.resizing import resize_bias_table
 from densekit.projects.swin.windows import cut, join, shift_mask
 from densekit.solver import build_optimizer
+from tests.tolerances import close
 
 ROOT = Path(__file__).resolve().parents[3] / "configs/swin"
 TINY = {"embed_dim": 8, "depths": [2, 2, 2], "num_heads": [1, 2, 4], "window_size": 3, "out_features": ["res2", "res4"]}
@@ -201,7 +201,7 @@ def test_layer_decay_falls_from_the_outputs_to_the_patches():
 
 
 def test_weights_of_another_window_are_fitted_as_they_are_loaded(tmp_path, caplog):
-    """A checkpoint of the whole detector, of windows of 2, for a model with windows of 3; derived buffers are no news."""
+    """A checkpoint of a detector with windows of 2 for one with windows of 3; derived buffers are no news."""
     source = build_model(config("mask_rcnn_swin_T_FPN_1x", "MODEL.SWIN.WINDOW_SIZE", "2"))
     weights = source.state_dict()
     prefix = "backbone.bottom_up.layers.0.blocks.0.attn."
