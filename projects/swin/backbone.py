@@ -8,7 +8,7 @@ Shapes: N images, H x W map, C channels. Inside, maps keep their channels last: 
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ from densekit.d2.modeling import BACKBONE_REGISTRY, Backbone
 
 from .blocks import PatchEmbed, init_weights
 from .resizing import fit_positions
-from .trunk import make_stages
+from .trunk import Stage, make_stages
 
 # Names of the maps, those of a ResNet with the same strides, so that every recipe's IN_FEATURES fit.
 NAMES = ("res2", "res3", "res4", "res5")
@@ -154,7 +154,8 @@ class SwinTransformer(Backbone):
             positions = F.interpolate(self.absolute_pos_embed, size=size, mode="bicubic", align_corners=False)
             x = x + positions.permute(0, 2, 3, 1)
         outputs: dict[str, Tensor] = {}
-        for index, (name, stage) in enumerate(zip(NAMES, self.layers)):
+        for index, (name, layer) in enumerate(zip(NAMES, self.layers)):
+            stage = cast(Stage, layer)
             x = stage(x)
             if name in self._out_features:
                 outputs[name] = self.get_submodule(f"norm{index}")(x).permute(0, 3, 1, 2)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from .windows import cut, join, pad_to, relative_position_index
+from .windows import cut, join, missing, pad_to, relative_position_index
 
 
 class WindowAttention(nn.Module):
@@ -151,7 +151,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, height, width) to (N, H, W, C), after zeros below and to the right."""
-        down, right = -x.shape[2] % self.patch_size, -x.shape[3] % self.patch_size
+        down, right = missing(x.shape[2], self.patch_size), missing(x.shape[3], self.patch_size)
         if torch.compiler.is_exporting() or down or right:
             x = F.pad(x, (0, right, 0, down))
         x = self.proj(x).permute(0, 2, 3, 1)

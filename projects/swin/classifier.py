@@ -7,13 +7,14 @@ Shapes: N images, H x W map, C channels, L = H * W tokens, K classes.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from .blocks import PatchEmbed, init_weights
 from .resizing import fit_positions
-from .trunk import make_stages
+from .trunk import Stage, make_stages
 
 
 class SwinClassifier(nn.Module):
@@ -85,7 +86,8 @@ class SwinClassifier(nn.Module):
         x = self.patch_embed(x)
         if self.absolute_pos_embed is not None:
             x = x + self.absolute_pos_embed.view(1, *x.shape[1:])
-        for stage in self.layers:
+        for layer in self.layers:
+            stage = cast(Stage, layer)
             x = stage(x)
             if stage.downsample is not None:
                 x = stage.downsample(x)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .blocks import PatchMerging, SwinBlock
-from .windows import shift_mask
+from .windows import missing, shift_mask
 
 
 class Stage(nn.Module):
@@ -62,7 +62,7 @@ class Stage(nn.Module):
         """The blocks alone, (N, H, W, C) to the same."""
         mask = None
         if self.shift:
-            padded = [size + -size % self.window for size in x.shape[1:3]]
+            padded = [size + missing(size, self.window) for size in x.shape[1:3]]
             mask = shift_mask(padded[0], padded[1], self.window, self.shift, like=x)
         for block in self.blocks:
             if self.recompute and self.training and torch.is_grad_enabled():

@@ -46,9 +46,14 @@ def _regions(size: int, window: int, shift: int, device: torch.device) -> Tensor
     return (place >= size - window).long() + (place >= size - shift).long()
 
 
+def missing(size: int, multiple: int) -> int:
+    """How far a size is from the next multiple; in this form a symbolic size stays a product."""
+    return (size + multiple - 1) // multiple * multiple - size
+
+
 def pad_to(x: Tensor, multiple: int) -> Tensor:
     """Appends zeros below and to the right until both sides are multiples."""
-    down, right = -x.shape[1] % multiple, -x.shape[2] % multiple
+    down, right = missing(x.shape[1], multiple), missing(x.shape[2], multiple)
     # An exported graph pads whatever the size; a branch would hold it to the sizes of its trace.
     if torch.compiler.is_exporting() or down or right:
         return F.pad(x, (0, 0, 0, right, 0, down))
