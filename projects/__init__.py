@@ -14,6 +14,7 @@ PROJECTS: tuple[str, ...] = (
     "mask_scoring",
     "mpvit",
     "pointrend",
+    "swin",
     "timm_backbone",
     "upernet",
 )

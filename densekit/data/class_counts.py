@@ -29,6 +29,8 @@ def host_counts(cfg: CfgNode) -> dict[str, str]:
         keys["MODEL.ROI_HEADS.NUM_CLASSES"] = THINGS
     if architecture in ("SemanticSegmentor", "PanopticFPN"):
         keys["MODEL.SEM_SEG_HEAD.NUM_CLASSES"] = STUFF
+    if architecture == "RetinaNet":
+        keys["MODEL.RETINANET.NUM_CLASSES"] = THINGS
     if cfg.MODEL.KEYPOINT_ON:
         keys["MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS"] = KEYPOINTS
     return keys

@@ -25,6 +25,7 @@ __all__ = [
     "MAPPERS",
     "CropAfterResizeMapper",
     "DatasetMapper",
+    "MultiScaleCropMapper",
     "build_mapper",
     "inference_augmentations",
     "mapper_class",
@@ -214,6 +215,35 @@ class CropAfterResizeMapper(DatasetMapper):
                 cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
             )
         return options | {"augmentations": [resize, crop, *others]}
+
+
+@MAPPERS.register()
+class MultiScaleCropMapper(DatasetMapper):
+    """Mirrors, crops every other image, and resizes: DETR's augmentation (arXiv 2005.12872, A.4), which Swin shares.
+
+    With ``INPUT.CROP.ENABLED`` a window of ``INPUT.CROP`` is cut from half of the images, after a resize to a short
+    side of 400, 500 or 600 pixels if it is given in pixels; all are then resized as usual.
+    """
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        options = super().from_config(cfg, is_train)
+        if is_train:
+            resize, *flip = utils.build_augmentation(cfg, is_train)
+            crop = [T.RandomApply(_crop(cfg.INPUT.CROP), prob=0.5)] if cfg.INPUT.CROP.ENABLED else []
+            options["augmentations"] = [*flip, *crop, resize]
+        return options
+
+
+_BEFORE_CROP = (400, 500, 600)  # short sides, pixels
+
+
+def _crop(keys: CfgNode) -> T.Augmentation:
+    """A window of a size in pixels is cut from an image of a known size; a relative one needs no resize before it."""
+    window = T.RandomCrop(keys.TYPE, keys.SIZE)
+    if keys.TYPE.startswith("relative"):
+        return window
+    return T.AugmentationList([T.ResizeShortestEdge(_BEFORE_CROP, sample_style="choice"), window])
 
 
 def _size_message(name: str, found: tuple[Any, Any], expected: tuple[Any, Any]) -> str:

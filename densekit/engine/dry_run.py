@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from tabulate import tabulate
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from densekit.checkpoint.sources import is_remote
@@ -27,6 +27,7 @@ from densekit.d2.utils.env import seed_all_rng
 from densekit.d2.utils.events import EventStorage
 from densekit.d2.utils.logger import setup_logger
 from densekit.data.order import TrainingOrder
+from densekit.data.registry import load_and_keep
 from densekit.engine.disk import (
     checkpoint_size,
     free_space,
@@ -42,6 +43,7 @@ from densekit.engine.schedule import in_iterations, nearness
 from densekit.engine.setup import check_data, prepare, versions
 from densekit.engine.step import cut
 from densekit.engine.trainer import Trainer
+from densekit.modeling.anchor_coverage import anchors_of, describe, scaled_boxes
 from densekit.run_options import RunOptions
 
 _REMEDY = "Lower SOLVER.IMS_PER_BATCH or INPUT.MIN_SIZE_TRAIN, or take more processes (--num-gpus)."
@@ -61,6 +63,7 @@ class Needs:
         step_flops: of the batch, forward and backward.
         data_time, step_time: seconds for the batch; loading in this process.
         checkpoint: bytes of one.
+        anchors: a line on the boxes that no anchor covers; "" where there are no anchors or no boxes.
     """
 
     parameters: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -75,6 +78,7 @@ class Needs:
     data_time: float = 0.0
     step_time: float = 0.0
     checkpoint: int = 0
+    anchors: str = ""
 
 
 class _OneBatch:
@@ -179,12 +183,15 @@ def measure(cfg: CfgNode) -> Needs:
     Args:
         cfg: of one process, frozen.
     """
+    boxes, sizes = _training_boxes(cfg)
     resident, on_gpu = _resident(), cfg.MODEL.DEVICE.startswith("cuda")
     trainer = _Rehearsal(cfg)
     trainer._trainer.on_bad_step = lambda record, alone: ""  # which would leave a black box
     model, optimizers = trainer.model, trainer.optimizers
     _load_weights(cfg, model)
     needs = Needs(parameters=count_parameters(model))
+    anchors = anchors_of(model)
+    needs.anchors = describe(boxes, sizes, anchors) if anchors and len(boxes) else ""
     needs.weights = tensor_bytes([*model.parameters(), *model.buffers()])
     batch, needs.data_time = trainer.loaded.batch, trainer.loaded.seconds
     part = cut(batch, cfg.SOLVER.ACCUMULATE)[0]
@@ -209,6 +216,15 @@ def measure(cfg: CfgNode) -> Needs:
     needs.peak = torch.cuda.max_memory_allocated() if on_gpu else max(_peak_resident() - resident, 0)
     needs.checkpoint = checkpoint_size(cfg, model, *optimizers)
     return needs
+
+
+def _training_boxes(cfg: CfgNode) -> tuple[Tensor, Tensor]:
+    """The boxes of the training data, resized as the middle one of the training sizes says, and their images' sizes."""
+    sides = sorted(cfg.INPUT.MIN_SIZE_TRAIN)
+    records = [
+        record for name in cfg.DATASETS.TRAIN if isinstance(data := load_and_keep(name), list) for record in data
+    ]
+    return scaled_boxes(records, sides[len(sides) // 2], cfg.INPUT.MAX_SIZE_TRAIN)
 
 
 def _step(trainer: Trainer, iteration: int) -> None:
@@ -289,6 +305,7 @@ def report(cfg: CfgNode, needs: Needs, config_file: str, processes: int = 1) -> 
         ),
         f"data         {', '.join(cfg.DATASETS.TRAIN)}; a step takes {count} images{of}, here up to {height} x {width}",
         f"losses       {', '.join(f'{name} {value:.4g}' for name, value in needs.losses.items())}",
+        *([f"anchors      {needs.anchors}"] if needs.anchors else []),
         f"FLOPs        {needs.forward_flops / 1e9:.4g} G forward for each image, {needs.step_flops / 1e9:.4g} G "
         "for the step (multiplications and additions of matrix products, convolutions and attention)",
         f"memory       weights {readable(needs.weights)}, gradients {readable(needs.gradients)}, optimizer "

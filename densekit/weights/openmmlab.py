@@ -95,6 +95,37 @@ register_part(
         ],
     )
 )
+# Cascade R-CNN: three box heads. Its three mask heads, whose scores mmdetection averages, have one counterpart, on the
+# last boxes: the last one.
+register_part(
+    Part(
+        "cascade of box heads",
+        (DETECTORS,),
+        "bbox_head",
+        (r"2\.fc_cls\.weight", r"2\.shared_fcs\.0\.weight"),
+        [
+            (r"(\d)\.fc_cls\.(\w+)", r"box_predictor.\1.cls_score.\2"),
+            (r"(\d)\.fc_reg\.(\w+)", r"box_predictor.\1.bbox_pred.\2"),
+            *[(rf"(\d)\.shared_fcs\.{k}\.(\w+)", rf"box_head.\1.fc{k + 1}.\2") for k in range(4)],
+            *[(rf"(\d)\.shared_convs\.{k}\.conv\.(\w+)", rf"box_head.\1.conv{k + 1}.\2") for k in range(4)],
+            *[(rf"(\d)\.shared_convs\.{k}\.bn\.(\w+)", rf"box_head.\1.conv{k + 1}.norm.\2") for k in range(4)],
+        ],
+    )
+)
+register_part(
+    Part(
+        "cascade of mask heads",
+        (DETECTORS,),
+        "mask_head",
+        (r"2\.conv_logits\.weight",),
+        [
+            (r"[01]\..+", None),
+            (r"2\.upsample\.(weight|bias)", r"deconv.\1"),
+            (r"2\.conv_logits\.(\w+)", r"predictor.\1"),
+            *[(rf"2\.convs\.{k}\.conv\.(\w+)", rf"mask_fcn{k + 1}.\1") for k in range(8)],
+        ],
+    )
+)
 # mmsegmentation's FCNHead, the usual auxiliary head: convolutions with a norm each, and a classifier.
 register_part(
     Part(
