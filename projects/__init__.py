@@ -11,9 +11,12 @@ PROJECTS: tuple[str, ...] = (
     "carafe",
     "deeplab",
     "detr",
+    "hrnet",
     "mask_scoring",
     "mpvit",
+    "ocr",
     "pointrend",
+    "pose",
     "timm_backbone",
     "upernet",
 )
