@@ -19,12 +19,15 @@ from densekit.data import check_datasets
 from densekit.data.checks import check_chosen
 from densekit.data.class_counts import count_keys, set_class_counts
 from densekit.data.identity import check_classes_of_weights, write_classes
+from densekit.data.pixel_counts import class_weights, pixel_counts
+from densekit.data.registry import load_and_keep
 from densekit.engine.own_data import register_own_data
 from densekit.engine.precision import why_not_mixed
 from densekit.engine.run_folder import claim
 from densekit.engine.schedule import nearness, scale_learning_rate
 from densekit.evaluation import check_evaluation
 from densekit.files.atomic import atomic_write
+from densekit.modeling.semantic_losses import BY_FREQUENCY
 from densekit.run_options import RunOptions
 
 
@@ -75,7 +78,7 @@ def prepare(options: RunOptions, *, writes: bool = True) -> tuple[CfgNode, list[
         if comm.is_main_process():
             claim(cfg.OUTPUT_DIR)
     warnings += register_own_data(cfg, options, writes=writes)
-    notes = _count_classes(cfg, options)
+    notes = _count_classes(cfg, options) + _weigh_classes(cfg, options)
     if not options.eval_only and (note := scale_learning_rate(cfg, nearness(options.config_file, options.opts))):
         notes.append(note)
     return cfg, warnings, notes
@@ -155,6 +158,22 @@ def _count_classes(cfg: CfgNode, options: RunOptions) -> list[str]:
         return []
     check_chosen(names[0])
     return set_class_counts(cfg, names[0], explicit_keys(options.config_file, options.opts))
+
+
+def _weigh_classes(cfg: CfgNode, options: RunOptions) -> list[str]:
+    """Puts numbers in the place of ``SEM_SEG_HEAD.LOSS.CLASS_WEIGHTS ["frequency"]``; the first process counts."""
+    node = cfg.MODEL.SEM_SEG_HEAD
+    if list(node.LOSS.CLASS_WEIGHTS) != [BY_FREQUENCY]:
+        return []
+    if options.eval_only or not cfg.DATASETS.TRAIN:
+        node.LOSS.CLASS_WEIGHTS = []
+        return []
+    weights: list[float] = []
+    if comm.is_main_process():
+        records = [record for name in cfg.DATASETS.TRAIN for record in load_and_keep(name)]
+        weights = class_weights(pixel_counts(records, node.NUM_CLASSES))
+    node.LOSS.CLASS_WEIGHTS = comm.all_gather(weights)[0]
+    return [f"MODEL.SEM_SEG_HEAD.LOSS.CLASS_WEIGHTS from the training data: {node.LOSS.CLASS_WEIGHTS}"]
 
 
 def _check_identity(cfg: CfgNode, options: RunOptions) -> None:
