@@ -20,8 +20,8 @@ from densekit.d2.structures import BoxMode
 from densekit.d2.utils.colormap import colormap
 from densekit.d2.utils.logger import log_first_n
 from densekit.data.coco_fields import number
-from densekit.data.coco_masks import polygon_problem, rle_problem
 from densekit.data.coco_json import CocoFile, drop_unusable, is_limb, read_coco_file
+from densekit.data.coco_masks import polygon_problem, rle_problem
 from densekit.data.registry import Entry, register
 
 __all__ = ["load_coco_json", "register_coco_instances"]
@@ -119,7 +119,9 @@ class _Converter:
         """Returns the converted annotation, None where it must be left out."""
         crowd = annotation.get("iscrowd", 0)
         if crowd not in (0, 1):
-            self._file.fail(annotation, f"has iscrowd {str(crowd)[:40]!r}, which says neither yes nor no. Write 0 or 1.")
+            self._file.fail(
+                annotation, f"has iscrowd {str(crowd)[:40]!r}, which says neither yes nor no. Write 0 or 1."
+            )
         out = {key: annotation[key] for key in self._keys if key in annotation}
         out["bbox"] = [float(number) for number in out["bbox"]]  # resizing an array of integers would round down
         out["bbox_mode"] = BoxMode.XYWH_ABS

@@ -100,7 +100,7 @@ def flag(value: Any) -> int | None:
 
 def is_id(value: Any) -> bool:
     """Whether a value can name an annotation: text, or a finite number."""
-    return isinstance(value, str | int) and not isinstance(value, bool) or number(value) is not None
+    return (isinstance(value, str | int) and not isinstance(value, bool)) or number(value) is not None
 
 
 def polygons(segmentation: Any, box: Any) -> Any:
@@ -296,4 +296,3 @@ def _short(value: Any) -> str:
 def _name(entry: Mapping[str, Any]) -> str:
     kind = "annotation" if "image_id" in entry else "image" if "file_name" in entry else "category"
     return f"{kind} {entry.get('id', '(no id)')}"
-

@@ -19,7 +19,18 @@ from densekit.d2.utils.logger import log_first_n
 from densekit.data.coco_fields import is_id, normalised, number
 from densekit.files.atomic import leads_out
 
-__all__ = ["BORDER", "MOST_ID", "CocoFile", "check_inside", "convention", "drop_unusable", "entries_by_id", "is_limb", "read_coco_file", "read_json"]
+__all__ = [
+    "BORDER",
+    "MOST_ID",
+    "CocoFile",
+    "check_inside",
+    "convention",
+    "drop_unusable",
+    "entries_by_id",
+    "is_limb",
+    "read_coco_file",
+    "read_json",
+]
 
 logger = logging.getLogger(__name__)
 

@@ -143,7 +143,7 @@ def check_data(cfg: CfgNode, args: Namespace) -> None:
         ValueError, FileNotFoundError, KeyError: with what is wrong and where.
     """
     check_datasets(cfg, train=not args.eval_only)
-    check_evaluation(cfg.DATASETS.TEST)
+    check_evaluation(cfg.DATASETS.TEST, cfg)
     _check_identity(cfg, args)
 
 

@@ -26,6 +26,7 @@ from densekit.d2.utils import comm
 from densekit.d2.utils.logger import setup_logger
 from densekit.data import MAPPERS, register_from_yaml
 from densekit.data.own.runs import catalog_of_run
+from densekit.data.pictures import depth_note
 from densekit.engine.errors import DataError, user_errors
 from densekit.engine.setup import read_config
 from densekit.files.atomic import atomic_write
@@ -106,6 +107,12 @@ def _prepare(args: Namespace) -> Job:
             "--tile cannot make panoptic maps: which of two segments lies in front is known within a tile only. Leave "
             "out --tile, or ask for other formats, such as --format coco semantic."
         )
+    if (
+        comm.is_main_process()
+        and pictures[0].frame is None
+        and (note := depth_note(pictures[0].path, cfg.INPUT.BIT_DEPTH))
+    ):
+        logger.info(note)
     return Job(cfg, model, Output(folder, pictures, classes, formats), products, tiling)
 
 
@@ -131,7 +138,7 @@ def _predict(args: Namespace, job: Job, done: set[int], num_workers: int) -> Non
     maker = LineMaker(output.folder, output.classes, args.score_threshold)
     predict_batches(
         job.model,
-        Views(output.pictures, job.cfg.INPUT.FORMAT, resizing(job.cfg), job.tiling),
+        Views(output.pictures, job.cfg.INPUT.FORMAT, resizing(job.cfg), job.tiling, job.cfg.INPUT.BIT_DEPTH),
         batches,
         Recorder(Part(output.folder), maker, done),
         products=job.products,

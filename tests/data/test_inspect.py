@@ -12,8 +12,8 @@ from PIL import Image
 
 from densekit.cli import main
 from densekit.data.coco import load_coco_json
-from densekit.data.inspect import KINDS, Options, content_hashes, fix_coco, inspect_coco
 from densekit.data.coco_masks import _runs
+from densekit.data.inspect import KINDS, Options, content_hashes, fix_coco, inspect_coco
 from densekit.files.atomic import strict
 
 OPTIONS = Options(workers=2, progress=False)

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from densekit.data.coco_fields import is_id, normalised
 from densekit.data.coco_json import is_limb
+from densekit.data.coco_masks import polygon_problem, rle_problem, segmentation_extent
 from densekit.data.ground_truth import segmentation_area
 from densekit.data.inspect.coco_file import Entry, is_complete
 from densekit.data.inspect.keypoints import keypoint_names, keypoint_table
-from densekit.data.coco_fields import is_id, normalised
-from densekit.data.coco_masks import polygon_problem, rle_problem, segmentation_extent
 from densekit.data.inspect.objects import (
     BORDER,
     area_problem,
