@@ -185,8 +185,8 @@ def entries_by_id(path: str, kind: str, entries: list[Any], keys: tuple[str, ...
             raise ValueError(f"{path}: {kind} {_name(entry, place)} has no {', '.join(missing)}.")
         if type(entry["id"]) not in (int, str):
             raise ValueError(
-                f"{path}: {kind} number {place} of the list has the id {str(entry['id'])[:40]!r}. Ids are whole numbers "
-                "or text."
+                f"{path}: {kind} number {place} of the list has the id {str(entry['id'])[:40]!r}. Ids are whole "
+                "numbers or text."
             )
     _check_unique(path, kind, [entry["id"] for entry in entries])
     try:
@@ -270,8 +270,8 @@ def _check_ids(file: CocoFile) -> None:
     nameless = next((a for a in annotations if not is_id(a["id"])), None)
     if nameless is not None:
         raise ValueError(
-            f"{path}: an annotation of image {nameless['image_id']!r} has the id {nameless['id']!r}. Ids are numbers or "
-            "text."
+            f"{path}: an annotation of image {nameless['image_id']!r} has the id {nameless['id']!r}. Ids are numbers "
+            "or text."
         )
     _check_unique(path, "annotation", [annotation["id"] for annotation in annotations])
     for key, known in (("image_id", file.images), ("category_id", file.categories)):
@@ -306,12 +306,12 @@ def _read_boxes(file: CocoFile) -> np.ndarray:
     if not raw:
         return np.zeros((0, 4))
     # As whole columns first: a check number by number takes seconds for a million of boxes.
-    if set(map(type, raw)) == {list} and set(map(len, raw)) == {4}:
-        if set(map(type, chain.from_iterable(raw))) <= {int, float}:
-            with suppress(OverflowError):  # a whole number of hundreds of digits
-                boxes = np.array(raw, dtype=np.float64)
-                if np.isfinite(boxes).all():
-                    return boxes
+    fours = set(map(type, raw)) == {list} and set(map(len, raw)) == {4}
+    if fours and set(map(type, chain.from_iterable(raw))) <= {int, float}:
+        with suppress(OverflowError):  # a whole number of hundreds of digits
+            boxes = np.array(raw, dtype=np.float64)
+            if np.isfinite(boxes).all():
+                return boxes
     for annotation, box in zip(file.annotations, raw):
         numbers = isinstance(box, list) and all(not isinstance(v, str) and number(v) is not None for v in box)
         if not numbers or len(box) != 4:

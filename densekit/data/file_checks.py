@@ -58,8 +58,8 @@ def check_listed_once(name: str, records: Records) -> None:
     if count > 1:
         ids = [r.get("image_id") for r in records if os.path.normpath(r["file_name"]) == path]
         raise ValueError(
-            f"Data set {name!r} lists the file {path} as {count} images (ids {', '.join(map(str, ids[:5]))}): each would "
-            "be trained on with the objects of the others as background. densekit check --fix merges such entries."
+            f"Data set {name!r} lists the file {path} as {count} images (ids {', '.join(map(str, ids[:5]))}): each "
+            "would be trained on with the objects of the others as background. densekit check --fix merges such entries."
         )
 
 

@@ -80,9 +80,9 @@ def depth_note(path: str, bits: int = 0) -> str:
 
 def name_hint(name: str) -> str:
     """The likely reason why a file of this name is not there, from its spelling; "" for none."""
-    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", name):
+    if re.search(r"(^|/)[a-zA-Z][a-zA-Z0-9+.-]+:/", name):
         return "The name is a URL: download the pictures and name the files."
-    if re.match(r"[a-zA-Z]:[\\/]", name):
+    if re.search(r"(^|/)[a-zA-Z]:[\\/]", name):
         return "The name begins with a drive letter of Windows: write names relative to the folder of the images."
     if "\\" in name:
         return "The name has backslashes, as Windows writes paths: write / instead."

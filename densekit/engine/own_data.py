@@ -10,6 +10,7 @@ from densekit.d2.config import CfgNode
 from densekit.d2.utils import comm
 from densekit.data.own.catalog import read_catalog, register_entries, register_flag
 from densekit.data.own.runs import CATALOG
+from densekit.data.own.ultralytics import is_ultralytics_file
 from densekit.files.atomic import atomic_write
 
 _FLAGS = (("train_data", "--train-data", "own_train", "TRAIN"), ("val_data", "--val-data", "own_val", "TEST"))
@@ -33,6 +34,9 @@ def register_own_data(cfg: CfgNode, args: Namespace, *, writes: bool = True) -> 
         FileNotFoundError, ValueError: A description is wrong, or contradicts an override.
     """
     flagged: dict[str, Any] = {}
+    if args.train_data.strip().lower().endswith((".yaml", ".yml")) and not args.val_data:
+        if "val" in read_catalog(args.train_data.strip()) and "DATASETS.TEST" not in args.opts[::2]:
+            args.val_data = args.train_data  # Ultralytics' data.yaml names both
     for attribute, flag, name, key in _FLAGS:
         if value := getattr(args, attribute):
             if f"DATASETS.{key}" in args.opts[::2]:
@@ -44,6 +48,10 @@ def register_own_data(cfg: CfgNode, args: Namespace, *, writes: bool = True) -> 
         cfg.DATASETS.TEST = ()
         notes.append("There is no --val-data: nothing will be evaluated.")
     path = args.datasets or cfg.DATASETS.CATALOG
+    if args.datasets and is_ultralytics_file(args.datasets):
+        for key, name in (("TRAIN", "train"), ("TEST", "val")):
+            if f"DATASETS.{key}" not in args.opts[::2] and not flagged:
+                cfg.DATASETS[key] = (name,) if name in read_catalog(path) else ()
     used = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     entries = (register_entries(path, used) if path else {}) | flagged
     if entries:

@@ -9,11 +9,13 @@ import logging
 import os
 import sys
 from argparse import Namespace
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import torch
 
 import densekit.data.builtin  # noqa: F401 - registers the standard names
@@ -33,7 +35,7 @@ from densekit.files.atomic import atomic_write
 from densekit.formats.formats import choose_formats, needed_products
 from densekit.inference.finish import Output
 from densekit.inference.inputs import name_among, pictures_of_dataset, pictures_of_words
-from densekit.inference.journal import Journal, Part
+from densekit.inference.journal import JOINED, JoinedLines, Journal, Part
 from densekit.inference.names import find_classes
 from densekit.inference.outputs import LineMaker, products_of
 from densekit.inference.predicting import open_batches, predict_batches
@@ -113,7 +115,22 @@ def _prepare(args: Namespace) -> Job:
         and (note := depth_note(pictures[0].path, cfg.INPUT.BIT_DEPTH))
     ):
         logger.info(note)
+    if tiling is not None and comm.is_main_process() and (note := _tile_note(tiling, resizing(cfg))):
+        logger.warning(note)
     return Job(cfg, model, Output(folder, pictures, classes, formats), products, tiling)
+
+
+def _tile_note(tiling: Tiling, augmentations: T.AugmentationList) -> str:
+    """Says to what size the model's tiles are resized; "" where they keep theirs."""
+    inputs = T.AugInput(np.zeros((tiling.size, tiling.size, 3), dtype=np.uint8))
+    augmentations(inputs)
+    side = inputs.image.shape[0]
+    if side == tiling.size:
+        return ""
+    return (
+        f"Tiles of {tiling.size} x {tiling.size} pixels are resized to {side} x {side} for the model, as "
+        f"INPUT.MIN_SIZE_TEST says. INPUT.MIN_SIZE_TEST {tiling.size} keeps their size."
+    )
 
 
 def _data_set(args: Namespace, cfg: CfgNode) -> str:
@@ -219,11 +236,28 @@ def _finish(output: Output, num_workers: int) -> None:
     logger.info(
         f"{len(journal.done)} of {len(output.pictures)} pictures are in {output.folder}: {', '.join(output.formats)}"
     )
+    if note := _nothing_left(JoinedLines(output.folder / JOINED)):
+        logger.warning(note)
     missing = [picture for picture in output.pictures if picture.index not in journal.done]
     reasons = [journal.problems.get(picture.index, f"{picture.path} is missing") for picture in missing]
     _list_unreadable(output.folder / UNREADABLE, reasons)
     if missing:
         sys.exit(SOME_UNREADABLE)
+
+
+def _nothing_left(lines: Iterable[dict[str, Any]]) -> str:
+    """Says that no detection has reached the threshold, and what would; "" where some have, or there are none."""
+    highest = -1.0
+    for line in lines:
+        if line.get("instances"):
+            return ""
+        highest = max(highest, line.get("highest_score", -1.0))
+    if highest < 0:
+        return ""
+    return (
+        f"No detection reaches --score-threshold: the highest score is {highest:.3f}. Give --score-threshold "
+        f"{max(0.0, int(highest * 10) / 10):g} (with --overwrite) to see the best ones."
+    )
 
 
 def _list_unreadable(path: Path, reasons: list[str]) -> None:

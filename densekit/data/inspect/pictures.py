@@ -22,7 +22,7 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from densekit.data.pictures import TURNED, exif_orientation
+from densekit.data.pictures import TURNED, exif_orientation, name_hint
 from densekit.files.image_limit import readable
 
 __all__ = ["Picture", "PictureFacts", "progress_map", "read_picture", "read_pictures"]
@@ -111,7 +111,7 @@ def progress_map(function: Any, items: list[Any], workers: int, progress: bool, 
 def read_picture(path: str, *, decode: bool = False) -> PictureFacts:
     """Reads one file; never raises for what is wrong with it."""
     if not os.path.isfile(path):
-        return PictureFacts("image-missing", _near_name(path))
+        return PictureFacts("image-missing", name_hint(path) or _near_name(path))
     try:
         with open(path, "rb") as file:
             data = file.read()

@@ -23,6 +23,7 @@ from densekit.data.own.images import IMAGES
 from densekit.data.own.labelme import LABELME
 from densekit.data.own.options import Form, Place, portable
 from densekit.data.own.semantic import SEMANTIC
+from densekit.data.own.ultralytics import entries_of, is_ultralytics
 from densekit.data.own.voc import VOC
 from densekit.data.own.yolo import YOLO
 from densekit.data.registry import register
@@ -91,6 +92,8 @@ def register_flag(flag: str, name: str, value: str) -> dict[str, Any]:
         FileNotFoundError, ValueError: As :func:`register_dataset`; or the value is no such entry.
     """
     words = value.strip()
+    if words.lower().endswith((".yaml", ".yml")) and os.path.isfile(words):
+        return _register(Place(f"{flag} {value!r}", os.getcwd()), name, _split_of(flag, words))
     try:
         entry = yaml.load(words if words.startswith("{") else f"{{{words}}}", Loader=_UniqueKeys)
     except yaml.YAMLError as error:
@@ -98,6 +101,15 @@ def register_flag(flag: str, name: str, value: str) -> dict[str, Any]:
             f"{flag} {value!r} cannot be read: {error}. Write it as 'form: coco, json: train.json, images: photos'."
         ) from error
     return _register(Place(f"{flag} {value!r}", os.getcwd()), name, entry)
+
+
+def _split_of(flag: str, path: str) -> dict[str, Any]:
+    """The entry of Ultralytics' file that a flag means."""
+    entries = read_catalog(path)
+    split = "train" if flag == "--train-data" else "val"
+    if entries.get(split, {}).get("classes") != os.path.abspath(path):
+        raise ValueError(f"{flag} {path}: the file has no {split}, or is no data.yaml; a data set file is --datasets.")
+    return entries[split]
 
 
 def read_catalog(path: str) -> dict[str, Any]:
@@ -114,6 +126,8 @@ def read_catalog(path: str) -> dict[str, Any]:
             entries = yaml.load(file, Loader=_UniqueKeys)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"Data set file {path} is not YAML: {error}") from error
+    if is_ultralytics(entries):
+        return dict(entries_of(entries, path))
     if not isinstance(entries, dict) or not entries:
         raise ValueError(f"Data set file {path}: expected 'NAME: {{form: coco, json: FILE, images: FOLDER}}' entries.")
     return {str(name): entry for name, entry in entries.items()}
