@@ -7,6 +7,7 @@ from typing import Any
 import densekit.data.builtin  # noqa: F401 - registers the standard names, which are looked up here
 from densekit.d2.config import CfgNode
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
+from densekit.d2.utils.logger import log_first_n
 from densekit.data.class_counts import CLASS_COUNT_KEYS, STUFF_COUNT_KEYS, count_keys, get_key, shortly
 from densekit.data.file_checks import check_files, check_listed_once, overlap_note
 from densekit.data.labels import load_sem_seg
@@ -22,7 +23,7 @@ Records = list[dict[str, Any]]
 logger = logging.getLogger(__name__)
 
 
-def check_datasets(cfg: CfgNode, *, train: bool = True) -> None:
+def check_datasets(cfg: CfgNode, *, train: bool = True, files: bool = False) -> None:
     """Loads the data sets of a config and compares them with it.
 
     What the run loads first, to train or to evaluate, is kept for it, so that no file is parsed twice on the way.
@@ -30,6 +31,7 @@ def check_datasets(cfg: CfgNode, *, train: bool = True) -> None:
     Args:
         cfg: The config of the run.
         train: Whether the run trains; otherwise only DATASETS.TEST is looked at.
+        files: Whether to look at the pictures and label maps themselves.
 
     Raises:
         ValueError: An unknown name, no images, a number of classes or keypoints that contradicts the model, other
@@ -62,14 +64,19 @@ def check_datasets(cfg: CfgNode, *, train: bool = True) -> None:
         if trains:
             _check_something_left(cfg, name, records)
             check_listed_once(name, records)
-        reads_labels = STUFF_COUNT_KEYS.get(cfg.MODEL.META_ARCHITECTURE) is not None
-        check_files(name, records, labels=reads_labels)
-        paths.update({trains: paths.get(trains, {}) | {name: [{"file_name": r["file_name"]} for r in records]}})
-        if note := depth_note(records[0]["file_name"], records[0].get("bit_depth", cfg.INPUT.get("BIT_DEPTH", 0))):
-            logger.info(note)
+        paths.setdefault(trains, {})[name] = [{"file_name": record.get("file_name", "")} for record in records]
+        if files:
+            _check_files(cfg, name, records)
     _check_agreement(cfg, list(dict.fromkeys(chosen)))
     if note := overlap_note(paths.get(True, {}), paths.get(False, {})):
         logger.warning(note)
+
+
+def _check_files(cfg: CfgNode, name: str, records: Records) -> None:
+    check_files(name, records, labels=cfg.MODEL.META_ARCHITECTURE in STUFF_COUNT_KEYS)
+    bits = records[0].get("bit_depth", cfg.INPUT.get("BIT_DEPTH", 0))
+    if note := depth_note(records[0]["file_name"], bits):
+        log_first_n(logging.INFO, note, key="message")
 
 
 def check_chosen(name: str) -> None:

@@ -53,13 +53,13 @@ def check_listed_once(name: str, records: Records) -> None:
     """
     if not any("annotations" in record for record in records):
         return
-    counts = Counter(os.path.normpath(record["file_name"]) for record in records if "file_name" in record)
+    counts: Counter[str] = Counter(os.path.normpath(record["file_name"]) for record in records if "file_name" in record)
     path, count = max(counts.items(), key=lambda item: item[1], default=("", 1))
     if count > 1:
         ids = [r.get("image_id") for r in records if os.path.normpath(r["file_name"]) == path]
         raise ValueError(
             f"Data set {name!r} lists the file {path} as {count} images (ids {', '.join(map(str, ids[:5]))}): each "
-            "would be trained on with the objects of the others as background. densekit check --fix merges such entries."
+            "would be trained on with the objects of the others as background. densekit check --fix merges them."
         )
 
 

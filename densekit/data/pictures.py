@@ -73,8 +73,8 @@ def depth_note(path: str, bits: int = 0) -> str:
         hint = f" The values of this one end at {reached}: if they have {max(reached.bit_length(), 9)} bits, set it."
     factor = "divided by 257" if used == 16 else f"scaled from 0 .. {2**used - 1} to 0 .. 255"
     return (
-        f"Pictures of 16 bits, such as {path}, are {factor}. INPUT.BIT_DEPTH, or bit_depth in the data set's YAML, says "
-        f"how many bits are used.{hint}"
+        f"Pictures of 16 bits, such as {path}, are {factor}. INPUT.BIT_DEPTH, or bit_depth in the data set's YAML, "
+        f"says how many bits are used.{hint}"
     )
 
 

@@ -34,9 +34,9 @@ def register_own_data(cfg: CfgNode, args: Namespace, *, writes: bool = True) -> 
         FileNotFoundError, ValueError: A description is wrong, or contradicts an override.
     """
     flagged: dict[str, Any] = {}
-    if args.train_data.strip().lower().endswith((".yaml", ".yml")) and not args.val_data:
-        if "val" in read_catalog(args.train_data.strip()) and "DATASETS.TEST" not in args.opts[::2]:
-            args.val_data = args.train_data  # Ultralytics' data.yaml names both
+    both = is_ultralytics_file(args.train_data.strip()) and not args.val_data and "DATASETS.TEST" not in args.opts[::2]
+    if both and "val" in read_catalog(args.train_data.strip()):
+        args.val_data = args.train_data  # Ultralytics' data.yaml names both
     for attribute, flag, name, key in _FLAGS:
         if value := getattr(args, attribute):
             if f"DATASETS.{key}" in args.opts[::2]:

@@ -146,7 +146,7 @@ def check_data(cfg: CfgNode, args: Namespace) -> None:
     Raises:
         ValueError, FileNotFoundError, KeyError: with what is wrong and where.
     """
-    check_datasets(cfg, train=not args.eval_only)
+    check_datasets(cfg, train=not args.eval_only, files=True)
     check_evaluation(cfg.DATASETS.TEST, cfg)
     _check_identity(cfg, args)
 
@@ -205,8 +205,8 @@ def _check_batch_norm(cfg: CfgNode) -> None:
             )
             raise ValueError(
                 f"{key} is {norm} behind a map of 1 x 1, and {why}: there is one value of each channel, and no mean of "
-                f"several. Set {key} GN, or more images (SOLVER.IMS_PER_BATCH, fewer parts by SOLVER.ACCUMULATE; SyncBN "
-                "counts those of all processes), or TEST.VALIDATION_LOSS False where that is the reason."
+                f"several. Set {key} GN, or more images (SOLVER.IMS_PER_BATCH, fewer parts by SOLVER.ACCUMULATE; "
+                "SyncBN counts those of all processes), or TEST.VALIDATION_LOSS False where that is the reason."
             )
 
 

@@ -2,6 +2,7 @@
 
 from densekit.data.class_counts import CLASS_COUNT_KEYS
 
+from . import anchors as anchors  # registers WholePixelAnchorGenerator
 from . import roi_heads as roi_heads  # registers MaskScoringROIHeads and MaskScoringCascadeROIHeads
 from . import upper_bound as upper_bound  # registers TruthfulRCNN and TruthfulMapper
 from .config import adapt_config, add_config
