@@ -195,8 +195,9 @@ def _renumbered(annotation: Mapping[str, Any], numbers: Mapping[Any, int], sourc
             "among the images of that file."
         )
     kept = {name: annotation[name] for name in _FIELDS if annotation.get(name) is not None}
-    if not kept.get("segmentation", True):
-        del kept["segmentation"]  # an empty list is no mask
+    for name in ("segmentation", "keypoints"):
+        if not kept.get(name, True):
+            del kept[name]  # an empty list is no mask
     kept["image_id"] = numbers[annotation["image_id"]]
     if kept.setdefault("iscrowd", 0) not in (0, 1):
         raise ValueError(

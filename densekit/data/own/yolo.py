@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 _MARGIN = 0.02  # of the image, by which a keypoint may lie outside its box
 _SLACK = 1e-3  # rounding of the tools that write this form
 _LINE = (
-    "'class x y width height', that with keypoints (kpt_shape), or 'class x1 y1 x2 y2 x3 y3 ...', fractions of the image "
-    "from 0 to 1"
+    "'class x y width height', that with keypoints (kpt_shape), or 'class x1 y1 x2 y2 x3 y3 ...', fractions of the "
+    "image from 0 to 1"
 )
 
 
