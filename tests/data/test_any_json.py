@@ -38,8 +38,12 @@ ANY = st.recursive(
     | st.sampled_from([2**40, 2**63, -(2**70), 10**400, 0, 1, 2])
     | st.floats(-100, 100)
     | st.sampled_from([math.nan, math.inf, -math.inf, 0.0, 1.0, 1e300])
-    | st.sampled_from(["", "0", "1", "1.0", "false", "True", "nan", "null", "x", "12", " 3 ", "-1", "1e3", "é", "9f-ab"]),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["size", "counts", "a"]), inner, max_size=2),
+    | st.sampled_from(
+        ["", "0", "1", "1.0", "false", "True", "nan", "null", "x", "12", " 3 ", "-1", "1e3", "é", "9f-ab"]
+    ),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["size", "counts", "a"]), inner, max_size=2)
+    ),
     max_leaves=6,
 )
 KEYS = {

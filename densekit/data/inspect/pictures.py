@@ -129,12 +129,17 @@ def read_picture(path: str, *, decode: bool = False) -> PictureFacts:
                     "orientation": _orientation(image, data),
                 }  # fmt: skip
                 problem, detail = _broken_off(data, image.format or "")
+                if decode and problem == "image-damaged":
+                    refused = _decode(image)
+                    problem, detail = refused if refused[0] else (problem, detail)
                 if not problem and (decode or image.format not in ("JPEG", "MPO", "PNG")):
                     problem, detail = _decode(image)
     except Exception as error:  # Pillow's readers raise what they like: SyntaxError, struct.error, ValueError ...
         # A file cut within its header is not recognised at all, but begins like an image.
         kind = "JPEG" if data.startswith(b"\xff\xd8") else "PNG" if data.startswith(_PNG_MAGIC) else ""
         problem, detail = _broken_off(data, kind)
+        if problem == "image-damaged":  # a warning elsewhere, where decoders guess the rest
+            problem = "image-unreadable"
         return PictureFacts(problem or "image-unreadable", detail or _plain_reason(error), digest=digest)
     return PictureFacts(problem, detail, **known)
 

@@ -86,10 +86,10 @@ def _read(path: str, image: str) -> dict[str, Any]:
         outlines, box = _region(where, shape)
         group = shape.get("group_id")
         key = number if group is None else (label, str(group))
-        whole = objects.setdefault(key, {"category_id": label, "iscrowd": 0, "segmentation": [], "bbox": box})
-        whole["segmentation"].extend(outline.ravel().tolist() for outline in outlines)
-        whole["bbox"] = [*map(min, whole["bbox"][:2], box[:2]), *map(max, whole["bbox"][2:], box[2:])]
-        whole["bbox_mode"] = BoxMode.XYXY_ABS
+        entire = objects.setdefault(key, {"category_id": label, "iscrowd": 0, "segmentation": [], "bbox": box})
+        entire["segmentation"].extend(outline.ravel().tolist() for outline in outlines)
+        entire["bbox"] = [*map(min, entire["bbox"][:2], box[:2]), *map(max, entire["bbox"][2:], box[2:])]
+        entire["bbox_mode"] = BoxMode.XYXY_ABS
     return {
         "file_name": image,
         "height": height,
