@@ -50,8 +50,8 @@ from densekit.inference.run import resizing
 
 W, H = 48, 36
 SLOW = 10.0  # seconds
-VALUES = [None, True, False, 0, -1, 1, 2, 1.5, 2**63, -(2**70), 10**400, float("nan"), float("inf"), -1e300, "", "0", "x",
-          "1e9", "nan", "é", [], [[]], [None], {}, {"size": [1, 1]}, [[0, 0, 1]], [[[0, 0], [1, 0], [1, 1]]]]  # fmt: skip
+VALUES = [None, True, False, 0, -1, 1, 2, 1.5, 2**63, -(2**70), 10**400, float("nan"), float("inf"), -1e300, "", "0",
+          "x", "1e9", "nan", "é", [], [[]], [None], {}, {"size": [1, 1]}, [[0, 0, 1]], [[[0, 0], [1, 0], [1, 1]]]]  # fmt: skip
 OPTIONS = Options(workers=1, progress=False)
 
 

@@ -10,11 +10,7 @@ def add_densekit_config(cfg: CfgNode) -> None:
     # YAML file of own data sets, as --datasets, which goes before it; docs/own_data.md. Relative to where the command
     # is started, like every other path of a configuration.
     cfg.DATASETS.CATALOG = ""
-    cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0  # of CropAfterResizeMapper: a crop holds less of any class than that
-    cfg.INPUT.COLOR_AUG_SSD = False  # of CropAfterResizeMapper: the colour distortions of SSD (arXiv 1512.02325)
-    # How many bits of a grey picture's 16 are used: 12 for 0 .. 4095; 0: what the file says, and 16 if it says nothing.
-    cfg.INPUT.BIT_DEPTH = 0
-    cfg.INPUT.MAPPER = ""  # name of the mapper that turns an annotation into training tensors; "": by the task
+    _add_input(cfg)
     # A batch of IMS_PER_BATCH images is cut into so many parts, one forward and backward pass each: the same step in
     # less memory. Losses and gradients are the means over the parts.
     cfg.SOLVER.ACCUMULATE = 1
@@ -68,6 +64,14 @@ def add_densekit_config(cfg: CfgNode) -> None:
     # ROI_MASK_HEAD.NAME UpsamplerMaskHead: its upsampling layer, "deconv" being the host's own.
     cfg.MODEL.ROI_MASK_HEAD.UPSAMPLER = "deconv"
     _add_semantic_heads(cfg)
+
+
+def _add_input(cfg: CfgNode) -> None:
+    cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0  # of CropAfterResizeMapper: a crop holds less of any class than that
+    cfg.INPUT.COLOR_AUG_SSD = False  # of CropAfterResizeMapper: the colour distortions of SSD (arXiv 1512.02325)
+    # How many bits of a grey picture's 16 are used: 12 for 0 .. 4095; 0: what the file says, and 16 if it says nothing.
+    cfg.INPUT.BIT_DEPTH = 0
+    cfg.INPUT.MAPPER = ""  # name of the mapper that turns an annotation into training tensors; "": by the task
 
 
 def _add_semantic_heads(cfg: CfgNode) -> None:

@@ -113,7 +113,8 @@ def eight_bits(image: Image.Image, bits: int = 0) -> Image.Image:
         raise ValueError("its pixels are floating-point numbers of unknown range; save it with 8 or 16 bits")
     if not is_deep(image):
         return image
-    return Image.fromarray(_scaled(np.asarray(image, dtype=np.int64), bits or used_bits(image)))
+    bits = bits or used_bits(image)  # which the header says; decoding closes the file
+    return Image.fromarray(_scaled(np.asarray(image, dtype=np.int64), bits))
 
 
 def _scaled(values: np.ndarray, bits: int) -> np.ndarray:

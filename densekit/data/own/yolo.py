@@ -111,7 +111,9 @@ def _guess_shape(lines: Sequence[_Line]) -> Shape | None:
         if rest <= 0 or rest % dims or not all(_is_pose(line.numbers, dims) for line in lines):
             continue
         found, where = f"boxes with {rest // dims} keypoints of {dims} numbers", lines[0].where
-        if all(_is_outline(line.numbers) for line in lines):
+        # Visibilities in line after line are no places; a single object that fills the picture may have such corners.
+        surely = dims == 3 and (len(lines) > 1 or 2.0 in lines[0].numbers)
+        if not surely and all(_is_outline(line.numbers) for line in lines):
             logger.warning(
                 "%s: the lines may be polygons or %s, and are read as polygons; kpt_shape tells.", where, found
             )
