@@ -8,6 +8,7 @@ sentence; what counts as a fault is another exception, a file that takes more th
 """
 
 import argparse
+import copy
 import io
 import json
 import logging
@@ -50,8 +51,9 @@ from densekit.inference.run import resizing
 
 W, H = 48, 36
 SLOW = 10.0  # seconds
-VALUES = [None, True, False, 0, -1, 1, 2, 1.5, 2**63, -(2**70), 10**400, float("nan"), float("inf"), -1e300, "", "0",
-          "x", "1e9", "nan", "é", [], [[]], [None], {}, {"size": [1, 1]}, [[0, 0, 1]], [[[0, 0], [1, 0], [1, 1]]]]  # fmt: skip
+VALUES = [None, True, False, 0, -1, 1, 2, 1.5, 2**63, -(2**70), 10**400, float("nan"), float("inf"), -1e300]
+VALUES += ["", "0", "x", "1e9", "nan", "é", [], [[]], [None], {}, {"size": [1, 1]}, [[0, 0, 1]]]
+VALUES += [[[[0, 0], [1, 0], [1, 1]]]]
 OPTIONS = Options(workers=1, progress=False)
 
 
@@ -100,7 +102,7 @@ def damaged_value(rng, value):
     elif action < 0.2 and isinstance(node, list):
         node.append(node[key])
     else:
-        node[key] = rng.choice(VALUES)
+        node[key] = copy.deepcopy(rng.choice(VALUES))  # a later fault may change it
     return value
 
 

@@ -31,8 +31,8 @@ def atomic_write(path: str | Path, mode: str = "w", *, durable: bool = True) -> 
     handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
         # Names of files that are no UTF-8 come from the system with placeholders, which become \\udcXX.
-        text = {} if "b" in mode else {"encoding": "utf-8", "errors": "backslashreplace"}
-        with os.fdopen(handle, mode, **text) as file:
+        encoding, errors = (None, None) if "b" in mode else ("utf-8", "backslashreplace")
+        with os.fdopen(handle, mode, encoding=encoding, errors=errors) as file:
             yield file
             file.flush()
             if durable:

@@ -48,9 +48,9 @@ def decode(stream: IO[bytes], format: str | None = None, bits: int = 0) -> np.nd
         ValueError: Its pixels are fractions of an unknown range.
         OSError: It is no picture, or breaks off.
     """
-    image = Image.open(stream)
-    deep = _deep_colour(image, stream, bits)
-    image = upright(eight_bits(image, bits) if deep is None else deep, image)
+    stored = Image.open(stream)
+    deep = _deep_colour(stored, stream, bits)
+    image = upright(eight_bits(stored, bits) if deep is None else deep, stored)
     if format is not None:
         image = image.convert("RGB" if format in ("BGR", YUV) else format)
     array = np.asarray(image)
@@ -89,7 +89,7 @@ def upright(image: Image.Image, header: Image.Image) -> Image.Image:
 
 def _significant_bits(image: Image.Image) -> int:
     """The first number of PNG's sBIT chunk, which stands before the pixels; 0 where there is none."""
-    stream = image.fp
+    stream = getattr(image, "fp", None)
     if stream is None:
         return 0
     place = stream.tell()
