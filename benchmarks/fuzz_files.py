@@ -148,8 +148,8 @@ def yolo_text(rng):
 
 def voc_text(rng):
     objects = "".join(
-        f"<object><name>a</name><bndbox><xmin>{x + 1}</xmin><ymin>{y + 1}</ymin><xmax>{x + w}</xmax><ymax>{y + h}</ymax>"
-        "</bndbox></object>"
+        f"<object><name>a</name><bndbox><xmin>{x + 1}</xmin><ymin>{y + 1}</ymin>"
+        f"<xmax>{x + w}</xmax><ymax>{y + h}</ymax></bndbox></object>"
         for x, y, w, h in boxes(rng)
     )
     return f"<annotation><size><width> {W} </width><height> {H} </height></size>{objects}</annotation>"
@@ -226,7 +226,9 @@ class Fuzz:
         if check_ran and self.clean and not trained:
             self.fault("COCO", raw, "check finds no error and training refuses it")
         if trained:
-            self.attempt("COCO, evaluated", raw, lambda: GroundTruth.from_coco(read_coco_json(str(path)), str(path)))
+            read = lambda: GroundTruth.from_coco(read_coco_json(str(path)), str(path))  # noqa: E731
+            if not self.attempt("COCO, evaluated", raw, read)[0]:
+                self.fault("COCO, evaluated", raw, "training reads it and evaluation refuses it")
 
     def labelme(self) -> None:
         self._pair("LabelMe", "json", json_bytes(self.rng, labelme), load_labelme)

@@ -17,6 +17,7 @@ from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.d2.structures import BoxMode
 from densekit.data.coco_fields import is_id, normalised
 from densekit.data.coco_json import entries_by_id, read_json
+from densekit.data.coco_masks import polygon_problem
 
 _FIELDS = ("id", "category_id", "bbox", "area", "iscrowd", "segmentation", "keypoints", "num_keypoints")
 
@@ -206,7 +207,10 @@ def _renumbered(annotation: Mapping[str, Any], numbers: Mapping[Any, int], sourc
         )
     if "area" not in kept:
         _, _, width, height = kept["bbox"]
-        kept["area"] = segmentation_area(kept["segmentation"]) if "segmentation" in kept else width * height
+        masks = kept.get("segmentation")
+        if isinstance(masks, list):
+            masks = [polygon for polygon in masks if isinstance(polygon, list) and not polygon_problem(polygon)[0]]
+        kept["area"] = segmentation_area(masks) if masks else width * height
     if "keypoints" in kept:
         kept.setdefault("num_keypoints", sum(flag > 0 for flag in kept["keypoints"][2::3]))
     return kept

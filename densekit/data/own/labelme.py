@@ -131,7 +131,7 @@ def _points(where: str, shape: dict[str, Any]) -> np.ndarray:
     """The points (N, 2) that a shape is drawn by."""
     try:
         points = np.array(shape.get("points"), dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         points = np.zeros(0)
     if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
         raise ValueError(f"{where} has points that are no list of finite [x, y].")
