@@ -1,4 +1,4 @@
-"""Adds what pyproject.toml cannot say: the folder ``projects`` installs as the package ``densekit.projects``."""
+"""Adds what pyproject.toml cannot say: which packages the folders ``projects`` and ``configs`` are."""
 
 from setuptools import find_packages, setup
 
@@ -7,6 +7,7 @@ setup(
         *find_packages(include=["densekit", "densekit.*"]),
         "densekit.projects",
         *(f"densekit.projects.{name}" for name in find_packages("projects")),
+        "densekit.configs",
     ],
-    package_dir={"densekit": "densekit", "densekit.projects": "projects"},
+    package_dir={"densekit": "densekit", "densekit.projects": "projects", "densekit.configs": "configs"},
 )

@@ -36,6 +36,7 @@ from densekit.data.ground_truth import GroundTruth, read_coco_json
 from densekit.data.inspect import Options, fix_coco, inspect_coco
 from densekit.data.inspect.pictures import read_picture as check_picture
 from densekit.data.labels import load_sem_seg
+from densekit.data.mapper import inference_augmentations
 from densekit.data.own.catalog import read_catalog
 from densekit.data.own.classes import class_list
 from densekit.data.own.labelme import load_labelme
@@ -47,7 +48,6 @@ from densekit.data.training_images import read_training_image
 from densekit.inference.inputs import Picture
 from densekit.inference.predicting import predict_batches
 from densekit.inference.reading import Views
-from densekit.inference.run import resizing
 
 W, H = 48, 36
 SLOW = 10.0  # seconds
@@ -320,7 +320,7 @@ def predict(fuzz: Fuzz, count: int) -> None:
             )
         pictures.append(Picture(index, index, str(path), path.name, path.name))
     recorder = Collected()
-    views = Views(pictures, cfg.INPUT.FORMAT, resizing(cfg), None)
+    views = Views(pictures, cfg.INPUT.FORMAT, inference_augmentations(cfg), None)
     try:
         predict_batches(
             model, views, [[k] for k in range(count)], recorder,

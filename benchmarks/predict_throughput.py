@@ -20,11 +20,13 @@ from pathlib import Path
 import torch
 
 from densekit.cli.predict import add_arguments
+from densekit.cli.predict_options import complete
 from densekit.d2.data import build_detection_test_loader
 from densekit.d2.evaluation import inference_on_dataset
 from densekit.data import DatasetMapper
+from densekit.data.mapper import inference_augmentations
 from densekit.data.pictures import image_size
-from densekit.inference.command import complete
+from densekit.engine.loading import build_with_weights
 from densekit.inference.inputs import pictures_of_words
 from densekit.inference.journal import Part
 from densekit.inference.names import find_classes
@@ -32,7 +34,7 @@ from densekit.inference.outputs import LineMaker, products_of
 from densekit.inference.predicting import open_batches, predict_batches
 from densekit.inference.reading import Views
 from densekit.inference.recorder import Recorder
-from densekit.inference.run import load_model, read_predict_config, resizing
+from densekit.inference.run import read_predict_config
 
 
 class Contest:
@@ -45,8 +47,8 @@ class Contest:
     def __init__(self, args: argparse.Namespace) -> None:
         self.job = complete(args)
         self.cfg = read_predict_config(self.job)
-        self.model = load_model(self.cfg)
-        self.pictures = pictures_of_words(self.job.input, self.job.output) * self.job.repeat
+        self.model = build_with_weights(self.cfg)
+        self.pictures = pictures_of_words(self.job.input, self.job.output) * args.repeat
         self.workers = self.cfg.DATALOADER.NUM_WORKERS if self.job.num_workers is None else self.job.num_workers
         with torch.no_grad():
             self.products = products_of(self.model)
@@ -67,7 +69,7 @@ class Contest:
             maker = LineMaker(Path(folder), find_classes(self.cfg, ""), self.job.score_threshold)
             predict_batches(
                 self.model,
-                Views(self.pictures, self.cfg.INPUT.FORMAT, resizing(self.cfg), None),
+                Views(self.pictures, self.cfg.INPUT.FORMAT, inference_augmentations(self.cfg), None),
                 open_batches(len(self.pictures), self.job.batch_size, set()),
                 Recorder(Part(Path(folder)), maker, set()),
                 products=self.products,

@@ -6,16 +6,17 @@ from typing import Any
 
 import yaml
 
-from densekit.config_check import check_file, check_options, lines_of_keys
+from densekit.config_check import check_file, check_options, lines_of_keys, plain_bases
 from densekit.config_defaults import default_config
+from densekit.config_files import find_config
 from densekit.d2.config import CfgNode
 
 
-def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
+def load_config(config: str | CfgNode, opts: Sequence[Any] = ()) -> CfgNode:
     """The config of a run: defaults, then a file with its bases, then overrides.
 
     Args:
-        config_file: YAML file; "" for the defaults alone.
+        config: YAML file or the name of a shipped one; "" for the defaults alone. A config is copied.
         opts: ``[KEY, VALUE, KEY, VALUE, ...]``; values are read as Python literals where they are such.
 
     Returns:
@@ -28,35 +29,45 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     """
     from densekit.projects import adapt_all_configs
 
-    cfg = _merged(config_file, opts)
+    if isinstance(config, CfgNode):
+        cfg = config.clone()
+        cfg.defrost()
+        _override(cfg, opts)
+        return cfg
+    cfg = _merged(config, opts)
     adapt_all_configs(cfg)
     return cfg
 
 
-def _merged(config_file: str, opts: Sequence[str]) -> CfgNode:
+def _merged(config_file: str, opts: Sequence[Any]) -> CfgNode:
     """The values as they are written; projects have not adapted them."""
     cfg = default_config()
     if config_file:
-        check_file(cfg, config_file)
+        path = find_config(config_file)
+        check_file(cfg, path)
         try:
-            cfg.merge_from_file(config_file, allow_unsafe=False)
+            with plain_bases(path) as plain:
+                cfg.merge_from_file(plain, allow_unsafe=False)
         except yaml.constructor.ConstructorError as error:
-            raise ValueError(
-                f"A tag in '{config_file}' or its bases would run code; write its value. {error}"
-            ) from error
-    check_options(cfg, opts)
-    cfg.merge_from_list(list(opts))
+            raise ValueError(f"A tag in '{path}' or its bases would run code; write its value. {error}") from error
+    _override(cfg, opts)
     return cfg
 
 
-def explicit_keys(config_file: str, opts: Sequence[str] = ()) -> set[str]:
+def _override(cfg: CfgNode, opts: Sequence[Any]) -> None:
+    check_options(cfg, opts)
+    cfg.merge_from_list(list(opts))
+
+
+def explicit_keys(config_file: str, opts: Sequence[Any] = ()) -> set[str]:
     """Returns the keys that stand in the overrides or in the file itself, not in one of its bases."""
-    lines = lines_of_keys(config_file) if config_file else {}
-    return set(opts[::2]) | {key for key, (file, _) in lines.items() if file == config_file}
+    path = find_config(config_file) if config_file else ""
+    lines = lines_of_keys(path) if path else {}
+    return set(opts[::2]) | {key for key, (file, _) in lines.items() if file == path}
 
 
 def describe_config(
-    cfg: CfgNode, config_file: str, opts: Sequence[str], notes: Iterable[str] = (), *, changed_only: bool = False
+    cfg: CfgNode, config_file: str, opts: Sequence[Any], notes: Iterable[str] = (), *, changed_only: bool = False
 ) -> str:
     """Writes a config with the origin of every value.
 
@@ -71,7 +82,7 @@ def describe_config(
         A line ``KEY: value  # origin`` for each key. Origins are default, a file with its line, command line, or for
         what none of these says: which project has adapted it, or the note.
     """
-    lines = lines_of_keys(config_file) if config_file else {}
+    lines = lines_of_keys(find_config(config_file)) if config_file else {}
     defaults, merged = dict(_leaves(default_config())), _merged(config_file, opts)
     written, given = dict(_leaves(merged)), opts[::2]
     adapted = dict(_adapted(merged))

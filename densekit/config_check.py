@@ -5,13 +5,17 @@ chain a key came from. Nothing here changes the config.
 """
 
 import difflib
+import json
 import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import yaml
 
 from densekit.config_defaults import all_keys, key_owners
+from densekit.config_files import nearest_shipped, shipped_config
 from densekit.d2.config import CfgNode
 from densekit.d2.utils.file_io import PathManager
 
@@ -33,13 +37,16 @@ def check_file(cfg: CfgNode, path: str, _chain: tuple[str, ...] = ()) -> None:
     if not PathManager.isfile(path):
         raise FileNotFoundError(f"Config file '{path}' does not exist.")
     root = _parse(path)
-    for base, line in _bases(root):
+    for node in _bases(root):
+        base, line = node.value, node.start_mark.line + 1
         where = f"{path}, line {line}"
         base_path = _resolve(base, path)
         if base_path in (*_chain, path):
             raise ValueError(f"{where}: the {_BASE_KEY} '{base}' leads back to '{base_path}'.")
         if not PathManager.isfile(base_path):
-            raise FileNotFoundError(f"{where}: the {_BASE_KEY} '{base}' is '{base_path}', which does not exist.")
+            raise FileNotFoundError(
+                f"{where}: the {_BASE_KEY} '{base}' is '{base_path}', which does not exist.{nearest_shipped(base)}"
+            )
         check_file(cfg, base_path, (*_chain, path))
     _check_mapping(cfg, cfg, root, path, "")
 
@@ -55,8 +62,8 @@ def lines_of_keys(path: str) -> dict[str, tuple[str, int]]:
     """
     root = _parse(path)
     found: dict[str, tuple[str, int]] = {}
-    for base, _ in _bases(root):
-        found |= lines_of_keys(os.path.normpath(_resolve(base, path)))
+    for node in _bases(root):
+        found |= lines_of_keys(os.path.normpath(_resolve(node.value, path)))
 
     def walk(mapping: yaml.MappingNode, prefix: str) -> None:
         for key, value in mapping.value:
@@ -69,14 +76,50 @@ def lines_of_keys(path: str) -> dict[str, tuple[str, int]]:
     return found
 
 
-def _bases(root: yaml.MappingNode) -> Iterator[tuple[str, int]]:
-    """The files that a file names as its bases, with the lines."""
+def _bases(root: yaml.MappingNode) -> Iterator[yaml.ScalarNode]:
+    """The nodes of the files that a file names as its bases."""
     for value in (value for key, value in root.value if key.value == _BASE_KEY):
-        for base in value.value if isinstance(value, yaml.SequenceNode) else [value]:
-            yield base.value, base.start_mark.line + 1
+        yield from value.value if isinstance(value, yaml.SequenceNode) else [value]
 
 
-def check_options(cfg: CfgNode, opts: Sequence[str]) -> None:
+@contextmanager
+def plain_bases(path: str) -> Iterator[str]:
+    """Gives the file that the host can merge, which knows bases relative to a file and no shipped names.
+
+    Args:
+        path: A file that :func:`check_file` has nothing against.
+
+    Yields:
+        ``path`` itself; or a copy, where a base in the chain is the name of a shipped file, which lasts as long as the
+        block.
+    """
+    if not _names_shipped(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield _with_plain_bases(path, folder)
+
+
+def _names_shipped(path: str) -> bool:
+    """Whether the host would look in vain for a base of the file or of a base."""
+    targets = [(_beside(node.value, path), _resolve(node.value, path)) for node in _bases(_parse(path))]
+    return any(plain != found or _names_shipped(found) for plain, found in targets)
+
+
+def _with_plain_bases(path: str, folder: str) -> str:
+    """Writes a copy of a file that names its bases by absolute paths, and of those bases; returns the copy."""
+    with PathManager.open(path, "r") as file:
+        text = file.read()
+    for node in reversed(list(_bases(_parse(path)))):
+        base = _with_plain_bases(_resolve(node.value, path), folder)
+        text = text[: node.start_mark.index] + json.dumps(base) + text[node.end_mark.index :]
+    number, copy = tempfile.mkstemp(suffix=".yaml", dir=folder)
+    with open(number, "w", encoding="utf-8") as file:
+        file.write(text)
+    return copy
+
+
+def check_options(cfg: CfgNode, opts: Sequence[Any]) -> None:
     """Checks ``KEY VALUE`` overrides from the command line against ``cfg``.
 
     Raises:
@@ -114,6 +157,12 @@ def _parse(path: str) -> yaml.MappingNode:
 
 
 def _resolve(base: str, path: str) -> str:
+    """The path of a base: beside the file that names it, else a shipped file of that name."""
+    plain = _beside(base, path)
+    return plain if PathManager.isfile(plain) else shipped_config(base) or plain
+
+
+def _beside(base: str, path: str) -> str:
     base = os.path.expanduser(base)
     return base if os.path.isabs(base) or "://" in base else os.path.join(os.path.dirname(path), base)
 

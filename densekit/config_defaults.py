@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 
 from densekit.d2.config import CfgNode, get_cfg
+from densekit.modeling.config import add_modeling_config
 
 
 def add_densekit_config(cfg: CfgNode) -> None:
-    """Adds the keys that densekit's trainer reads beside the host's."""
+    """Adds the keys that densekit reads beside the host's: the trainer's here, a shared part's where the part is."""
     # YAML file of own data sets, as --datasets, which goes before it; docs/own_data.md. Relative to where the command
     # is started, like every other path of a configuration.
     cfg.DATASETS.CATALOG = ""
@@ -32,7 +33,12 @@ def add_densekit_config(cfg: CfgNode) -> None:
     cfg.MODEL.SHARDING.ENABLED = False
     # Class names of the backbone's modules that are gathered one at a time; []: the members of its sequences.
     cfg.MODEL.SHARDING.BLOCKS = []
-    cfg.SOLVER.OPTIMIZER = "SGD"  # or "AdamW" (arXiv 1711.05101)
+    cfg.SOLVER.OPTIMIZER = "SGD"  # a name of OPTIMIZER_REGISTRY: "AdamW" (arXiv 1711.05101), "Adam" or a system's own
+    cfg.SOLVER.BETAS = [0.9, 0.999]  # of Adam and AdamW
+    # LR_SCHEDULER_NAME "GroupWarmupCosineLR": the rate that the warm-up of biases starts with, falling to that of the
+    # schedule, and the momentum that all start with; below 0: they start as the others do, and it stays as it is.
+    cfg.SOLVER.WARMUP_BIAS_LR = -1.0
+    cfg.SOLVER.WARMUP_MOMENTUM = -1.0
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0  # on the learning rate of the parameters below a module named `backbone`
     cfg.TEST.BOUNDARY = False  # judge masks and classes by their boundaries too (arXiv 2103.16562)
     cfg.TEST.COCO_DETECTIONS = 0  # of an image and class, the best so many count in COCO's AP; 0: COCO's 100
@@ -48,6 +54,9 @@ def add_densekit_config(cfg: CfgNode) -> None:
     cfg.MODEL_EMA = CfgNode()
     cfg.MODEL_EMA.ENABLED = False
     cfg.MODEL_EMA.DECAY = 0.999  # of the average in each iteration
+    cfg.MODEL.TEACHER = CfgNode()  # a frozen model beside those that learn from one
+    cfg.MODEL.TEACHER.CONFIG_FILE = ""  # of the teacher; "": it has the student's configuration
+    cfg.MODEL.TEACHER.WEIGHTS = ""  # as MODEL.WEIGHTS; "": there is no teacher
     cfg.WRITERS = []  # where metrics go beside metrics.json and TensorBoard: "wandb", "mlflow"
     # LR_SCHEDULER_NAME "WarmupPolyLR" (arXiv 1606.00915): (1 - iteration / MAX_ITER) ** POWER, after a warm-up.
     cfg.SOLVER.POLY_LR_POWER = 0.9  # 1.0 is a straight line
@@ -55,15 +64,7 @@ def add_densekit_config(cfg: CfgNode) -> None:
     # The least share of the model's entries that MODEL.WEIGHTS must fill: below it the file is taken for another
     # architecture's, and refused. A backbone alone is well above it; 0.0 takes what fits, however little.
     cfg.MODEL.WEIGHTS_MIN_COVERAGE = 0.1
-    # BACKBONE.NAME build_fpn_backbone: a pyramid on any backbone.
-    cfg.MODEL.FPN.BOTTOM_UP = "build_resnet_backbone"  # name of the backbone below it
-    cfg.MODEL.FPN.UPSAMPLER = "nearest"  # of the top-down path, a name of densekit.layers.UPSAMPLERS
-    # What is above the backbone's last map: "maxpool" of the last output (Detectron2), or "conv", a convolution of
-    # stride 2 on the backbone's map, where the top-down path starts (mmdetection's CARAFE pyramid).
-    cfg.MODEL.FPN.TOP_LEVEL = "maxpool"
-    # ROI_MASK_HEAD.NAME UpsamplerMaskHead: its upsampling layer, "deconv" being the host's own.
-    cfg.MODEL.ROI_MASK_HEAD.UPSAMPLER = "deconv"
-    _add_semantic_heads(cfg)
+    add_modeling_config(cfg)
 
 
 def _add_input(cfg: CfgNode) -> None:
@@ -72,34 +73,6 @@ def _add_input(cfg: CfgNode) -> None:
     # How many bits of a grey picture's 16 are used: 12 for 0 .. 4095; 0: what the file says, and 16 if it says nothing.
     cfg.INPUT.BIT_DEPTH = 0
     cfg.INPUT.MAPPER = ""  # name of the mapper that turns an annotation into training tensors; "": by the task
-
-
-def _add_semantic_heads(cfg: CfgNode) -> None:
-    node = cfg.MODEL.SEM_SEG_HEAD
-    # A head on an earlier map that helps in training, of UPerHead and DeepLabV3PlusSemanticHead.
-    node.AUXILIARY = CfgNode()
-    node.AUXILIARY.IN_FEATURE = ""  # its map, e.g. "res4"; "": no such head
-    node.AUXILIARY.CONVS_DIM = 256  # channels
-    node.AUXILIARY.NUM_CONV = 1  # 3x3 convolutions before the classifier
-    node.AUXILIARY.LOSS_WEIGHT = 0.4
-    # SEM_SEG_HEAD.NAME DeepLabV3PlusSemanticHead (arXiv 1802.02611), keys of Detectron2's DeepLab project.
-    node.PROJECT_CHANNELS = [48]  # of each map but the coarsest, finest first, as it enters the decoder
-    node.ASPP_CHANNELS = 256
-    node.ASPP_DILATIONS = [6, 12, 18]  # for a coarsest map of stride 16; twice that for stride 8
-    node.ASPP_DROPOUT = 0.1
-    node.USE_DEPTHWISE_SEPARABLE_CONV = False
-    # SEM_SEG_HEAD.NAME UPerHead (arXiv 1807.10221); SEM_SEG_HEAD.CONVS_DIM are its channels, 512 in the paper's.
-    node.DROPOUT = 0.0  # probability that a channel is dropped before the classifier, of the auxiliary head's too
-    node = cfg.MODEL.UPERNET = CfgNode()
-    # "mmseg" convolves what was pooled, then enlarges it, and has its loss at every pixel; "csail", the authors',
-    # enlarges it first, and has its loss at the stride of the scores.
-    node.CONVENTION = "mmseg"
-    node.POOL_SCALES = [1, 2, 3, 6]  # sides of the pooling grids
-    # Names of densekit.layers.UPSAMPLERS, as in CARAFE's ablation (arXiv 1905.02188, section 5.2). "bilinear" is
-    # UPerNet's own: straight to the size that is needed.
-    node.PPM_UPSAMPLER = "bilinear"  # of what was pooled; a layer does the last doubling
-    node.FPN_UPSAMPLER = "bilinear"  # of the top-down path
-    node.FUSE_UPSAMPLER = "bilinear"  # of the levels to the finest size; a layer takes them there step by step
 
 
 def default_config() -> CfgNode:

@@ -2,16 +2,28 @@
 
 from collections.abc import Iterator
 from importlib import import_module
+from types import ModuleType
 
 from densekit.d2.config import CfgNode
 
 PROJECTS: tuple[str, ...] = (
     "_template",
     "carafe",
+    "deeplab",
     "detr",
     "mask_scoring",
+    "mpvit",
     "pointrend",
+    "swin",
+    "timm_backbone",
+    "upernet",
 )
+
+
+def rooms() -> Iterator[tuple[str, ModuleType]]:
+    """Yields the name and the package of each project; the import registers its parts and its weights' names."""
+    for name in PROJECTS:
+        yield name, import_module(f"{__name__}.{name}")
 
 
 def add_all_configs(cfg: CfgNode) -> None:
@@ -22,9 +34,7 @@ def add_all_configs(cfg: CfgNode) -> None:
 
 def add_each_config(cfg: CfgNode) -> Iterator[str]:
     """As :func:`add_all_configs`, and yields the name of each project after its node has been added."""
-    for name in PROJECTS:
-        import_module(f"{__name__}.{name}").add_config(cfg)
-        yield name
+    yield from _call_each("add_config", cfg)
 
 
 def adapt_all_configs(cfg: CfgNode) -> None:
@@ -35,8 +45,18 @@ def adapt_all_configs(cfg: CfgNode) -> None:
 
 def adapt_each_config(cfg: CfgNode) -> Iterator[str]:
     """As :func:`adapt_all_configs`, and yields the name of each project after it has had its say."""
-    for name in PROJECTS:
-        adapt = getattr(import_module(f"{__name__}.{name}"), "adapt_config", None)
-        if adapt is not None:
-            adapt(cfg)
+    yield from _call_each("adapt_config", cfg)
+
+
+def shrink_all(cfg: CfgNode) -> None:
+    """Lets every project with keys of its own make a merged config small enough to train a step of it in a test."""
+    for _ in _call_each("shrink", cfg):
+        pass
+
+
+def _call_each(function: str, cfg: CfgNode) -> Iterator[str]:
+    """Calls a function of each project that has it; yields the project's name then."""
+    for name, room in rooms():
+        if hasattr(room, function):
+            getattr(room, function)(cfg)
             yield name

@@ -4,10 +4,10 @@ import json
 import logging
 import os
 import random
-from argparse import Namespace
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,14 +21,14 @@ os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 
 @pytest.fixture
 def in_processes(monkeypatch) -> Callable[..., None]:
-    """Runs a function of a module's top level in so many processes on the CPU; it gets the facts in a Namespace."""
+    """Runs a function of a module's top level in so many processes on the CPU; it gets the facts in an object."""
     from densekit.engine import launch
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # as launch does, for good
 
-    def start(main: Callable[[Namespace], None], count: int, **facts: Any) -> None:
+    def start(main: Callable[[Any], None], count: int, **facts: Any) -> None:
         meeting = {"num_gpus": count, "num_machines": 1, "machine_rank": 0, "dist_url": "auto"}
-        launch(main, Namespace(**meeting, **facts), "cpu")
+        launch(main, SimpleNamespace(**meeting, **facts), "cpu")
 
     return start
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from densekit.arguments import parse_arguments
+from densekit.cli.arguments import parse_arguments
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = ["--config-file", "x.yaml"]

@@ -6,10 +6,16 @@ import re
 import pytest
 from PIL import Image
 
-from densekit.arguments import parse_arguments
-from densekit.config import describe_config, load_config
+from densekit.cli.arguments import parse_arguments
+from densekit.cli.train import run_options
+from densekit.config import load_config
 from densekit.config_defaults import key_owners
-from densekit.engine.setup import describe
+from densekit.engine.setup import describe as describe_run
+
+
+def describe(words: list[str]) -> str:
+    args = parse_arguments(words)
+    return describe_run(run_options(args), changed_only=args.diff)
 
 
 def message(*opts: object) -> str:
@@ -25,17 +31,15 @@ def origins(text: str) -> dict[str, str]:
 
 def test_keys_have_the_project_that_added_them():
     owners = key_owners()
-    assert owners["MODEL.CARAFE.UP_KERNEL"] == owners["MODEL.CARAFE"] == "projects/carafe"
-    assert owners["MODEL.ROI_MASK_HEAD.POINT_HEAD_ON"] == "projects/pointrend"
-    assert "MODEL.ROI_MASK_HEAD" not in owners and "SOLVER.OPTIMIZER" not in owners
+    assert owners["MODEL.TEMPLATE.HIDDEN_DIM"] == owners["MODEL.TEMPLATE"] == "projects/_template"
+    assert not {"MODEL.ROI_MASK_HEAD", "SOLVER.OPTIMIZER", "MODEL.FPN.UPSAMPLER"} & set(owners)
 
 
 @pytest.mark.parametrize(
     ("key", "nearest"),
     [
-        ("MODEL.CARAFE.UP_KERNELS", "MODEL.CARAFE.UP_KERNEL (projects/carafe)"),
-        ("MODEL.DETR.NUM_CLASS", "MODEL.DETR.NUM_CLASSES (projects/detr)"),
-        ("MODEL.ROI_MASK_HEAD.POINT_HEAD", "MODEL.ROI_MASK_HEAD.POINT_HEAD_ON (projects/pointrend)"),
+        ("MODEL.TEMPLATE.HIDDEN_DIMS", "MODEL.TEMPLATE.HIDDEN_DIM (projects/_template)"),
+        ("MODEL.TEMPLATES.HIDDEN_DIM", "MODEL.TEMPLATE.HIDDEN_DIM (projects/_template)"),
     ],
 )
 def test_the_nearest_key_names_its_project(key, nearest):
@@ -43,16 +47,16 @@ def test_the_nearest_key_names_its_project(key, nearest):
     assert f"no config key {key}. The nearest: {nearest}" in text
 
 
-@pytest.mark.parametrize("key", ["MODEL.MASK_SCORING.ALPHABET", "MASK_SCORING.ALPHABET", "MODEL.MASK_SCORNG.ALPHABET"])
+@pytest.mark.parametrize("key", ["MODEL.TEMPLATE.ALPHABET", "TEMPLATE.ALPHABET", "MODEL.TEMPLAET.ALPHABET"])
 def test_a_key_unlike_any_other_leads_to_the_project_of_its_node(key):
     text = message(key, 1)
-    assert "projects/mask_scoring" in text and "MODEL.MASK_SCORING.CONV_DIM" in text
+    assert "projects/_template" in text and "MODEL.TEMPLATE.HIDDEN_DIM" in text
 
 
 def test_a_hint_in_a_file_names_the_project_too(tmp_path):
     path = tmp_path / "run.yaml"
-    path.write_text("MODEL:\n  CARAFE:\n    KERNEL: 5\n")
-    with pytest.raises(ValueError, match=rf"{path}, line 3: .*UP_KERNEL \(projects/carafe\)"):
+    path.write_text("MODEL:\n  TEMPLATE:\n    HIDDEN: 5\n")
+    with pytest.raises(ValueError, match=rf"{path}, line 3: .*HIDDEN_DIM \(projects/_template\)"):
         load_config(str(path))
 
 
@@ -63,20 +67,12 @@ def test_a_hint_in_a_file_names_the_project_too(tmp_path):
         (["SOLVER.MAX_ITER", "1.5"], ["SOLVER.MAX_ITER is an integer", "1.5 is a float"]),
         (["MODEL.MASK_ON", "1"], ["MODEL.MASK_ON is true or false", "1 is an integer"]),
         (["DATASETS.TRAIN", "coco_2017_train"], ["DATASETS.TRAIN is a tuple", "'coco_2017_train' is a string"]),
-        (["MODEL.CARAFE", "5"], ["MODEL.CARAFE is a node with keys of its own", "5 is an integer"]),
+        (["MODEL.TEMPLATE", "5"], ["MODEL.TEMPLATE is a node with keys of its own", "5 is an integer"]),
     ],
 )
 def test_a_wrong_type_of_an_override_names_key_value_and_what_is_expected(opts, parts):
     text = message(*opts)
     assert all(part in text for part in parts), text
-
-
-def test_what_a_project_adapts_is_said_to_be_its_doing(tmp_path):
-    path = tmp_path / "detr.yaml"
-    path.write_text("MODEL: {META_ARCHITECTURE: Detr}\nSOLVER: {OPTIMIZER: ADAMW}\nSEED: 3\n")
-    found = origins(describe_config(load_config(str(path)), str(path), []))
-    assert found["INPUT.MAPPER"] == found["SOLVER.OPTIMIZER"] == "adapted by projects/detr"
-    assert found["SEED"] == f"{path}:3"
 
 
 @pytest.fixture
@@ -100,7 +96,7 @@ def own_data(tmp_path):
 def test_print_config_shows_what_the_data_will_set_and_writes_nothing(tmp_path, own_data):
     out = tmp_path / "out"
     words = ["--train-data", own_data, "SEED", "4", "--print-config", "OUTPUT_DIR", str(out)]
-    text = describe(parse_arguments(words))
+    text = describe(words)
     found = origins(text)
     assert "MODEL.ROI_HEADS.NUM_CLASSES: 2  #" in text
     assert "kind1, kind2" in found["MODEL.ROI_HEADS.NUM_CLASSES"]
@@ -112,16 +108,16 @@ def test_print_config_shows_what_the_data_will_set_and_writes_nothing(tmp_path, 
 @pytest.mark.usefixtures("restore_catalogs")
 def test_counts_that_the_user_sets_are_the_users(tmp_path, own_data):
     words = ["--train-data", own_data, "--diff", "MODEL.ROI_HEADS.NUM_CLASSES", "2", "OUTPUT_DIR", str(tmp_path)]
-    assert origins(describe(parse_arguments(words)))["MODEL.ROI_HEADS.NUM_CLASSES"] == "command line"
+    assert origins(describe(words))["MODEL.ROI_HEADS.NUM_CLASSES"] == "command line"
 
 
 def test_what_epochs_will_change_is_announced():
-    text = describe(parse_arguments(["SOLVER.MAX_EPOCHS", "3.0", "--diff"]))
+    text = describe(["SOLVER.MAX_EPOCHS", "3.0", "--diff"])
     assert "# SOLVER.MAX_EPOCHS 3 sets SOLVER.MAX_ITER" in text.splitlines()[-1]
 
 
 def test_a_config_is_printed_where_its_data_are_missing():
     words = ["DATASETS.TRAIN", "('nobody_has_this',)", "--print-config"]
-    text = describe(parse_arguments(words))
+    text = describe(words)
     assert "SOLVER.GAMMA: 0.1  # default" in text
     assert text.splitlines()[-1].startswith("# A run would end with: ") and "nobody_has_this" in text.splitlines()[-1]

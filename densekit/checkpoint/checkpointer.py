@@ -126,6 +126,9 @@ class Checkpointer(DetectionCheckpointer):
     def _load_file(self, f: str) -> dict[str, Any]:
         checkpoint = read_checkpoint(f)
         weights = adapt_names(checkpoint, self.model.state_dict())
+        for name, module in self.model.named_modules():
+            if fit := getattr(module, "fit_weights", None):  # tables of another window, positions of another image
+                fit(weights, f"{name}." if name else "")
         # Names fit from here on; the host must not guess once more.
         rest = {key: value for key, value in checkpoint.items() if key not in ("matching_heuristics", "__author__")}
         return rest | {"model": weights}

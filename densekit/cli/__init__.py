@@ -1,7 +1,7 @@
 """The command ``densekit``: one module of this package for each sub-command, imported when it is asked for.
 
 A sub-command's module has ``add_arguments(parser)`` and ``run(args)``, which returns the exit code; it must not import
-torch before ``run``, so that ``--help`` answers at once.
+torch before ``run``, so that ``--help`` answers at once. ``train`` reads its words itself, as ``train_net.py`` does.
 """
 
 import argparse
@@ -10,13 +10,18 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from densekit.cli import train
+
 # name -> what it does, in the order of --help
 COMMANDS = {
+    "train": "train, evaluate and resume; train_net.py under another name",
+    "configs": "list the configurations that densekit brings along",
     "check": "look for faults in a data set: files, sizes, boxes, masks, ids, leakage",
     "convert": "rename the weights of another code base, or change the file format",
     "predict": "run a trained model on pictures or a video, and write the results for other tools",
     "submit": "make the zip file that the Cityscapes benchmark takes",
     "report": "write a page about an evaluation: numbers, curves, mistakes, pictures",
+    "doctor": "look at this machine and its installation, and say what is in the way",
 }
 
 
@@ -31,11 +36,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="densekit",
-        description="Work with data, weights and predictions; training and evaluation are train_net.py's.",
+        description="Train, evaluate and predict; work with configurations, data and weights.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["train"]:
+        return train.main(words[1:], "densekit train")
     modules = {}
     for name, summary in COMMANDS.items():
+        if name == "train":
+            commands.add_parser(name, help=summary)
+            continue
         modules[name] = import_module(f"{__name__}.{name}")
         command = commands.add_parser(
             name,
@@ -44,7 +55,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         modules[name].add_arguments(command)
-    words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] not in modules:
         parser.parse_args(words)  # shows the help, or says what is wrong
         return 0

@@ -22,7 +22,10 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         FileNotFoundError, ValueError: the source is missing, damaged or of an unknown layout, or the target is unfit.
     """
+    from densekit.projects import rooms
     from densekit.weights import convert_file
+
+    list(rooms())  # each knows the names of its published weights
 
     if args.target.exists() and not args.overwrite:
         raise ValueError(f"{args.target} exists; add --overwrite to replace it.")

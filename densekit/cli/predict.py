@@ -85,8 +85,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ValueError, FileNotFoundError: The command line contradicts itself or names what does not exist.
     """
+    from densekit.cli.predict_options import complete
     from densekit.engine import launch
-    from densekit.inference.command import complete
     from densekit.inference.run import read_predict_config
     from densekit.inference.run import run as predict
 

@@ -8,10 +8,10 @@ import densekit.data.builtin  # noqa: F401 - registers the standard names, which
 from densekit.d2.config import CfgNode
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.d2.utils.logger import log_first_n
-from densekit.data.class_counts import CLASS_COUNT_KEYS, STUFF_COUNT_KEYS, count_keys, get_key, shortly
+from densekit.data.class_counts import KEYPOINTS, STUFF, THINGS, count_keys, get_key, shortly
 from densekit.data.file_checks import check_files, check_listed_once, overlap_note
 from densekit.data.labels import load_sem_seg
-from densekit.data.mapper import MAPPERS
+from densekit.data.mapper import mapper_class
 from densekit.data.pictures import depth_note
 from densekit.data.proposals import check_test_proposals
 from densekit.data.registry import check_registered, load_and_keep
@@ -73,7 +73,7 @@ def check_datasets(cfg: CfgNode, *, train: bool = True, files: bool = False) -> 
 
 
 def _check_files(cfg: CfgNode, name: str, records: Records) -> None:
-    check_files(name, records, labels=cfg.MODEL.META_ARCHITECTURE in STUFF_COUNT_KEYS)
+    check_files(name, records, labels=STUFF in count_keys(cfg).values())
     bits = records[0].get("bit_depth", cfg.INPUT.get("BIT_DEPTH", 0))
     if note := depth_note(records[0]["file_name"], bits):
         log_first_n(logging.INFO, note, key="message")
@@ -107,9 +107,9 @@ def _check_task(cfg: CfgNode, name: str, records: Records, trains: bool) -> None
             f"Data set {name!r} has images and no annotations, so DATASETS.TEST cannot name it: densekit predict makes "
             "predictions on it."
         )
-    has_segments = "segments_info" in records[0] and getattr(MAPPERS.get(cfg.INPUT.MAPPER), "learns_segments", False)
+    has_segments = "segments_info" in records[0] and getattr(mapper_class(cfg), "learns_segments", False)
     has_objects = "annotations" in records[0] or has_segments
-    if trains and cfg.MODEL.META_ARCHITECTURE in CLASS_COUNT_KEYS and not has_objects:
+    if trains and THINGS in count_keys(cfg).values() and not has_objects:
         raise ValueError(
             f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} learns objects, and data set {name!r} has none "
             "(no 'annotations' in its records). Train on data with boxes, or choose a semantic system."
@@ -120,13 +120,13 @@ def _check_classes(cfg: CfgNode, name: str, records: Records) -> None:
     metadata = MetadataCatalog.get(name)
     for key, names in count_keys(cfg).items():
         classes, count = metadata.get(names), get_key(cfg, key)
-        if names != "keypoint_names" and classes is not None and count != len(classes):
+        if names != KEYPOINTS and classes is not None and count != len(classes):
             raise ValueError(
                 f"{key} is {count}, but data set {name!r} has {len(classes)} classes ({shortly(classes)}). Set {key} "
                 f"{len(classes)}."
             )
-    classes = metadata.get("thing_classes")
-    if cfg.MODEL.META_ARCHITECTURE not in CLASS_COUNT_KEYS or classes is None:
+    classes = metadata.get(THINGS)
+    if THINGS not in count_keys(cfg).values() or classes is None:
         return
     for record, annotation in _objects(records):
         if not 0 <= annotation["category_id"] < len(classes):
@@ -138,7 +138,7 @@ def _check_classes(cfg: CfgNode, name: str, records: Records) -> None:
 
 def _check_label_maps(cfg: CfgNode, name: str, records: Records, trains: bool) -> None:
     """Looks at one label map too: a table of values that is wrong is wrong for all."""
-    key = STUFF_COUNT_KEYS.get(cfg.MODEL.META_ARCHITECTURE)
+    key = next((key for key, names in count_keys(cfg).items() if names == STUFF), None)
     if key is None or not trains:
         return
     without = next((record for record in records if "sem_seg_file_name" not in record), None)

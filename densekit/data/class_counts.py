@@ -1,46 +1,44 @@
 """How many classes a model tells apart: taken from its data set, unless the user has said so.
 
-Projects extend the three tables when they are imported.
+A model's classes are counted in keys of its own; a rule, registered beside the model, says which keys of a config those
+are and which list in the metadata of a data set each of them counts.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from densekit.d2.config import CfgNode
 from densekit.d2.data import MetadataCatalog
+from densekit.d2.utils.registry import Registry
 from densekit.data.registry import load_and_keep
 
-__all__ = ["CLASS_COUNT_KEYS", "COUNT_COPIES", "STUFF_COUNT_KEYS", "count_keys", "get_key", "set_class_counts"]
+__all__ = ["CLASS_COUNTS", "KEYPOINTS", "STUFF", "THINGS", "count_keys", "get_key", "host_counts", "set_class_counts"]
 
-# The key that says how many classes of things a system of this architecture tells apart.
-CLASS_COUNT_KEYS = {
-    "GeneralizedRCNN": "MODEL.ROI_HEADS.NUM_CLASSES",
-    "PanopticFPN": "MODEL.ROI_HEADS.NUM_CLASSES",
-}
-# The key that says how many classes its label maps have.
-STUFF_COUNT_KEYS = {
-    "SemanticSegmentor": "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
-    "PanopticFPN": "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
-}
-# Further keys that must repeat one of these counts -> which one, for a config; "" where the config does not read it.
-COUNT_COPIES: dict[str, Callable[[CfgNode], str]] = {}
+# Rules, named after what they are for: a config -> {key: list in the metadata}, empty where they are not concerned.
+CLASS_COUNTS = Registry("CLASS_COUNT")
 
-_KEYPOINTS = "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS"
+# The lists in a data set's metadata that keys count.
+THINGS, STUFF, KEYPOINTS = "thing_classes", "stuff_classes", "keypoint_names"
+
+
+@CLASS_COUNTS.register()
+def host_counts(cfg: CfgNode) -> dict[str, str]:
+    """The keys of the host's models: objects, label maps, keypoints."""
+    architecture, keys = cfg.MODEL.META_ARCHITECTURE, {}
+    if architecture in ("GeneralizedRCNN", "PanopticFPN"):
+        keys["MODEL.ROI_HEADS.NUM_CLASSES"] = THINGS
+    if architecture in ("SemanticSegmentor", "PanopticFPN"):
+        keys["MODEL.SEM_SEG_HEAD.NUM_CLASSES"] = STUFF
+    if architecture == "RetinaNet":
+        keys["MODEL.RETINANET.NUM_CLASSES"] = THINGS
+    if cfg.MODEL.KEYPOINT_ON:
+        keys["MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS"] = KEYPOINTS
+    return keys
 
 
 def count_keys(cfg: CfgNode) -> dict[str, str]:
     """Returns which keys hold counts in this config -> the list in a data set's metadata that they count."""
-    architecture = cfg.MODEL.META_ARCHITECTURE
-    keys = {}
-    for table, names in ((CLASS_COUNT_KEYS, "thing_classes"), (STUFF_COUNT_KEYS, "stuff_classes")):
-        if architecture in table:
-            keys[table[architecture]] = names
-    if cfg.MODEL.KEYPOINT_ON:
-        keys[_KEYPOINTS] = "keypoint_names"
-    for copy, original in COUNT_COPIES.items():
-        if original(cfg) in keys:
-            keys[copy] = keys[original(cfg)]
-    return keys
+    return {key: names for _, rule in CLASS_COUNTS for key, names in rule(cfg).items()}
 
 
 def get_key(cfg: CfgNode, key: str) -> Any:
@@ -73,7 +71,7 @@ def set_class_counts(cfg: CfgNode, dataset_name: str, explicit: Collection[str])
         if classes is None or len(classes) == before:
             continue
         cfg.merge_from_list([key, len(classes)])
-        what = "keypoints" if key == _KEYPOINTS else "classes"
+        what = "keypoints" if names == KEYPOINTS else "classes"
         notes.append(
             f"{key} is {len(classes)}, the {what} of data set {dataset_name!r} ({shortly(classes)}), not {before}."
         )

@@ -6,8 +6,10 @@ import multiprocessing.util
 import os
 import random
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -22,20 +24,37 @@ from densekit.d2.data import DatasetFromList, build_detection_train_loader
 from densekit.d2.utils import comm
 from densekit.data.balance import class_aware_weights, repeat_factors
 from densekit.data.order import Draw, TrainingOrder
+from densekit.data.progress import Progress
 from densekit.data.proposals import load_records
 
-__all__ = ["SeededSamples", "build_train_loader", "prepare_worker", "start_workers"]
+__all__ = ["SampleContext", "SeededSamples", "build_train_loader", "prepare_worker", "start_workers"]
 
+# One that has a method ``map_training(record, context: SampleContext)`` is asked for training samples by it.
 Mapper = Callable[[dict[str, Any]], dict[str, Any] | None]
 
 # A mapper that refuses this many images one after another accepts none.
 _REFUSALS = 1000
 
-_STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+_STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)]
 
 # Ends a prepared process with code 0: torch raises an error in the main process for any other.
 _END = getattr(signal, "SIGUSR2", signal.SIGTERM)
 _ENDING: set[int] = set()  # processes that end their loaders' when they end
+
+
+@dataclass(frozen=True)
+class SampleContext:
+    """What a mapper with ``map_training(record, context)`` is given beside the record.
+
+    Python's, numpy's and torch's random numbers are seeded for the sample: draw further records with them.
+
+    Attributes:
+        records: of the whole data set; each look-up returns a copy.
+        progress: of the step that the sample is for.
+    """
+
+    records: Sequence[dict[str, Any]]
+    progress: Progress
 
 
 class SeededSamples(Dataset):
@@ -46,24 +65,36 @@ class SeededSamples(Dataset):
 
     Args:
         records: a sequence or a data set with indices.
-        mapper: may change the record that it gets, and may return None.
+        mapper: may change the record that it gets, and may return None. Its method ``map_training``, if it has one, is
+            called instead where :attr:`plan` is set.
+
+    Attributes:
+        plan: the length of the training; None where samples are not for a training.
     """
 
     def __init__(self, records: Any, mapper: Mapper) -> None:
         self._records, self._mapper = records, mapper
+        self.plan: Progress | None = None
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, draw: Draw) -> Any:
-        index, seed = draw
+        index, seed, step = draw
         with _randomness(seed):
+            mapper = self._mapper_at(step)
             for _ in range(_REFUSALS):
-                sample = self._mapper(self._records[index])
+                sample = mapper(self._records[index])
                 if sample is not None:
                     return sample
                 index = random.randrange(len(self._records))
         raise ValueError(f"The mapper returned None for {_REFUSALS} images one after another (INPUT.MAPPER).")
+
+    def _mapper_at(self, step: int) -> Mapper:
+        with_context = getattr(self._mapper, "map_training", None)
+        if self.plan is None or with_context is None:
+            return self._mapper
+        return partial(with_context, context=SampleContext(self._records, self.plan.at(step)))
 
 
 @contextmanager
@@ -99,6 +130,11 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[Any]:
     filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
     records = load_records(cfg.DATASETS.TRAIN, files, filter_empty=filter_empty, min_keypoints=keypoints)
     if isinstance(records, IterableDataset):
+        if hasattr(mapper, "map_training"):
+            raise ValueError(
+                f"INPUT.MAPPER {type(mapper).__name__} makes a sample of several records, and DATASETS.TRAIN is a "
+                "stream, which has no other records to look up. Choose another mapper, or a data set with indices."
+            )
         return build_detection_train_loader(cfg, mapper=mapper, dataset=records)
     listed = isinstance(records, list)
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
@@ -209,6 +245,7 @@ def prepare_worker(worker: int) -> None:
 
     signal.signal(_END, lambda *_: os._exit(0))
     signal.signal(signal.SIGTERM, survive_once)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # which a terminal sends to all processes of the job
     if hasattr(signal, "pthread_sigmask"):
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)

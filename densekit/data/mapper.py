@@ -1,8 +1,7 @@
-"""The mapper with errors that name the file and the annotation, and the table that configs choose mappers from."""
+"""The mapper with errors that name the file and the annotation, and the registry that configs choose mappers from."""
 
 import copy
 import pickle
-from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
@@ -15,15 +14,66 @@ from densekit.d2.data import detection_utils as utils
 from densekit.d2.data import transforms as T
 from densekit.d2.structures import Instances
 from densekit.d2.utils.file_io import PathManager
+from densekit.d2.utils.registry import Registry
 from densekit.data.colour import SSDColours
 from densekit.data.labels import load_sem_seg, without_label_map
 from densekit.data.pictures import TURNED, exif_orientation, name_hint, read_picture
 from densekit.data.training_images import TrainingInput, as_planes, read_training_image
 from densekit.files.image_limit import readable
 
-__all__ = ["MAPPERS", "CropAfterResizeMapper", "DatasetMapper", "size_message"]
+__all__ = [
+    "MAPPERS",
+    "CropAfterResizeMapper",
+    "DatasetMapper",
+    "MultiScaleCropMapper",
+    "build_mapper",
+    "inference_augmentations",
+    "mapper_class",
+    "size_message",
+]
+
+# What INPUT.MAPPER may name: called with the config and whether it is for training.
+MAPPERS = Registry("MAPPER")
 
 
+def mapper_class(cfg: CfgNode) -> Any:
+    """The class that ``INPUT.MAPPER`` names; "" is :class:`DatasetMapper`.
+
+    Raises:
+        ValueError: there is no such mapper.
+    """
+    name = cfg.INPUT.MAPPER or "DatasetMapper"
+    if name not in MAPPERS:
+        raise ValueError(f"INPUT.MAPPER {name!r} is not one of {', '.join(sorted(name for name, _ in MAPPERS))}.")
+    return MAPPERS.get(name)
+
+
+def build_mapper(cfg: CfgNode, *, is_train: bool) -> Any:
+    """Makes the mapper that ``INPUT.MAPPER`` names, which turns a record into what the model takes.
+
+    Raises:
+        ValueError: there is no such mapper.
+    """
+    return mapper_class(cfg)(cfg, is_train)
+
+
+def inference_augmentations(cfg: CfgNode) -> T.AugmentationList:
+    """Returns the resizing before inference, that of the mapper of the configuration.
+
+    Raises:
+        ValueError: There is no such mapper, or it does not keep its ``augmentations``.
+    """
+    mapper = build_mapper(cfg, is_train=False)
+    augmentations = getattr(mapper, "augmentations", None)
+    if augmentations is None:
+        raise ValueError(
+            f"INPUT.MAPPER {cfg.INPUT.MAPPER}: {type(mapper).__name__} has no `augmentations`, so nobody knows how it "
+            "resizes a picture that is no record of a data set. Give it the attribute, as the host's mapper has it."
+        )
+    return augmentations
+
+
+@MAPPERS.register()
 class DatasetMapper(HostMapper):
     """The host's mapper; whatever goes wrong with a record ends in an error that names its file.
 
@@ -170,6 +220,7 @@ class DatasetMapper(HostMapper):
         return None
 
 
+@MAPPERS.register()
 class CropAfterResizeMapper(DatasetMapper):
     """Resizes, then crops, as semantic segmentation is trained: crops of one size at many scales.
 
@@ -199,6 +250,35 @@ class CropAfterResizeMapper(DatasetMapper):
         return options | {"augmentations": [resize, crop, *others]}
 
 
+@MAPPERS.register()
+class MultiScaleCropMapper(DatasetMapper):
+    """Mirrors, crops every other image, and resizes: DETR's augmentation (arXiv 2005.12872, A.4), which Swin shares.
+
+    With ``INPUT.CROP.ENABLED`` a window of ``INPUT.CROP`` is cut from half of the images, after a resize to a short
+    side of 400, 500 or 600 pixels if it is given in pixels; all are then resized as usual.
+    """
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        options = super().from_config(cfg, is_train)
+        if is_train:
+            resize, *flip = utils.build_augmentation(cfg, is_train)
+            crop = [T.RandomApply(_crop(cfg.INPUT.CROP), prob=0.5)] if cfg.INPUT.CROP.ENABLED else []
+            options["augmentations"] = [*flip, *crop, resize]
+        return options
+
+
+_BEFORE_CROP = (400, 500, 600)  # short sides, pixels
+
+
+def _crop(keys: CfgNode) -> T.Augmentation:
+    """A window of a size in pixels is cut from an image of a known size; a relative one needs no resize before it."""
+    window = T.RandomCrop(keys.TYPE, keys.SIZE)
+    if keys.TYPE.startswith("relative"):
+        return window
+    return T.AugmentationList([T.ResizeShortestEdge(_BEFORE_CROP, sample_style="choice"), window])
+
+
 def size_message(name: str, found: tuple[Any, Any], expected: tuple[Any, Any]) -> str:
     """Says that a picture is not of the size of its record, both (width, height), and why that may be."""
     message = (
@@ -214,11 +294,3 @@ def size_message(name: str, found: tuple[Any, Any], expected: tuple[Any, Any]) -
             f"tag (exiftool -Orientation= {name}), or annotate the upright picture."
         )
     return f"{message} Is it another version of the image? Correct width and height, or exchange the file."
-
-
-# What INPUT.MAPPER may name: called with the config and whether it is for training. "" is the default.
-MAPPERS: dict[str, Callable[..., Callable[[dict[str, Any]], dict[str, Any]]]] = {
-    "": DatasetMapper,
-    "DatasetMapper": DatasetMapper,
-    "CropAfterResizeMapper": CropAfterResizeMapper,
-}

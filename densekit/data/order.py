@@ -14,8 +14,8 @@ from torch.utils.data import Sampler
 
 __all__ = ["Draw", "TrainingOrder"]
 
-# (index of the image, seed of everything random about its augmentation)
-Draw = tuple[int, int]
+# (index of the image, seed of everything random about its augmentation, step that it is drawn for)
+Draw = tuple[int, int, int]
 
 
 class TrainingOrder(Sampler[list[Draw]]):
@@ -70,7 +70,10 @@ class TrainingOrder(Sampler[list[Draw]]):
         return next(islice(self._batches(), step, None))[self._share]
 
     def _batches(self) -> Iterator[list[Draw]]:
-        groups: dict[bool, list[Draw]] = {False: [], True: []}
+        return ([(index, seed, step) for index, seed in batch] for step, batch in enumerate(self._groups()))
+
+    def _groups(self) -> Iterator[list[tuple[int, int]]]:
+        groups: dict[bool, list[tuple[int, int]]] = {False: [], True: []}
         for index, seed in self._stream():
             wide = self._wide is not None and self._wide[index]
             groups[wide].append((index, seed))
@@ -78,7 +81,7 @@ class TrainingOrder(Sampler[list[Draw]]):
                 yield groups[wide]
                 groups[wide] = []
 
-    def _stream(self) -> Iterator[Draw]:
+    def _stream(self) -> Iterator[tuple[int, int]]:
         generator = torch.Generator().manual_seed(self.seed)
         while True:
             indices = self._epoch(generator)

@@ -2,7 +2,8 @@
 
 ``OUTPUT_DIR/black_box/iter_<iteration>/`` holds ``step.json`` (losses, gradient norms, learning rate, and for each
 process the files of its images and the draws they came from), ``state.pth`` (the weights before the step and the random
-states of all processes) and ``replay.sh``. The folder appears as a whole or not at all.
+states of all processes; of a step of several phases the optimizers of all but the last too) and ``replay.sh``. The
+folder appears as a whole or not at all.
 """
 
 import json
@@ -13,6 +14,7 @@ import shlex
 import shutil
 import sys
 import uuid
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,8 @@ from torch import nn
 from densekit.d2 import HOST
 from densekit.d2.utils import comm
 from densekit.data.order import TrainingOrder
-from densekit.engine.step import StepRecord
+from densekit.engine.phases import LearningPhase
+from densekit.engine.step_record import StepRecord
 from densekit.ops.sharded import has_parts, whole
 from densekit.weights import read_checkpoint
 
@@ -39,11 +42,19 @@ class BlackBox:
         model: whose weights are kept; not wrapped.
         order: of the training images; None where the data set is a stream, whose images cannot be drawn again.
         micro_batches: into which a batch is cut.
+        earlier: the phases of the step before its last one.
     """
 
-    def __init__(self, output_dir: str, model: nn.Module, order: TrainingOrder | None, micro_batches: int) -> None:
+    def __init__(
+        self,
+        output_dir: str,
+        model: nn.Module,
+        order: TrainingOrder | None,
+        micro_batches: int,
+        earlier: Sequence[LearningPhase] = (),
+    ) -> None:
         self._output_dir, self._model, self._order = Path(output_dir), model, order
-        self._micro_batches = micro_batches
+        self._micro_batches, self._earlier = micro_batches, earlier
 
     def __call__(self, record: StepRecord, alone: bool) -> str:
         """Leaves a folder for a step; to be called in all processes unless one is alone.
@@ -62,21 +73,24 @@ class BlackBox:
         if alone and has_parts(self._model):
             return ""  # the others, who hold the rest of the weights, will not send it
         writes = alone or comm.is_main_process()
-        weights = whole(self._model.state_dict(), keep=writes)
+        state = {"model": self._model.state_dict()}
+        if self._earlier:
+            state["phases"] = {phase.name: phase.state_dict() for phase in self._earlier}
+        state = whole(state, keep=writes)
         if not writes:
             return ""
         several = comm.get_world_size() > 1
         name = f"iter_{record.iteration:07d}" + (f"_process_{comm.get_rank()}" if alone and several else "")
         errors = [f"Process {each['process']}: {each['error']}" for each in processes if each["error"]]
         said = [] if record.error else errors  # the step is told by the error of this process already
-        return " ".join([*said, self._leave(self._output_dir / FOLDER / name, record, processes, weights)])
+        return " ".join([*said, self._leave(self._output_dir / FOLDER / name, record, processes, state)])
 
-    def _leave(self, folder: Path, record: StepRecord, processes: list[dict[str, Any]], weights: dict) -> str:
+    def _leave(self, folder: Path, record: StepRecord, processes: list[dict[str, Any]], state: dict) -> str:
         """Writes the folder if it can be; returns what to say of it."""
         try:
             if len(list(folder.parent.glob("iter_*"))) >= _MOST:
                 return f"{folder.parent} holds {_MOST} such steps already, and this one is not added."
-            self._write(folder, record, processes, weights)
+            self._write(folder, record, processes, state)
         except OSError as error:  # what is wrong with the disk must not hide what is wrong with the step
             logging.getLogger(__name__).warning(f"{folder} could not be written: {error}")
             return ""
@@ -84,7 +98,7 @@ class BlackBox:
             return f"{folder} says what is known of it; the images of a stream cannot be drawn again."
         return f"To run the very step again and see where it goes wrong: sh {shlex.quote(str(folder / 'replay.sh'))}"
 
-    def _write(self, folder: Path, record: StepRecord, processes: list[dict[str, Any]], weights: dict) -> None:
+    def _write(self, folder: Path, record: StepRecord, processes: list[dict[str, Any]], state: dict) -> None:
         partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}.part")
         partial.mkdir(parents=True)
         try:
@@ -96,7 +110,7 @@ class BlackBox:
             facts |= {"micro_batches": self._micro_batches, "processes": processes}
             text = json.dumps(_spelled(facts), indent=2, allow_nan=False)
             (partial / FACTS).write_text(text + "\n", encoding="utf-8")
-            torch.save({"model": weights, "random_states": states}, partial / STATE)
+            torch.save(state | {"random_states": states}, partial / STATE)
             (partial / "replay.sh").write_text(self._script(folder), encoding="utf-8")
             shutil.rmtree(folder, ignore_errors=True)  # of the same step in an earlier run
             os.replace(partial, folder)
@@ -120,7 +134,8 @@ def read_box(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Reads what :class:`BlackBox` has written.
 
     Returns:
-        The facts of ``step.json``, and ``"model"`` and ``"random_states"`` of ``state.pth``.
+        The facts of ``step.json``, and of ``state.pth`` ``"model"``, ``"random_states"`` and, for several phases,
+        ``"phases"``.
 
     Raises:
         ValueError: it is no such folder, or is damaged.

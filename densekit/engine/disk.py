@@ -21,11 +21,12 @@ _REST = 1 << 20
 _NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG, errno.EROFS, errno.EIO)
 
 
-def checkpoint_size(cfg: CfgNode, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of a checkpoint: weights, what the optimizer holds beside them after its first step, their average."""
+def checkpoint_size(cfg: CfgNode, model: nn.Module, *optimizers: torch.optim.Optimizer) -> int:
+    """Bytes of a checkpoint: weights, what the optimizers hold beside them after their first step, their average."""
     weights = tensor_bytes(model.state_dict(keep_vars=True).values())
     averages = int(cfg.MODEL_EMA.ENABLED)
-    return (1 + averages) * weights + max(optimizer_size(optimizer), _expected_state(optimizer)) + _REST
+    states = sum(max(optimizer_size(optimizer), _expected_state(optimizer)) for optimizer in optimizers)
+    return (1 + averages) * weights + states + _REST
 
 
 def optimizer_size(optimizer: torch.optim.Optimizer) -> int:

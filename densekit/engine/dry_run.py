@@ -10,7 +10,6 @@ import os
 import resource
 import sys
 import time
-from argparse import Namespace
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,10 +17,9 @@ from typing import Any
 
 import torch
 from tabulate import tabulate
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from densekit.checkpoint import Checkpointer
 from densekit.checkpoint.sources import is_remote
 from densekit.d2.config import CfgNode
 from densekit.d2.data import DatasetCatalog
@@ -31,6 +29,7 @@ from densekit.d2.utils.env import seed_all_rng
 from densekit.d2.utils.events import EventStorage
 from densekit.d2.utils.logger import setup_logger
 from densekit.data.order import TrainingOrder
+from densekit.data.registry import load_and_keep
 from densekit.engine.disk import (
     checkpoint_size,
     free_space,
@@ -40,10 +39,14 @@ from densekit.engine.disk import (
     tensor_bytes,
 )
 from densekit.engine.launch import place_from_environment
+from densekit.engine.loading import load_weights
+from densekit.engine.phases import losses_of
 from densekit.engine.schedule import in_iterations, nearness
 from densekit.engine.setup import check_data, prepare, versions
 from densekit.engine.step import cut
 from densekit.engine.trainer import Trainer
+from densekit.modeling.anchor_coverage import anchors_of, describe, scaled_boxes
+from densekit.run_options import RunOptions
 
 _REMEDY = "Lower SOLVER.IMS_PER_BATCH or INPUT.MIN_SIZE_TRAIN, or take more processes (--num-gpus)."
 
@@ -62,6 +65,7 @@ class Needs:
         step_flops: of the batch, forward and backward.
         data_time, step_time: seconds for the batch; loading in this process.
         checkpoint: bytes of one.
+        anchors: a line on the boxes that no anchor covers; "" where there are no anchors or no boxes.
     """
 
     parameters: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -76,6 +80,7 @@ class Needs:
     data_time: float = 0.0
     step_time: float = 0.0
     checkpoint: int = 0
+    anchors: str = ""
 
 
 class _OneBatch:
@@ -111,7 +116,7 @@ class _Rehearsal(Trainer):
         return []
 
 
-def rehearse(args: Namespace) -> str:
+def rehearse(options: RunOptions) -> str:
     """What ``--dry-run`` prints, in one process.
 
     Raises:
@@ -119,18 +124,18 @@ def rehearse(args: Namespace) -> str:
     """
     if place_from_environment(os.environ):
         raise ValueError("--dry-run is for one process: start it with plain python; --num-gpus says what to rehearse.")
-    if args.eval_only:
+    if options.eval_only:
         raise ValueError("--dry-run rehearses the training, and --eval-only leaves it out.")
-    processes = args.num_gpus * args.num_machines
-    cfg, needs = dry_run(args, processes)
-    return report(cfg, needs, args.config_file, processes)
+    processes = options.num_gpus * options.num_machines
+    cfg, needs = dry_run(options, processes)
+    return report(cfg, needs, options.config_file, processes)
 
 
-def dry_run(args: Namespace, processes: int = 1) -> tuple[CfgNode, Needs]:
+def dry_run(options: RunOptions, processes: int = 1) -> tuple[CfgNode, Needs]:
     """Makes a step and measures it.
 
     Args:
-        args: the command line.
+        options: of the run.
         processes: that the run would have.
 
     Returns:
@@ -141,18 +146,18 @@ def dry_run(args: Namespace, processes: int = 1) -> tuple[CfgNode, Needs]:
             there is.
     """
     setup_logger(name="densekit")
-    cfg, warnings, notes = prepare(args, writes=False)
+    cfg, warnings, notes = prepare(options, writes=False)
     logger = logging.getLogger(__name__)
     for note in (*warnings, *notes):
         logger.info(note)
     cfg = Trainer.auto_scale_workers(cfg, processes)
     cfg.freeze()
-    check_data(cfg, args)
+    check_data(cfg, options)
     share = _share(cfg, processes)
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)
     try:
         needs = measure(share)
-        return in_iterations(cfg, _Rehearsal.loaded.epoch_size, nearness(args.config_file, args.opts)), needs
+        return in_iterations(cfg, _Rehearsal.loaded.epoch_size, nearness(options.config_file, options.opts)), needs
     except torch.OutOfMemoryError as error:
         raise ValueError(
             f"The training step does not fit into the memory of {_device(share)}: {error} {_REMEDY}"
@@ -180,12 +185,15 @@ def measure(cfg: CfgNode) -> Needs:
     Args:
         cfg: of one process, frozen.
     """
+    boxes, sizes = _training_boxes(cfg)
     resident, on_gpu = _resident(), cfg.MODEL.DEVICE.startswith("cuda")
     trainer = _Rehearsal(cfg)
     trainer._trainer.on_bad_step = lambda record, alone: ""  # which would leave a black box
-    model, optimizer = trainer.model, trainer.optimizer
+    model, optimizers = trainer.model, trainer.optimizers
     _load_weights(cfg, model)
     needs = Needs(parameters=count_parameters(model))
+    anchors = anchors_of(model)
+    needs.anchors = describe(boxes, sizes, anchors) if anchors and len(boxes) else ""
     needs.weights = tensor_bytes([*model.parameters(), *model.buffers()])
     batch, needs.data_time = trainer.loaded.batch, trainer.loaded.seconds
     _enlarge(batch, largest_size(cfg), cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
@@ -194,7 +202,7 @@ def measure(cfg: CfgNode) -> Needs:
     before = {name: value.to("cpu", copy=True) for name, value in model.state_dict().items()}
     with EventStorage(0) as trainer.storage:
         with FlopCounterMode(display=False) as counter:  # which fails on some models without gradients
-            needs.losses = {name: float(value.detach()) for name, value in model(part).items()}
+            needs.losses = {name: float(value.detach()) for name, value in losses_of(model, part).items()}
         needs.forward_flops = counter.get_total_flops() // len(part)
         needs.images = (len(batch), _padded_size(batch))
         with FlopCounterMode(display=False) as counter:
@@ -207,9 +215,9 @@ def measure(cfg: CfgNode) -> Needs:
         _step(trainer, 1)
         needs.step_time = time.perf_counter() - start
     needs.gradients = tensor_bytes(p.grad for p in model.parameters() if p.grad is not None)
-    needs.optimizer = optimizer_size(optimizer)
+    needs.optimizer = sum(map(optimizer_size, optimizers))
     needs.peak = torch.cuda.max_memory_allocated() if on_gpu else max(_peak_resident() - resident, 0)
-    needs.checkpoint = checkpoint_size(cfg, model, optimizer)
+    needs.checkpoint = checkpoint_size(cfg, model, *optimizers)
     return needs
 
 
@@ -244,6 +252,15 @@ def _enlarge(batch: list[dict[str, Any]], size: tuple[int, int], ignore: int) ->
                 sample[key] = torch.nn.functional.pad(sample[key], (0, right, 0, below), value=value)
 
 
+def _training_boxes(cfg: CfgNode) -> tuple[Tensor, Tensor]:
+    """The boxes of the training data, resized as the middle one of the training sizes says, and their images' sizes."""
+    sides = sorted(cfg.INPUT.MIN_SIZE_TRAIN)
+    records = [
+        record for name in cfg.DATASETS.TRAIN if isinstance(data := load_and_keep(name), list) for record in data
+    ]
+    return scaled_boxes(records, sides[len(sides) // 2], cfg.INPUT.MAX_SIZE_TRAIN)
+
+
 def _step(trainer: Trainer, iteration: int) -> None:
     """One step of the training, with its work on the GPU done."""
     trainer.iter = trainer.storage.iter = iteration
@@ -257,7 +274,7 @@ def _load_weights(cfg: CfgNode, model: nn.Module) -> None:
     if is_remote(cfg.MODEL.WEIGHTS):
         logging.getLogger(__name__).info(f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} is not downloaded for a dry run.")
     else:
-        Checkpointer(model, min_coverage=cfg.MODEL.WEIGHTS_MIN_COVERAGE).load(cfg.MODEL.WEIGHTS)
+        load_weights(cfg, model)
 
 
 def count_parameters(model: nn.Module) -> dict[str, tuple[int, int]]:
@@ -322,6 +339,7 @@ def report(cfg: CfgNode, needs: Needs, config_file: str, processes: int = 1) -> 
         ),
         f"data         {', '.join(cfg.DATASETS.TRAIN)}; a step takes {count} images{of}, here up to {height} x {width}",
         f"losses       {', '.join(f'{name} {value:.4g}' for name, value in needs.losses.items())}",
+        *([f"anchors      {needs.anchors}"] if needs.anchors else []),
         f"FLOPs        {needs.forward_flops / 1e9:.4g} G forward for each image, {needs.step_flops / 1e9:.4g} G "
         "for the step (multiplications and additions of matrix products, convolutions and attention)",
         f"memory       weights {readable(needs.weights)}, gradients {readable(needs.gradients)}, optimizer "

@@ -5,7 +5,7 @@ teachers are better role models", arXiv 1703.01780), for parameters and for floa
 statistics of BatchNorm; other buffers are copied.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from densekit.ops.sharded import part_like
+from densekit.ops.sharded import local_part, part_like
 
 __all__ = ["WeightAverage", "averaged", "use_average"]
 
@@ -25,43 +25,26 @@ class WeightAverage:
     Args:
         model: not wrapped; its modules stay the same objects.
         decay: how much of the average stays in each update, 0 .. 1.
+        left_out: modules that are not averaged, as a discriminator that no evaluation needs.
 
     Attributes:
         loaded: whether :meth:`load_state_dict` has set the average.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: nn.Module, decay: float, left_out: Iterable[nn.Module] = ()) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"MODEL_EMA.DECAY is {decay}; it must be at least 0 and below 1, such as 0.999.")
-        saved = model.state_dict().keys()
-        self._places = {name: place for name, place in _places(model) if name in saved}
+        saved, out = model.state_dict().keys(), set(_tensors_of(left_out))
+        self._places = {name: place for name, place in _places(model) if name in saved and id(place()) not in out}
         self._mean = {name: tensor.clone() for name, tensor in self._live.items()}
         self._share = 1 - decay
-        self._exchanged = self._stepped = False
-        self._skipped: torch.Tensor | None = None
+        self._exchanged = False
         self.loaded = False
 
     @property
     def _live(self) -> dict[str, torch.Tensor]:
         """The model's tensors; buffers are looked up anew because a module may replace them."""
         return {name: find().detach() for name, find in self._places.items()}
-
-    def watch(self, optimizer: torch.optim.Optimizer) -> None:
-        """Makes :meth:`update_if_stepped` notice the steps of this optimizer."""
-
-        def notice(stepped: torch.optim.Optimizer, *_: Any) -> None:
-            self._stepped, self._skipped = True, getattr(stepped, "found_inf", None)
-
-        optimizer.register_step_post_hook(notice)
-
-    def update_if_stepped(self) -> None:
-        """Updates the average if the optimizer has stepped since the last call.
-
-        Where only the device knows that it skipped the step (``optimizer.found_inf``), the average stays there too.
-        """
-        if self._stepped:
-            self.update(self._skipped)
-        self._stepped = False
 
     @torch.no_grad()
     def restart(self) -> None:
@@ -70,20 +53,23 @@ class WeightAverage:
             self._mean[name].copy_(tensor)
 
     @torch.no_grad()
-    def update(self, skipped: torch.Tensor | None = None) -> None:
+    def update(self, skipped: bool | torch.Tensor = False) -> None:
         """One step of the average.
 
         Args:
-            skipped: 1 if the weights have not changed and the average is not to change either, else 0, on the device.
+            skipped: whether the weights have not changed, and the average is not to change either; a tensor where only
+                the device knows.
         """
+        if skipped is True:
+            return
         now = self._live
         floating = [name for name, tensor in now.items() if tensor.is_floating_point()]
-        mean, live = [_local(self._mean[name]) for name in floating], [_local(now[name]) for name in floating]
-        if skipped is None:
+        mean, live = [local_part(self._mean[name]) for name in floating], [local_part(now[name]) for name in floating]
+        if skipped is False:
             torch._foreach_lerp_(mean, live, self._share)
         else:
             change = torch._foreach_sub(live, mean)
-            torch._foreach_mul_(change, (1 - skipped.reshape(())) * self._share)
+            torch._foreach_mul_(change, (1 - skipped.reshape(()).float()) * self._share)
             torch._foreach_add_(mean, change)
         for name in now.keys() - set(floating):
             self._mean[name].copy_(now[name])
@@ -168,13 +154,14 @@ def _places(model: nn.Module) -> Iterator[tuple[str, Callable[[], torch.Tensor]]
                 yield f"{prefix}.{key}" if prefix else key, partial(module._buffers.__getitem__, key)
 
 
+def _tensors_of(modules: Iterable[nn.Module]) -> Iterator[int]:
+    """The identities of the parameters and buffers of some modules."""
+    for module in modules:
+        yield from map(id, (*module.parameters(), *module.buffers()))
+
+
 def _itself(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
-
-
-def _local(tensor: torch.Tensor) -> torch.Tensor:
-    """This process's part of a tensor that is spread over the processes; it shares its memory."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _shape(tensor: Any) -> Any:

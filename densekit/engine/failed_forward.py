@@ -6,6 +6,7 @@ after the sums over the processes the step is finite in none of them, and they s
 """
 
 import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -30,11 +31,16 @@ class TrainingForward:
 
     Args:
         model: takes a batch, returns a dict of scalar losses or one scalar.
+        parameters: that learn from them; None for all that are trainable.
         shares: whether the failures of one process are to be those of all.
+        phase: that the model is asked for; empty for one without phases.
     """
 
-    def __init__(self, model: nn.Module, *, shares: bool) -> None:
-        self._model = model
+    def __init__(
+        self, model: nn.Module, parameters: Sequence[nn.Parameter] | None = None, *, shares: bool, phase: str = ""
+    ) -> None:
+        self._model, self._parameters = model, parameters
+        self._phase = (phase,) if phase else ()
         self._shares = shares and isinstance(model, DistributedDataParallel) and not model.static_graph
         self._names: list[str] = []
 
@@ -45,7 +51,8 @@ class TrainingForward:
             FloatingPointError: by the model, where it is not shared.
         """
         try:
-            losses = self._model(batch) if self._names or not self._shares else self._first(batch)
+            first = self._shares and not self._names
+            losses = self._first(batch) if first else self._model(batch, *self._phase)
         except FloatingPointError as error:
             if not (self._shares and self._names):
                 raise
@@ -57,22 +64,23 @@ class TrainingForward:
 
     def _first(self, batch: Any) -> Any:
         with _Exchanges() as exchanges:
-            losses = self._model(batch)
+            losses = self._model(batch, *self._phase)
         self._shares = not exchanges.found
         return losses
 
     def _failed(self) -> Tensor:
         """A scalar that is NaN, as are all gradients it leads to, by a pass in which DDP expects gradients again."""
         inner: Any = self._model.module
-        inner.forward = lambda _: _nan_of(inner)
+        parameters = inner.parameters() if self._parameters is None else self._parameters
+        inner.forward = lambda _: _nan_of(parameters)
         try:
             return self._model(None)
         finally:
             del inner.forward
 
 
-def _nan_of(model: nn.Module) -> Tensor:
-    sums = [parameter.sum().float() for parameter in model.parameters() if parameter.requires_grad]
+def _nan_of(parameters: Iterable[nn.Parameter]) -> Tensor:
+    sums = [parameter.sum().float() for parameter in parameters if parameter.requires_grad]
     return torch.stack(sums).sum() * math.nan
 
 

@@ -34,7 +34,31 @@ class AverageHook(HookBase):
         self._average = average
 
     def after_step(self) -> None:
-        self._average.update_if_stepped()
+        self._average.update(self.trainer._trainer.refused)
+
+
+class ScheduleHook(HookBase):
+    """Steps the learning-rate schedules of the phases after the first, which the host's hook steps.
+
+    Args:
+        schedules: by the name of the phase.
+    """
+
+    def __init__(self, schedules: Mapping[str, Any]) -> None:
+        self._schedules = schedules
+
+    def after_step(self) -> None:
+        for name, schedule in self._schedules.items():
+            rate = max(group["lr"] for group in schedule.optimizer.param_groups)
+            self.trainer.storage.put_scalar(f"lr/{name}", rate, smoothing_hint=False)
+            schedule.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: schedule.state_dict() for name, schedule in self._schedules.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for name, schedule in self._schedules.items():
+            schedule.load_state_dict(state[name])
 
 
 class CheckpointHook(HookBase):
@@ -81,7 +105,7 @@ class CheckpointHook(HookBase):
         elif stop or evaluates or done % self._period == 0:
             self._save(periodic_name(self.trainer.iter), evaluation_due=evaluates)
         if stop:
-            leave(f"{done} of {self.trainer.max_iter} iterations are saved.", AgreedStop)
+            leave(f"{done} of {self.trainer.max_iter} iterations are saved.", stop, AgreedStop)
 
     def save_final(self) -> None:
         """Saves the last checkpoint, from which a longer training could go on."""

@@ -1,7 +1,7 @@
 """The user's own data sets in a run: registered in every process, and described in the run's folder."""
 
 import os
-from argparse import Namespace
+from dataclasses import replace
 from typing import Any
 
 import yaml
@@ -12,11 +12,13 @@ from densekit.data.own.catalog import read_catalog, register_entries, register_f
 from densekit.data.own.runs import CATALOG
 from densekit.data.own.ultralytics import is_ultralytics_file
 from densekit.files.atomic import atomic_write
+from densekit.run_options import RunOptions
 
 _FLAGS = (("train_data", "--train-data", "own_train", "TRAIN"), ("val_data", "--val-data", "own_val", "TEST"))
+OWN_NAMES = tuple(name for _, _, name, _ in _FLAGS)
 
 
-def register_own_data(cfg: CfgNode, args: Namespace, *, writes: bool = True) -> list[str]:
+def register_own_data(cfg: CfgNode, options: RunOptions, *, writes: bool = True) -> list[str]:
     """Registers what ``--datasets`` (or DATASETS.CATALOG), ``--train-data`` and ``--val-data`` describe.
 
     The run's folder gets a copy of the descriptions with absolute paths, ``datasets.yaml``, and DATASETS.CATALOG names
@@ -24,7 +26,7 @@ def register_own_data(cfg: CfgNode, args: Namespace, *, writes: bool = True) -> 
 
     Args:
         cfg: The config, not frozen. The flags set DATASETS.TRAIN and DATASETS.TEST.
-        args: The command line.
+        options: Of the run.
         writes: Whether the folder gets its copy.
 
     Returns:
@@ -34,23 +36,24 @@ def register_own_data(cfg: CfgNode, args: Namespace, *, writes: bool = True) -> 
         FileNotFoundError, ValueError: A description is wrong, or contradicts an override.
     """
     flagged: dict[str, Any] = {}
-    both = is_ultralytics_file(args.train_data.strip()) and not args.val_data and "DATASETS.TEST" not in args.opts[::2]
-    if both and "val" in read_catalog(args.train_data.strip()):
-        args.val_data = args.train_data  # Ultralytics' data.yaml names both
+    given = options.train_data.strip()
+    both = is_ultralytics_file(given) and not options.val_data and "DATASETS.TEST" not in options.opts[::2]
+    if both and "val" in read_catalog(given):
+        options = replace(options, val_data=given)  # Ultralytics' data.yaml names both
     for attribute, flag, name, key in _FLAGS:
-        if value := getattr(args, attribute):
-            if f"DATASETS.{key}" in args.opts[::2]:
+        if value := getattr(options, attribute):
+            if f"DATASETS.{key}" in options.opts[::2]:
                 raise ValueError(f"{flag} and DATASETS.{key} both say what to use; leave one of them out.")
             flagged[name] = register_flag(flag, name, value)
             cfg.DATASETS[key] = (name,)
     notes = []
-    if args.train_data and not args.val_data and "DATASETS.TEST" not in args.opts[::2]:
+    if options.train_data and not options.val_data and "DATASETS.TEST" not in options.opts[::2]:
         cfg.DATASETS.TEST = ()
         notes.append("There is no --val-data: nothing will be evaluated.")
-    path = args.datasets or cfg.DATASETS.CATALOG
-    if args.datasets and is_ultralytics_file(args.datasets):
+    path = options.datasets or cfg.DATASETS.CATALOG
+    if options.datasets and is_ultralytics_file(options.datasets):
         for key, name in (("TRAIN", "train"), ("TEST", "val")):
-            if f"DATASETS.{key}" not in args.opts[::2] and not flagged:
+            if f"DATASETS.{key}" not in options.opts[::2] and not flagged:
                 cfg.DATASETS[key] = (name,) if name in read_catalog(path) else ()
     used = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     entries = (register_entries(path, used) if path else {}) | flagged

@@ -1,10 +1,13 @@
-"""Stopping on request: a scheduler's signal ends the run after the step that is going on, with nothing lost.
+"""Stopping on request: a signal ends the run after the step that is going on, with nothing lost.
 
-SLURM sends SIGTERM (or what ``--signal`` names, usually SIGUSR1) some time before it takes a machine away.
+SLURM sends SIGTERM (or what ``--signal`` names, usually SIGUSR1) some time before it takes a machine away; Ctrl-C sends
+SIGINT, and a second one ends the run at once.
 """
 
 import logging
+import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -15,8 +18,26 @@ import torch.distributed as dist
 
 from densekit.d2.utils import comm
 
+INTERRUPTED = 130  # as shells call the end by SIGINT
 REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: not done, try again; for SLURM's RequeueExit and for wrappers
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
+# A terminal sends SIGINT to all processes of a job, and torchrun passes its own on: within so many seconds it is one.
+_ECHO = 0.5
+
+
+def stop_signals() -> tuple[int, ...]:
+    """The signals that ask this process to stop; where it was started to ignore SIGINT, it goes on doing so."""
+    return SIGNALS if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else (*SIGNALS, signal.SIGINT)
+
+
+def exit_code(number: int) -> int:
+    """The code with which a process ends that a signal has asked to."""
+    return INTERRUPTED if number == signal.SIGINT else REQUEUE
+
+
+def say(line: str) -> None:
+    """Writes a line to the screen from a signal's handler, which may have interrupted an ordinary writer."""
+    os.write(2, f"{line}\n".encode())
 
 
 class StopRequest:
@@ -27,13 +48,14 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.received = 0
+        self._since = 0.0
         self._before: dict[int, Any] = {}
         self._group: Any = None
 
     def __enter__(self) -> "StopRequest":
         self.received = 0
         try:
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            self._before = {number: signal.signal(number, self._note) for number in stop_signals()}
         except ValueError:  # signals belong to the main thread
             self._before = {}
         # Of its own, over the CPU: the answer must not make a GPU wait.
@@ -46,20 +68,27 @@ class StopRequest:
         self._before, self.received = {}, 0
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            if self.received == number and time.monotonic() - self._since > _ECHO:
+                raise KeyboardInterrupt
+            if not self.received:
+                self._since = time.monotonic()
+                if comm.is_main_process():
+                    say("Ctrl-C: this step is finished and saved first. Press it again to end at once.")
         self.received = number
 
-    def agreed(self) -> bool:
-        """Whether any process has been asked to stop; every process must call this at the same point."""
+    def agreed(self) -> int:
+        """The signal by which any process has been asked to stop, 0 for none; all must call this at the same point."""
         if self._group is None:
-            return bool(self.received)
+            return self.received
         asked = torch.tensor([self.received])
         dist.all_reduce(asked, op=dist.ReduceOp.MAX, group=self._group)
-        return bool(asked.item())
+        return int(asked.item())
 
     def leave_if_received(self) -> None:
         """Ends the process in the middle of an evaluation, where it cannot agree with the others first."""
         if self.received:
-            leave("The evaluation stops here; a resumed run begins it anew.")
+            leave("The evaluation stops here; a resumed run begins it anew.", self.received)
 
 
 # Signals belong to the process, and so does this.
@@ -72,17 +101,18 @@ class AgreedStop(SystemExit):
 
 @contextmanager
 def leaving_on_signals() -> Iterator[None]:
-    """In the block a signal ends the process at once, with the code that asks for another try.
+    """In the block a signal ends the process at once, SIGTERM with the code that asks for another try.
 
     For the time before a training and for evaluations alone, where there is nothing to finish or to save.
     """
 
     def end(number: int, frame: FrameType | None) -> None:
-        logging.getLogger(__name__).warning(f"Ended by {signal.Signals(number).name}. Exit code {REQUEUE}.")
-        raise SystemExit(REQUEUE)
+        code = exit_code(number)
+        logging.getLogger(__name__).warning(f"Ended by {signal.Signals(number).name}. Exit code {code}.")
+        raise SystemExit(code)
 
     try:
-        before = {number: signal.signal(number, end) for number in SIGNALS}
+        before = {number: signal.signal(number, end) for number in stop_signals()}
     except ValueError:  # signals belong to the main thread
         before = {}
     try:
@@ -92,7 +122,9 @@ def leaving_on_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def leave(what: str, end: type[SystemExit] = SystemExit) -> None:
-    """Ends the process with the code that asks for another try."""
-    logging.getLogger(__name__).warning(f"Asked to stop by a signal. {what} Exit code {REQUEUE}; go on with --resume.")
-    raise end(REQUEUE)
+def leave(what: str, number: int, end: type[SystemExit] = SystemExit) -> None:
+    """Ends the process with the code of the signal."""
+    code = exit_code(number)
+    who = "Ctrl-C" if code == INTERRUPTED else "a signal"
+    logging.getLogger(__name__).warning(f"Asked to stop by {who}. {what} Exit code {code}; go on with --resume.")
+    raise end(code)

@@ -1,7 +1,6 @@
 """Running one step of a training again from its black box, to see where its first number is infinite or NaN."""
 
 import logging
-from argparse import Namespace
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -14,13 +13,18 @@ from densekit.d2.utils.events import EventStorage
 from densekit.d2.utils.logger import setup_logger
 from densekit.data.loader import SeededSamples
 from densekit.engine.black_box import read_box
-from densekit.engine.randomness import set_random_state
+from densekit.engine.phases import LearningPhase
+from densekit.engine.precision import precision
+from densekit.engine.randomness import random_state, set_random_state
+from densekit.engine.schedule import training_plan
 from densekit.engine.setup import prepare, versions
-from densekit.engine.step import cut
-from densekit.engine.trainer import Trainer, precision
+from densekit.engine.step import cut, listeners, tell
+from densekit.engine.trainer import Trainer
+from densekit.modeling.phases import phases_of
+from densekit.run_options import RunOptions
 
 
-def replay(args: Namespace) -> bool:
+def replay(options: RunOptions) -> bool:
     """Runs the forward and backward passes of the step in ``--replay`` and logs what they give; nothing is written.
 
     The processes of the run follow one another in this one, which is the same for them but for synchronized BatchNorm.
@@ -31,30 +35,79 @@ def replay(args: Namespace) -> bool:
     Raises:
         ValueError: the folder is none, or does not fit the configuration.
     """
-    cfg, notes, _ = prepare(args, writes=False)
+    cfg, notes, _ = prepare(options, writes=False)
     logger = setup_logger(name="densekit")
     for line in (versions(), *notes):
         logger.info(line)
-    facts, state = read_box(args.replay)
-    model = _model(cfg, state["model"], args.replay)
-    samples = getattr(Trainer.build_train_loader(cfg), "dataset", None)
+    facts, state = read_box(options.replay)
+    model = _model(cfg, state["model"], options.replay)
+    loader = Trainer.build_train_loader(cfg)
+    samples = getattr(loader, "dataset", None)
     if not isinstance(samples, SeededSamples) or any(process["draws"] is None for process in facts["processes"]):
-        raise ValueError(f"--replay {args.replay}: the images came from a stream and cannot be drawn again.")
+        raise ValueError(f"--replay {options.replay}: the images came from a stream and cannot be drawn again.")
+    order = getattr(loader, "batch_sampler", None)
+    samples.plan = training_plan(cfg, getattr(order, "epoch_size", None))
+    tell(listeners(model), samples.plan.at(facts["iteration"]))
     logger.info(f"Iteration {facts['iteration']} again, {len(facts['processes'])} process(es)")
     _name_bad("Weight", model.state_dict().items())
-    is_bad = False
-    for process, random_state in zip(facts["processes"], state["random_states"]):
-        batch = [samples[tuple(draw)] for draw in process["draws"]]
-        set_random_state(random_state)
-        for number, part in enumerate(cut(batch, facts["micro_batches"])):
-            logger.info(f"Process {process['process']}, part {number}: {', '.join(map(_file, part))}")
-            _name_bad("Image", ((_file(record), record.get("image")) for record in part))
-            is_bad |= _run(cfg, model, part, facts["iteration"])
-        if process["process"] < len(facts["losses"]):
-            logger.info(f"Losses of the process in the run, means of its parts: {facts['losses'][process['process']]}")
-    is_bad |= _name_bad("Gradient", ((name, value.grad) for name, value in model.named_parameters()))
+    step = _Step(cfg, model, facts, samples, list(state["random_states"]))
+    phases = Trainer.build_phases(cfg, model) if phases_of(model) else []
+    is_bad = False if phases else step.run()
+    for phase in phases:
+        if not phase.takes_part(facts["iteration"]):
+            continue
+        is_bad = step.run(phase)
+        if is_bad or phase.name not in state.get("phases", {}):
+            break
+        phase.load_state_dict(state["phases"][phase.name])
+        phase.update(None)  # the next one starts from these weights
     logger.info("The step is not finite again." if is_bad else "All losses and gradients are finite this time.")
     return is_bad
+
+
+class _Step:
+    """The step of all processes, one after another.
+
+    Args:
+        cfg: of the run.
+        model: with the weights before the step.
+        facts: of the step.
+        samples: that its images are drawn from.
+        random_states: of each process.
+    """
+
+    def __init__(
+        self, cfg: CfgNode, model: nn.Module, facts: dict[str, Any], samples: SeededSamples, random_states: list[Any]
+    ) -> None:
+        self._cfg, self._model, self._facts, self._samples = cfg, model, facts, samples
+        self._random_states = random_states
+
+    def run(self, phase: LearningPhase | None = None) -> bool:
+        """Runs the forward and backward passes of the ordinary step or of a phase.
+
+        Returns:
+            Whether a loss or a gradient was not finite.
+        """
+        logger, facts, is_bad = logging.getLogger(__name__), self._facts, False
+        processes, parts = facts["processes"], facts["micro_batches"]
+        parameters = phase.part.parameters() if phase and phase.part else None
+        self._model.zero_grad()
+        for place, process in enumerate(processes):
+            batch = [self._samples[(index, seed, facts["iteration"])] for index, seed, *_ in process["draws"]]
+            set_random_state(self._random_states[place])
+            for number, part in enumerate(cut(batch, parts)):
+                where = f", phase {phase.name}" if phase else ""
+                logger.info(f"Process {process['process']}, part {number}{where}: {', '.join(map(_file, part))}")
+                _name_bad("Image", ((_file(record), record.get("image")) for record in part))
+                losses, failed = _forward(self._cfg, self._model, part, facts["iteration"], phase.name if phase else "")
+                if losses:
+                    (sum(losses.values()) / (len(processes) * parts)).backward(inputs=parameters)
+                is_bad |= failed
+            self._random_states[place] = random_state()
+            if process["process"] < len(facts["losses"]):
+                said = facts["losses"][process["process"]]
+                logger.info(f"Losses of the process in the run, means of its parts: {said}")
+        return is_bad | _name_bad("Gradient", ((name, value.grad) for name, value in self._model.named_parameters()))
 
 
 def _model(cfg: CfgNode, weights: dict[str, Tensor], box: str) -> nn.Module:
@@ -68,13 +121,15 @@ def _model(cfg: CfgNode, weights: dict[str, Tensor], box: str) -> nn.Module:
     return model.train()
 
 
-def _run(cfg: CfgNode, model: nn.Module, batch: list[Any], iteration: int) -> bool:
-    """Runs one micro-batch; returns whether a loss was not finite."""
+def _forward(
+    cfg: CfgNode, model: nn.Module, batch: list[Any], iteration: int, phase: str
+) -> tuple[dict[str, Tensor], bool]:
+    """Runs one micro-batch; returns its losses and whether one was not finite."""
     logger, dtype = logging.getLogger(__name__), precision(cfg)
     with EventStorage(iteration), FirstBad(model) as first:
         try:
             with torch.autocast(cfg.MODEL.DEVICE.split(":")[0], dtype=dtype, enabled=dtype is not None):
-                losses = model(batch)
+                losses = model(batch, phase) if phase else model(batch)
         except FloatingPointError as error:
             losses = {}
             logger.info(f"The forward pass ended with: {error}")
@@ -86,9 +141,7 @@ def _run(cfg: CfgNode, model: nn.Module, batch: list[Any], iteration: int) -> bo
         logger.info(f"The first module whose output is not finite: {first.found}")
     elif is_bad:
         logger.info("The outputs of all modules are finite: the loss goes wrong outside of them.")
-    if losses:
-        sum(losses.values()).backward()
-    return is_bad
+    return losses, is_bad
 
 
 class FirstBad:

@@ -15,11 +15,12 @@ from densekit.d2.config import CfgNode
 from densekit.d2.engine import HookBase
 from densekit.d2.utils import comm
 from densekit.d2.utils.events import CommonMetricPrinter, get_event_storage
+from densekit.data.progress import Progress
 
 Nearness = Mapping[str, int]
 
 
-def nearness(config_file: str, opts: Sequence[str]) -> Nearness:
+def nearness(config_file: str, opts: Sequence[Any]) -> Nearness:
     """How near to the user each key stands: 2 on the command line, 1 in the file; what is in bases only is left out."""
     return dict.fromkeys(explicit_keys(config_file), 1) | dict.fromkeys(opts[::2], 2)
 
@@ -104,6 +105,16 @@ def in_iterations(cfg: CfgNode, epoch_size: int | None, given: Nearness) -> CfgN
     return scaled
 
 
+def training_plan(cfg: CfgNode, epoch_size: int | None) -> Progress:
+    """Returns the first iteration of a run, which knows its length.
+
+    Args:
+        cfg: of the run, its epochs turned into iterations.
+        epoch_size: images in an epoch; None if nobody knows.
+    """
+    return Progress(0, cfg.SOLVER.MAX_ITER, epoch_size / cfg.SOLVER.IMS_PER_BATCH if epoch_size else None)
+
+
 _FOLLOWERS = ("SOLVER.STEPS", "SOLVER.WARMUP_ITERS", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD")
 
 
@@ -134,7 +145,7 @@ def _increasing(steps: Sequence[int]) -> tuple[int, ...]:
 
 
 class EpochHook(HookBase):
-    """Stores how many epochs are done as ``epoch``.
+    """Stores how many epochs are done as ``epoch``, and calls the trainer's ``after_epoch`` at the end of each.
 
     Args:
         images: in a step over all processes.
@@ -148,6 +159,9 @@ class EpochHook(HookBase):
         if comm.is_main_process():
             done = (self.trainer.iter + 1) * self._images / self._epoch_size
             self.trainer.storage.put_scalar("epoch", done, smoothing_hint=False)
+        before = self.trainer.iter * self._images // self._epoch_size
+        for epoch in range(before, (self.trainer.iter + 1) * self._images // self._epoch_size):
+            self.trainer.after_epoch(epoch)
 
 
 class ProgressPrinter(CommonMetricPrinter):

@@ -3,7 +3,6 @@
 import os
 import platform
 import tempfile
-from argparse import Namespace
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
@@ -18,18 +17,20 @@ from densekit.d2.utils import comm
 from densekit.d2.utils.logger import setup_logger
 from densekit.data import check_datasets
 from densekit.data.checks import check_chosen
-from densekit.data.class_counts import STUFF_COUNT_KEYS, count_keys, set_class_counts
+from densekit.data.class_counts import STUFF, count_keys, set_class_counts
 from densekit.data.identity import check_classes_of_weights, write_classes
 from densekit.data.own.runs import keep_root
 from densekit.engine.own_data import register_own_data
+from densekit.engine.precision import why_not_mixed
 from densekit.engine.run_folder import claim
 from densekit.engine.schedule import nearness, scale_learning_rate
 from densekit.evaluation import check_evaluation
 from densekit.files.atomic import atomic_write
+from densekit.run_options import RunOptions
 
 
-def read_config(args: Namespace) -> tuple[CfgNode, list[str]]:
-    """The configuration of the command line, on a device that exists.
+def read_config(options: RunOptions) -> tuple[CfgNode, list[str]]:
+    """The configuration of a run, on a device that exists.
 
     Returns:
         The configuration, not frozen, and lines for the log on what was changed in it.
@@ -37,28 +38,28 @@ def read_config(args: Namespace) -> tuple[CfgNode, list[str]]:
     Raises:
         FileNotFoundError, ValueError: from the configuration; or a GPU was asked for by name and there is none.
     """
-    cfg = load_config(args.config_file, args.opts)
+    cfg = load_config(options.cfg if options.cfg is not None else options.config_file, options.opts)
     cfg.defrost()
     notes = []
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        if "MODEL.DEVICE" in args.opts[::2]:
+        if "MODEL.DEVICE" in options.opts[::2]:
             raise ValueError(
                 f"MODEL.DEVICE {cfg.MODEL.DEVICE}: torch {torch.__version__} sees no CUDA device. Set MODEL.DEVICE "
                 "cpu, or install a torch for this machine's driver."
             )
         cfg.MODEL.DEVICE = "cpu"
         notes.append("There is no CUDA device here: MODEL.DEVICE is cpu instead of cuda.")
-    if cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
+    if cfg.SOLVER.AMP.ENABLED and (reason := why_not_mixed(cfg)):
         cfg.SOLVER.AMP.ENABLED = False
-        notes.append("Mixed precision needs CUDA: SOLVER.AMP.ENABLED is False.")
+        notes.append(f"SOLVER.AMP.ENABLED is False: {reason}.")
     return cfg, notes
 
 
-def prepare(args: Namespace, *, writes: bool = True) -> tuple[CfgNode, list[str], list[str]]:
-    """The configuration as the run has it: after the machine, the flags and the data have had their say.
+def prepare(options: RunOptions, *, writes: bool = True) -> tuple[CfgNode, list[str], list[str]]:
+    """The configuration as the run has it: after the machine, the options and the data have had their say.
 
     Args:
-        args: the command line.
+        options: of the run.
         writes: whether the run's folder is made and gets its description of own data.
 
     Returns:
@@ -68,43 +69,43 @@ def prepare(args: Namespace, *, writes: bool = True) -> tuple[CfgNode, list[str]
     Raises:
         ValueError, FileNotFoundError, KeyError: with what is wrong and where.
     """
-    cfg, warnings = read_config(args)
+    cfg, warnings = read_config(options)
     _check_augmented_test(cfg)
     if writes:
         check_output_dir(cfg.OUTPUT_DIR)
         if comm.is_main_process():
             claim(cfg.OUTPUT_DIR)
-    warnings += register_own_data(cfg, args, writes=writes)
-    notes = _count_classes(cfg, args)
-    if not args.eval_only and (note := scale_learning_rate(cfg, nearness(args.config_file, args.opts))):
+    warnings += register_own_data(cfg, options, writes=writes)
+    notes = _count_classes(cfg, options)
+    if not options.eval_only and (note := scale_learning_rate(cfg, nearness(options.config_file, options.opts))):
         notes.append(note)
     return cfg, warnings, notes
 
 
-def describe(args: Namespace) -> str:
-    """What ``--print-config`` and ``--diff`` print; nothing is written.
+def describe(options: RunOptions, *, changed_only: bool) -> str:
+    """What ``--print-config`` and, with ``changed_only``, ``--diff`` print; nothing is written.
 
     Raises:
         ValueError, FileNotFoundError: from the configuration, not from the data, which may be on another machine.
     """
     problem = ""
     try:
-        cfg, warnings, notes = prepare(args, writes=False)
+        cfg, warnings, notes = prepare(options, writes=False)
         notes = [*warnings, *notes]
     except (ValueError, KeyError, OSError) as error:
-        cfg, notes = read_config(args)  # what is wrong with the configuration itself ends here
+        cfg, notes = read_config(options)  # what is wrong with the configuration itself ends here
         problem = f"\n# A run would end with: {error}"
     flags = (("DATASETS.TRAIN", "train_data"), ("DATASETS.TEST", "val_data"), ("DATASETS.CATALOG", "datasets"))
-    notes += [f"{key} by --{name.replace('_', '-')}" for key, name in flags if getattr(args, name)]
+    notes += [f"{key} by --{name.replace('_', '-')}" for key, name in flags if getattr(options, name)]
     if cfg.SOLVER.MAX_EPOCHS:
         problem += (
             f"\n# SOLVER.MAX_EPOCHS {cfg.SOLVER.MAX_EPOCHS:g} sets SOLVER.MAX_ITER and what goes with it when a "
             "run has counted its images; --dry-run shows it."
         )
-    return describe_config(cfg, args.config_file, args.opts, notes, changed_only=args.diff) + problem
+    return describe_config(cfg, options.config_file, options.opts, notes, changed_only=changed_only) + problem
 
 
-def setup(args: Namespace) -> CfgNode:
+def setup(options: RunOptions) -> CfgNode:
     """Checks the configuration, the output folder and the data, then starts the log of the run.
 
     Returns:
@@ -113,7 +114,7 @@ def setup(args: Namespace) -> CfgNode:
     Raises:
         ValueError, FileNotFoundError, KeyError: with what is wrong and where; nothing heavy has run by then.
     """
-    cfg, warnings, notes = prepare(args)
+    cfg, warnings, notes = prepare(options)
     logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="densekit")
     logger.info(versions())
     for note in warnings:
@@ -121,15 +122,15 @@ def setup(args: Namespace) -> CfgNode:
     for note in notes:
         logger.info(note)
     cfg.freeze()
-    if not args.eval_only:
+    if not options.eval_only:
         _check_batch_norm(cfg)
     if comm.is_main_process():
-        check_data(cfg, args)
-    default_setup(cfg, args)
+        check_data(cfg, options)
+    default_setup(cfg, options)
     if comm.is_main_process():
         write_config(cfg)
         keep_root(cfg.OUTPUT_DIR)
-        if not args.eval_only:
+        if not options.eval_only:
             write_classes(cfg.OUTPUT_DIR, cfg.DATASETS.TRAIN[0])
     return cfg
 
@@ -140,30 +141,30 @@ def write_config(cfg: CfgNode) -> None:
         file.write(f"# {versions()}\n{cfg.dump()}")
 
 
-def check_data(cfg: CfgNode, args: Namespace) -> None:
+def check_data(cfg: CfgNode, options: RunOptions) -> None:
     """Looks through the data sets of the run, and whether the weights are of the same classes.
 
     Raises:
         ValueError, FileNotFoundError, KeyError: with what is wrong and where.
     """
-    check_datasets(cfg, train=not args.eval_only, files=True)
+    check_datasets(cfg, train=not options.eval_only, files=True)
     check_evaluation(cfg.DATASETS.TEST, cfg)
-    _check_identity(cfg, args)
+    _check_identity(cfg, options)
 
 
-def _count_classes(cfg: CfgNode, args: Namespace) -> list[str]:
+def _count_classes(cfg: CfgNode, options: RunOptions) -> list[str]:
     """Makes the model tell apart as many classes as the data has, in every process; returns lines for the log."""
-    names = cfg.DATASETS.TEST if args.eval_only else cfg.DATASETS.TRAIN
+    names = cfg.DATASETS.TEST if options.eval_only else cfg.DATASETS.TRAIN
     if not names:
         return []
     check_chosen(names[0])
-    return set_class_counts(cfg, names[0], explicit_keys(args.config_file, args.opts))
+    return set_class_counts(cfg, names[0], explicit_keys(options.config_file, options.opts))
 
 
-def _check_identity(cfg: CfgNode, args: Namespace) -> None:
+def _check_identity(cfg: CfgNode, options: RunOptions) -> None:
     """Weights that were trained on other classes would be judged by the wrong names."""
-    resumes = args.resume != "never"
-    if args.eval_only or resumes:
+    resumes = options.resume != "never"
+    if options.eval_only or resumes:
         folder = cfg.OUTPUT_DIR if resumes else os.path.dirname(cfg.MODEL.WEIGHTS)
         lists = tuple(name for name in count_keys(cfg).values() if name != "keypoint_names")
         check_classes_of_weights(cfg, lists, folder)
@@ -189,7 +190,7 @@ def _check_batch_norm(cfg: CfgNode) -> None:
 
     Heads say of themselves which norms those are (``norms_of_single_values``).
     """
-    if cfg.MODEL.META_ARCHITECTURE not in STUFF_COUNT_KEYS:
+    if STUFF not in count_keys(cfg).values() or cfg.MODEL.SEM_SEG_HEAD.NAME not in SEM_SEG_HEADS_REGISTRY:
         return
     head = SEM_SEG_HEADS_REGISTRY.get(cfg.MODEL.SEM_SEG_HEAD.NAME)
     norms = getattr(head, "norms_of_single_values", lambda cfg: {})(cfg)

@@ -8,22 +8,25 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 
 from densekit.d2.config import CfgNode
 from densekit.d2.engine import create_ddp_model
 from densekit.d2.modeling import build_model
 from densekit.d2.utils import comm
 from densekit.engine.randomness import undisturbed
+from densekit.modeling.phases import Phase, phases_of
 from densekit.ops.replicas import own_buffers
 from densekit.ops.sharded import has_parts, load_whole_optimizer_states, load_whole_states, whole
 
-__all__ = ["evaluation_model", "prepare_optimizer", "wrap_model"]
+__all__ = ["evaluation_model", "prepare_optimizer", "replica_of_phase", "wrap_model"]
 
 
 def wrap_model(cfg: CfgNode, model: nn.Module, precision: torch.dtype | None = None) -> nn.Module:
     """Prepares a model for training in the processes of this job; with one process it is returned as it is.
 
-    To be called before the optimizer is built: sharding replaces the parameters.
+    To be called before the optimizer is built: sharding replaces the parameters. A model with phases is left alone
+    unless it is sharded: each of its phases has a replica of its own, :func:`replica_of_phase`.
 
     Args:
         cfg: ``MODEL.SHARDING``, ``MODEL.DDP``.
@@ -42,6 +45,29 @@ def wrap_model(cfg: CfgNode, model: nn.Module, precision: torch.dtype | None = N
             f"MODEL.DDP.STATIC_GRAPH True does not go with SOLVER.ACCUMULATE {cfg.SOLVER.ACCUMULATE}: torch cannot "
             "leave out the sharing of gradients between the parts of a step there. Set one of them back."
         )
+    return model if phases_of(model) else _replica(cfg, model)
+
+
+def replica_of_phase(cfg: CfgNode, model: nn.Module, phase: Phase) -> nn.Module:
+    """Prepares a model for one phase of its step, whose gradients alone its processes share.
+
+    Args:
+        cfg: ``MODEL.SHARDING``, ``MODEL.DDP``.
+        model: that :func:`wrap_model` has returned.
+        phase: of the model.
+    """
+    if comm.get_world_size() == 1 or has_parts(model):
+        return model
+    learns = set(map(id, phase.parameters()))
+    others = [name for name, value in model.named_parameters() if id(value) not in learns]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, others)
+    try:
+        return _replica(cfg, model)
+    finally:
+        del model._ddp_params_and_buffers_to_ignore
+
+
+def _replica(cfg: CfgNode, model: nn.Module) -> nn.Module:
     on_gpu = next(model.parameters()).device.type == "cuda"
     return create_ddp_model(
         model,

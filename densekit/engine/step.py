@@ -12,87 +12,48 @@ shared among all processes first, so all of them reach the same verdict.
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
-from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import get_total_norm
 
 from densekit.d2.engine import HookBase, SimpleTrainer
 from densekit.d2.utils import comm
 from densekit.d2.utils.events import get_event_storage
+from densekit.data.progress import Progress
 from densekit.engine.errors import NotFiniteError
-from densekit.engine.failed_forward import NOT_SHARED, TrainingForward
+from densekit.engine.failed_forward import NOT_SHARED
 from densekit.engine.moving_buffers import MovingBuffers
+from densekit.engine.phases import BeforeUpdate, LearningPhase
 from densekit.engine.randomness import Moment
-from densekit.solver import GRADIENT_NORM, complete_state
+from densekit.engine.step_record import PhaseNumbers, StepRecord, UnreadNumbers
+from densekit.solver import Clipping
 
-
-@dataclass
-class StepRecord:
-    """What is known of a step in this process.
-
-    Attributes:
-        iteration: its number.
-        files: of its images, in this process.
-        random: the random numbers before its forward pass.
-        lr: the largest learning rate of all parameters.
-        losses: name -> mean over the micro-batches, for each process; empty if the forward pass failed and no other
-            process knows.
-        data_times: seconds that each process waited for its images.
-        norms: top module -> norm of its gradients.
-        norm: of all gradients.
-        loss_scale: that the losses were multiplied by; 1 without mixed precision in float16.
-        error: of a forward pass that failed in this process.
-    """
-
-    iteration: int
-    files: list[str]
-    random: Moment
-    lr: float
-    losses: list[dict[str, float]] = field(default_factory=list)
-    data_times: list[float] = field(default_factory=list)
-    norms: dict[str, float] = field(default_factory=dict)
-    norm: float = math.nan
-    loss_scale: float = 1.0
-    error: str = ""
-
-    @property
-    def mean_losses(self) -> dict[str, float]:
-        """Name -> mean over all processes."""
-        names = self.losses[0] if self.losses else {}
-        return {name: sum(losses[name] for losses in self.losses) / len(self.losses) for name in names}
-
-    @property
-    def has_finite_losses(self) -> bool:
-        """Whether there are losses, and all of them are numbers."""
-        values = [value for losses in self.losses for value in losses.values()]
-        return bool(values) and all(map(math.isfinite, values))
+__all__ = ["SettleHook", "StepRecord", "TrainingStep", "cut", "listeners", "tell"]
 
 
 class TrainingStep(SimpleTrainer):
-    """A SimpleTrainer whose step is cut into micro-batches and refuses to learn from what is not finite.
+    """A SimpleTrainer whose step is cut into micro-batches and phases, and refuses to learn from what is not finite.
 
     Args:
         model: takes a batch, returns a dict of scalar losses or one scalar.
         data_loader: an endless iterable of batches; with ``accumulate`` above 1 they are sequences.
         optimizer: one whose kernels are fused decides about a step on the device.
+        phases: of the step, instead of one with the model and the optimizer.
         accumulate: into how many micro-batches of equal size a batch is cut; losses and gradients are their means.
         precision: of the forward pass; None for that of the weights. float16 scales the losses.
-        norm_type: of the gradient norms.
+        clipping: of all gradients together; of an ordinary step.
         nan_skip: how many steps in a row may be skipped because they are not finite.
         on_bad_step: called with the record of the first of such steps in a row, the weights being those before it; and
             whether this process alone knows. Returns what to tell the user.
+        plan: the length of the run, told to those modules of the model that ask for it; None tells nothing.
 
     Attributes:
-        grad_scaler: of the losses in float16, else None.
-        on_bad_step: as above.
+        phases: as above.
+        refused: whether the last step has changed nothing; on a GPU a tensor of one element, which has it there.
+        on_bad_step, plan: as above.
     """
 
     def __init__(
@@ -101,28 +62,39 @@ class TrainingStep(SimpleTrainer):
         data_loader: Iterable[Any],
         optimizer: torch.optim.Optimizer,
         *,
+        phases: Sequence[LearningPhase] = (),
         accumulate: int = 1,
         precision: torch.dtype | None = None,
-        norm_type: float = 2.0,
+        clipping: Clipping | None = None,
         nan_skip: int = 0,
         on_bad_step: Callable[[StepRecord, bool], str] = lambda record, alone: "",
+        plan: Progress | None = None,
     ) -> None:
         super().__init__(model, data_loader, optimizer)
-        self.accumulate, self.precision = accumulate, precision
-        self._device = next(model.parameters()).device
-        scales = precision is torch.float16
-        self.grad_scaler = torch.amp.GradScaler(self._device.type) if scales else None
-        self._forward_pass = TrainingForward(model, shares=nan_skip > 0)
-        self._norm_type, self._nan_skip, self.on_bad_step = norm_type, nan_skip, on_bad_step
-        self._modules = _parameters_by_module(getattr(model, "module", model))
+        self.accumulate, self.plan = accumulate, plan
+        self.phases = list(phases)
+        if not phases:
+            shares = nan_skip > 0
+            ordinary = LearningPhase(model, optimizer, precision=precision, clipping=clipping, shares=shares)
+            self.phases.append(ordinary)
+        self._nan_skip, self.on_bad_step = nan_skip, on_bad_step
         self._buffers = MovingBuffers(model)
-        self._decides_on_device = all(group.get("fused") for group in optimizer.param_groups)
-        self._unread: _Unread | None = None
+        self._told = listeners(model)
+        self._decides_on_device = all(phase.decides_on_device for phase in self.phases)
+        self._unread: UnreadNumbers | None = None
+        self.refused: bool | Tensor = False
         self._skipped = self._skipped_in_a_row = 0
+
+    @property
+    def grad_scaler(self) -> Any:
+        """Of the losses of the first phase in float16, else None."""
+        return self.phases[0].grad_scaler
 
     def run_step(self) -> None:
         if not self.model.training:
             raise RuntimeError("The model was left in evaluation mode; call model.train() after an evaluation.")
+        if self.plan is not None:
+            tell(self._told, self.plan.at(self.iter))
         start = time.perf_counter()
         batch = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
@@ -130,81 +102,10 @@ class TrainingStep(SimpleTrainer):
             self.iter,
             list(getattr(self.data_loader, "last_files", ())),
             Moment(),
-            max(group["lr"] for group in self.optimizer.param_groups),
+            max(group["lr"] for phase in self.phases for group in phase.optimizer.param_groups),
         )
         self._buffers.remember()
-        self.optimizer.zero_grad()
-        try:
-            names, losses = self._learn(batch, record)
-        except FloatingPointError as error:  # raised by models that look at their outputs
-            self.settle()
-            self._buffers.undo()
-            record.error = str(error)
-            self._refuse(record, alone=True)
-            return
-        self.after_backward()
-        losses = _of_all_processes(losses, data_time)
-        norms, norm = self._gradient_norms()
-        bad = ~(torch.isfinite(losses).all() & torch.isfinite(norm))
-        self.settle()
-        self._unread = _Unread(record, names, list(self._modules), losses, torch.stack([*norms, norm, self._scale()]))
-        setattr(self.optimizer, GRADIENT_NORM, norm)
-        if self._decides_on_device:
-            self._step_unless(bad)
-        elif bad.item():
-            self._buffers.undo()
-            self.settle()
-        else:
-            self.settle()
-            self.optimizer.step()
-        if self.grad_scaler:
-            self.grad_scaler.update()
-
-    def _learn(self, batch: Any, record: StepRecord) -> tuple[list[str], Tensor]:
-        """Returns the names and the (L,) values of the losses, means over the micro-batches; notes what failed."""
-        sums: dict[str, Tensor] = {}
-        parts = cut(batch, self.accumulate)
-        for number, part in enumerate(parts, start=1):
-            with _gradients_shared(self.model, number == len(parts)) if len(parts) > 1 else nullcontext():
-                losses, total, error = self._losses_of(part)
-                record.error = record.error or error
-                total = total if len(parts) == 1 else total / len(parts)
-                (self.grad_scaler.scale(total) if self.grad_scaler else total).backward()
-            for name, loss in losses.items():
-                value = loss.detach().float().reshape(())
-                sums[name] = sums[name] + value if name in sums else value
-        values = torch.stack(list(sums.values()))
-        return list(sums), values if len(parts) == 1 else values / len(parts)
-
-    def _losses_of(self, batch: Any) -> tuple[dict[str, Tensor], Tensor, str]:
-        """The losses by name, their sum, and the message of an error in whose place they are."""
-        with torch.autocast(self._device.type, dtype=self.precision, enabled=self.precision is not None):
-            losses, error = self._forward_pass(batch)
-            total: Any = sum(losses.values())
-            return losses, total, error
-
-    def _gradient_norms(self) -> tuple[list[Tensor], Tensor]:
-        """The norm of the gradients of each top module, and of all, of the losses as they are without their scale."""
-        if self.grad_scaler:
-            self.grad_scaler.unscale_(self.optimizer)
-        norms = []
-        for parameters in self._modules.values():
-            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-            norm = get_total_norm(gradients, self._norm_type) if gradients else torch.zeros((), device=self._device)
-            norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of sharded gradients
-            norms.append(norm.float())
-        return norms, torch.linalg.vector_norm(torch.stack(norms), self._norm_type)
-
-    def _scale(self) -> Tensor:
-        one = torch.ones((), device=self._device)
-        return self.grad_scaler.scale(one) if self.grad_scaler else one
-
-    def _step_unless(self, bad: Tensor) -> None:
-        """Changes the weights where the flag is false, without waiting for the device."""
-        # The protocol between GradScaler and fused optimizers, which works without the former as well.
-        self.optimizer.grad_scale, self.optimizer.found_inf = None, bad.float()  # type: ignore[attr-defined]
-        self.optimizer.step()
-        self._buffers.undo_where(bad)
+        _Step(self, record, cut(batch, self.accumulate), data_time).run()
 
     def settle(self) -> None:
         """Reads what the device has said of the last step and stores it; to be called in all processes alike.
@@ -215,14 +116,21 @@ class TrainingStep(SimpleTrainer):
         if self._unread is None:
             return
         record, self._unread = self._unread.read(), None
-        # Gradients that overflow are the ordinary way in which the scale of the losses is found, until it is too small
-        # to be the cause.
-        overflows = self.grad_scaler is not None and record.loss_scale >= 1
-        if record.has_finite_losses and (math.isfinite(record.norm) or overflows):
+        if record.has_finite_losses and self._has_usable_norms(record):
             self._skipped_in_a_row = 0
             self._store(record)
         else:
             self._refuse(record, alone=False)
+
+    def _has_usable_norms(self, record: StepRecord) -> bool:
+        """Whether the norms are numbers, or only too large for the scale of their losses.
+
+        Gradients that overflow are the ordinary way in which the scale is found, until it is too small to be the cause.
+        """
+        if self.grad_scaler is None:
+            return math.isfinite(record.norm)
+        of_phases = record.phases.values() or [{"norm": record.norm, "loss_scale": record.loss_scale}]
+        return all(math.isfinite(phase["norm"]) or phase["loss_scale"] >= 1 for phase in of_phases)
 
     def _store(self, record: StepRecord) -> None:
         storage, iteration = get_event_storage(), record.iteration
@@ -234,10 +142,13 @@ class TrainingStep(SimpleTrainer):
         storage.put_scalar("total_loss", sum(losses.values()), cur_iter=iteration)
         for name, value in losses.items() if len(losses) > 1 else ():
             storage.put_scalar(name, value, cur_iter=iteration)
-        if math.isfinite(record.norm):
-            storage.put_scalar("grad_norm", record.norm, cur_iter=iteration)
-        if self.grad_scaler:
-            storage.put_scalar("[metric]grad_scaler", record.loss_scale, cur_iter=iteration)
+        norms = {"": record.norm} | {f"/{name}": phase["norm"] for name, phase in record.phases.items()}
+        scales = {f"/{name}": phase["loss_scale"] for name, phase in record.phases.items()} or {"": record.loss_scale}
+        for name, value in norms.items():
+            if math.isfinite(value):
+                storage.put_scalar(f"grad_norm{name}", value, cur_iter=iteration)
+        for name, value in scales.items() if self.grad_scaler else ():
+            storage.put_scalar(f"[metric]grad_scaler{name}", value, cur_iter=iteration)
 
     def _refuse(self, record: StepRecord, *, alone: bool) -> None:
         """Skips a step that was not finite, or ends the training.
@@ -253,7 +164,8 @@ class TrainingStep(SimpleTrainer):
         if stops:
             self._buffers.undo()  # of the forward pass that is under way where losses arrive late
         told = self.on_bad_step(record, alone) if self._skipped_in_a_row == 1 else ""
-        what = f"Iteration {record.iteration}: {_in_words(record)}. Its batch was made of: {', '.join(record.files)}."
+        files = ", ".join(record.files)
+        what = f"Iteration {record.iteration}: {record.in_words()}. Its batch was made of: {files}."
         if stops:
             skipping = "SOLVER.NAN_SKIP N would skip up to N such steps in a row."
             if lonely and self._nan_skip:
@@ -263,7 +175,8 @@ class TrainingStep(SimpleTrainer):
                 "gradients that are not clipped, or boxes without area in these images. The weights are those before "
                 f"the step. {skipping} {told}"
             )
-        self.optimizer._opt_called = True  # type: ignore[attr-defined] # torch warns of schedules that go on without
+        # torch warns of schedules that go on without a first step.
+        warnings.filterwarnings("ignore", r"Detected call of `lr_scheduler.step\(\)` before", UserWarning)
         if comm.is_main_process():
             get_event_storage().put_scalar("skipped_steps", self._skipped, False, record.iteration)
         logging.getLogger(__name__).warning(
@@ -272,17 +185,101 @@ class TrainingStep(SimpleTrainer):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | ({"grad_scaler": self.grad_scaler.state_dict()} if self.grad_scaler else {})
+        first, *others = ((phase.name, phase.state_dict()) for phase in self.phases)
+        return super().state_dict() | first[1] | ({"phases": dict(others)} if others else {})
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        kernels = [{key: group.get(key) for key in ("fused", "foreach")} for group in self.optimizer.param_groups]
-        super().load_state_dict(state_dict)
-        # The kernels are a matter of this machine, not of the one that wrote the checkpoint.
-        for group, chosen in zip(self.optimizer.param_groups, kernels):
-            group.update(chosen)
-        complete_state(self.optimizer)
-        if self.grad_scaler and state_dict.get("grad_scaler"):
-            self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+        first, *others = self.phases
+        known = state_dict.get("phases", {})
+        if differ := known.keys() ^ {phase.name for phase in others}:
+            raise ValueError(
+                f"The checkpoint is of a training with other phases; {', '.join(sorted(differ))} is not in both. "
+                "Resume with the configuration of the run."
+            )
+        super(SimpleTrainer, self).load_state_dict(state_dict)  # whose own would take this machine's kernels away
+        first.load_state_dict(state_dict)
+        for phase in others:
+            phase.load_state_dict(known[phase.name])
+
+
+class _Step:
+    """One step while it runs.
+
+    Args:
+        owner: the training.
+        record: of the step.
+        parts: its micro-batches.
+        data_time: seconds that this process waited for them.
+    """
+
+    def __init__(self, owner: TrainingStep, record: StepRecord, parts: Sequence[Any], data_time: float) -> None:
+        self._owner, self._record, self._parts, self._data_time = owner, record, parts, data_time
+        self._on_device = owner._decides_on_device
+        self._done: list[tuple[LearningPhase, PhaseNumbers]] = []
+        self._waiting: list[tuple[LearningPhase, PhaseNumbers]] = []  # for the end of the step
+        self._before: list[BeforeUpdate] = []
+
+    def run(self) -> None:
+        """Computes the gradients of each phase and changes the weights, if the whole step is finite."""
+        owner, record = self._owner, self._record
+        phases = [phase for phase in owner.phases if phase.takes_part(record.iteration)]
+        bad: Tensor = torch.zeros(())
+        for phase in phases:
+            try:
+                numbers, error = phase.learn(self._parts, self._data_time)
+            except FloatingPointError as failure:  # raised by models that look at their outputs
+                owner.settle()
+                self._take_back()
+                record.error = str(failure)
+                owner._refuse(record, alone=True)
+                return
+            record.error = record.error or error
+            owner.after_backward()
+            bad = bad | numbers.is_bad() if self._done else numbers.is_bad()
+            if not self._done:
+                owner.settle()
+            self._done.append((phase, numbers))
+            if not self._on_device and bad.item():
+                self._take_back()
+                self._announce()
+                owner.settle()
+                return
+            if phase.is_joint or phase is phases[-1]:
+                self._waiting.append((phase, numbers))
+            else:
+                self._before.append(BeforeUpdate(phase.optimizer))
+                phase.update(numbers.norm, bad if self._on_device else None)
+        self._announce()
+        if not self._on_device:
+            owner.settle()
+        self._finish(bad)
+
+    def _announce(self) -> None:
+        self._owner._unread = UnreadNumbers(self._record, [numbers for _, numbers in self._done])
+
+    def _finish(self, bad: Tensor) -> None:
+        """Makes the updates that wait for the end; on a device that finds the step bad it takes the others back."""
+        for phase, numbers in self._waiting:
+            phase.update(numbers.norm, bad if self._on_device else None)
+        if self._on_device:
+            for before in self._before:
+                before.restore_where(bad)
+            self._owner._buffers.undo_where(bad)
+        self._owner.refused = bad if self._on_device else False
+        self._adapt_scales()
+
+    def _take_back(self) -> None:
+        """Undoes all that the step has changed."""
+        for before in reversed(self._before):
+            before.restore()
+        self._owner._buffers.undo()
+        self._owner.refused = True
+        self._adapt_scales()
+
+    def _adapt_scales(self) -> None:
+        for phase, _ in self._done:
+            if phase.grad_scaler:
+                phase.grad_scaler.update()
 
 
 class SettleHook(HookBase):
@@ -304,67 +301,15 @@ class SettleHook(HookBase):
         self.trainer._trainer.settle()
 
 
-class _Unread:
-    """The numbers of a step on their way from the device."""
-
-    def __init__(
-        self, record: StepRecord, losses: list[str], modules: list[str], values: Tensor, norms: Tensor
-    ) -> None:
-        """Starts the copy.
-
-        Args:
-            record: to complete.
-            losses: L names.
-            modules: M names.
-            values: (W, L + 1), losses and seconds of each process.
-            norms: (M + 2,), norms of the modules, of all gradients, and the scale of the losses.
-        """
-        self._record, self._losses, self._modules, self._processes = record, losses, modules, len(values)
-        self._numbers = torch.cat([values.flatten(), norms]).to("cpu", non_blocking=True)
-        self._arrival = torch.cuda.Event() if values.is_cuda else None
-        if self._arrival is not None:
-            self._arrival.record()
-
-    def read(self) -> StepRecord:
-        if self._arrival is not None:
-            self._arrival.synchronize()
-        numbers, record, width = self._numbers.tolist(), self._record, len(self._losses) + 1
-        for process in range(self._processes):
-            *losses, seconds = numbers[process * width : (process + 1) * width]
-            record.losses.append(dict(zip(self._losses, losses)))
-            record.data_times.append(seconds)
-        *norms, record.norm, record.loss_scale = numbers[self._processes * width :]
-        record.norms = dict(zip(self._modules, norms))
-        return record
+def listeners(model: nn.Module) -> list[Any]:
+    """The modules of a model that have a method ``begin_iteration(progress: Progress)``."""
+    return [module for module in model.modules() if callable(getattr(module, "begin_iteration", None))]
 
 
-def _in_words(record: StepRecord) -> str:
-    if record.error:
-        return record.error.removesuffix(".")
-    if not record.has_finite_losses:
-        return f"The loss is infinite or NaN: {record.mean_losses}"
-    bad = [name for name, norm in record.norms.items() if not math.isfinite(norm)]
-    return f"The gradients of {', '.join(bad) or 'the model'} are infinite or NaN, with the losses {record.mean_losses}"
-
-
-def _of_all_processes(losses: Tensor, data_time: float) -> Tensor:
-    """The (L,) losses and the seconds of each process: (W, L + 1) on the device."""
-    own = torch.cat([losses, losses.new_full((1,), data_time)])
-    if comm.get_world_size() == 1:
-        return own[None]
-    gathered = own.new_empty(comm.get_world_size() * len(own))
-    dist.all_gather_into_tensor(gathered, own)
-    return gathered.view(-1, len(own))
-
-
-def _parameters_by_module(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """The trainable parameters by the name of their top module, or one level deeper if there is one alone."""
-    trainable = [(name.split("."), value) for name, value in model.named_parameters() if value.requires_grad]
-    depth = 1 if len({path[0] for path, _ in trainable}) > 1 else 2
-    groups: dict[str, list[nn.Parameter]] = {}
-    for path, parameter in trainable:
-        groups.setdefault(".".join(path[: min(depth, max(len(path) - 1, 1))]), []).append(parameter)
-    return groups
+def tell(told: Iterable[Any], progress: Progress) -> None:
+    """Tells modules which iteration begins."""
+    for module in told:
+        module.begin_iteration(progress)
 
 
 def cut(batch: Any, parts: int) -> Sequence[Any]:
@@ -379,15 +324,3 @@ def cut(batch: Any, parts: int) -> Sequence[Any]:
         raise ValueError(f"A batch of {len(batch)} images does not divide into SOLVER.ACCUMULATE {parts} equal parts.")
     size = len(batch) // parts
     return [batch[start : start + size] for start in range(0, len(batch), size)]
-
-
-@contextmanager
-def _gradients_shared(model: nn.Module, shared: bool) -> Iterator[None]:
-    """Whether the backward passes in the block share their gradients among the processes."""
-    if isinstance(model, DistributedDataParallel):
-        with nullcontext() if shared else model.no_sync():
-            yield
-        return
-    if isinstance(model, FSDPModule):
-        model.set_requires_gradient_sync(shared)
-    yield

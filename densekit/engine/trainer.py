@@ -23,8 +23,8 @@ from densekit.d2.evaluation import DatasetEvaluator
 from densekit.d2.modeling import GeneralizedRCNNWithTTA
 from densekit.d2.utils import comm
 from densekit.d2.utils.events import EventWriter, TensorboardXWriter
-from densekit.data.loader import build_train_loader, prepare_worker
-from densekit.data.mapper import MAPPERS
+from densekit.data.loader import SeededSamples, build_train_loader, prepare_worker
+from densekit.data.mapper import build_mapper
 from densekit.data.order import TrainingOrder
 from densekit.data.proposals import load_test_records
 from densekit.engine.batches import RememberedBatches, deaths_of_workers_explained
@@ -32,20 +32,24 @@ from densekit.engine.best import Scores
 from densekit.engine.black_box import BlackBox
 from densekit.engine.disk import full_disk_explained
 from densekit.engine.ema import WeightAverage, averaged
-from densekit.engine.hooks import AverageHook, CheckpointHook, EarlyStop, EvaluationHook
+from densekit.engine.hooks import AverageHook, CheckpointHook, EarlyStop, EvaluationHook, ScheduleHook
 from densekit.engine.launch.elastic import refuse_ambiguous_restarts
+from densekit.engine.phases import LearningPhase, config_of_phase
 from densekit.engine.pictures import FirstBatchHook
+from densekit.engine.precision import precision
 from densekit.engine.preemption import STOP, AgreedStop
 from densekit.engine.randomness import set_random_state, undisturbed
 from densekit.engine.run_folder import METRICS, RunFolder
-from densekit.engine.schedule import EpochHook, Nearness, ProgressPrinter, in_iterations
-from densekit.engine.sharding import evaluation_model, prepare_optimizer, wrap_model
-from densekit.engine.step import SettleHook, TrainingStep
+from densekit.engine.schedule import EpochHook, Nearness, ProgressPrinter, in_iterations, training_plan
+from densekit.engine.sharding import evaluation_model, prepare_optimizer, replica_of_phase, wrap_model
+from densekit.engine.step import SettleHook, TrainingStep, listeners, tell
 from densekit.engine.trackers import build_trackers
 from densekit.engine.validation import config_for_validation, validation_losses
 from densekit.engine.writers import Lazily, MetricsWriter, write_results
 from densekit.evaluation import build_evaluator
-from densekit.solver import build_lr_scheduler, build_optimizer, gradient_norm_type
+from densekit.modeling.phases import Phase, phases_of
+from densekit.modeling.teacher import Teacher
+from densekit.solver import Clipping, build_lr_scheduler, build_optimizer
 
 _WRITE_PERIOD = 20  # iterations between two lines of metrics, on both hosts
 
@@ -63,31 +67,39 @@ class Trainer(DefaultTrainer):
         TrainerBase.__init__(self)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
+        for module in model.modules():
+            if isinstance(teacher := getattr(module, "teacher", None), Teacher):
+                teacher.load()
         replicas = wrap_model(cfg, model, precision(cfg))
-        optimizer = self.build_optimizer(cfg, model)
-        prepare_optimizer(optimizer, model)
+        phases = self.build_phases(cfg, replicas)
         loader = self.build_train_loader(cfg)
         order = getattr(loader, "batch_sampler", None)
         self._order = order if isinstance(order, TrainingOrder) else None
         self._epoch_size = None if self._order is None else self._order.epoch_size
         cfg = in_iterations(cfg, self._epoch_size, given or {})
+        self._plan = training_plan(cfg, self._epoch_size)
+        if isinstance(samples := getattr(loader, "dataset", None), SeededSamples):
+            samples.plan = self._plan
         self._batches = RememberedBatches(loader, device=cfg.MODEL.DEVICE)
         self._trainer: TrainingStep = TrainingStep(
             replicas,
             self._batches,
-            optimizer,
+            phases[0].optimizer,
+            phases=phases,
             accumulate=_micro_batches(cfg),
-            precision=precision(cfg),
-            norm_type=gradient_norm_type(cfg),
             nan_skip=cfg.SOLVER.NAN_SKIP,
-            on_bad_step=BlackBox(cfg.OUTPUT_DIR, model, self._order, cfg.SOLVER.ACCUMULATE),
+            on_bad_step=BlackBox(cfg.OUTPUT_DIR, model, self._order, cfg.SOLVER.ACCUMULATE, phases[:-1]),
+            plan=self._plan,
         )
-        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.average = WeightAverage(model, cfg.MODEL_EMA.DECAY) if cfg.MODEL_EMA.ENABLED else None
+        self.scheduler, *others = (
+            self.build_lr_scheduler(config_of_phase(cfg, phase.part), phase.optimizer) for phase in phases
+        )
+        self._schedules = {phase.name: schedule for phase, schedule in zip(phases[1:], others)}
+        self.average = None
         states: dict[str, Any] = {"trainer": weakref.proxy(self)}
-        if self.average is not None:
-            self.average.watch(optimizer)
-            states["ema"] = self.average
+        if cfg.MODEL_EMA.ENABLED:
+            left_out = [module for part in phases_of(model) if not part.averaged for module in part.modules]
+            states["ema"] = self.average = WeightAverage(model, cfg.MODEL_EMA.DECAY, left_out)
         self.checkpointer = Checkpointer(
             replicas, cfg.OUTPUT_DIR, min_coverage=cfg.MODEL.WEIGHTS_MIN_COVERAGE, **states
         )
@@ -101,6 +113,48 @@ class Trainer(DefaultTrainer):
         self._resumed: dict[str, Any] | None = None
         self._writers: list[EventWriter] = []
         self.register_hooks(self.build_hooks())
+
+    @classmethod
+    def build_phases(cls, cfg: CfgNode, model: nn.Module) -> list[LearningPhase]:
+        """The phases of the step with their optimizers; one for an ordinary model.
+
+        Args:
+            cfg: the config.
+            model: that is wrapped for its process, unless it has phases.
+        """
+        inner = getattr(model, "module", model)
+        phases = []
+        parts: list[Phase | None] = [*phases_of(inner)]
+        for part in parts or [None]:
+            own = config_of_phase(cfg, part)
+            if part is None:
+                optimizer, forward = cls.build_optimizer(own, inner), model
+            else:
+                optimizer = build_optimizer(own, inner, part.parameters())
+                forward = replica_of_phase(cfg, inner, part)
+            prepare_optimizer(optimizer, inner)
+            phases.append(
+                LearningPhase(
+                    forward,
+                    optimizer,
+                    part,
+                    precision=precision(cfg),
+                    clipping=Clipping.from_config(own),
+                    shares=cfg.SOLVER.NAN_SKIP > 0,
+                )
+            )
+        return phases
+
+    @property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """Those of all phases; the first is ``optimizer``."""
+        return [phase.optimizer for phase in self._trainer.phases]
+
+    def after_epoch(self, epoch: int) -> None:
+        """Calls the method ``after_epoch(epoch)`` of those hooks that have one; epochs count from 0."""
+        for hook in self._hooks:
+            if after_epoch := getattr(hook, "after_epoch", None):
+                after_epoch(epoch)
 
     def resume_or_load(self, resume: bool = True, *, must: bool = False) -> None:
         """Goes on from the last checkpoint in ``OUTPUT_DIR`` if asked to, else loads ``MODEL.WEIGHTS``; says which.
@@ -204,6 +258,11 @@ class Trainer(DefaultTrainer):
         hooks.append(FirstBatchHook(self._batches, metadata, cfg.INPUT.FORMAT, cfg.OUTPUT_DIR))
         if self._epoch_size:
             hooks.append(EpochHook(cfg.SOLVER.IMS_PER_BATCH, self._epoch_size))
+        if self._schedules:
+            hooks.append(ScheduleHook(self._schedules))
+        for module in getattr(self.model, "module", self.model).modules():
+            if training_hooks := getattr(module, "training_hooks", None):
+                hooks += training_hooks()
         for hook in super().build_hooks():
             if isinstance(hook, EvalHook):
                 hooks += [settle, ours, self._evaluation]
@@ -230,9 +289,10 @@ class Trainer(DefaultTrainer):
         """Returns the training losses on ``DATASETS.TEST`` if ``TEST.VALIDATION_LOSS`` asks for them."""
         if not self.cfg.TEST.VALIDATION_LOSS:
             return {}
-        mapper = _mapper(config_for_validation(self.cfg), is_train=True)
+        mapper = build_mapper(config_for_validation(self.cfg), is_train=True)
         with averaged(self.average):
             model = evaluation_model(self.cfg, getattr(self.model, "module", self.model))
+            tell(listeners(model), self._plan.at(self.iter))
             return validation_losses(self.cfg, model, mapper, self.iter)
 
     def build_writers(self) -> list[EventWriter]:
@@ -279,11 +339,11 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[Any]:
         """The loader of ``DATASETS.TRAIN`` with the mapper that ``INPUT.MAPPER`` names."""
-        return build_train_loader(cfg, _mapper(cfg, is_train=True))
+        return build_train_loader(cfg, build_mapper(cfg, is_train=True))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[Any]:
-        records, mapper = load_test_records(cfg, dataset_name), _mapper(cfg, is_train=False)
+        records, mapper = load_test_records(cfg, dataset_name), build_mapper(cfg, is_train=False)
         loader = build_detection_test_loader(records, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
         loader.worker_init_fn = prepare_worker
         return RememberedBatches(loader, before_each=STOP.leave_if_received)
@@ -329,14 +389,6 @@ def _share_buffers(model: nn.Module) -> None:
             torch.distributed.broadcast(buffer, src=0)
 
 
-def precision(cfg: CfgNode) -> torch.dtype | None:
-    """The dtype of mixed precision; None without it."""
-    name = cfg.SOLVER.AMP.DTYPE
-    if name not in ("float16", "bfloat16"):
-        raise ValueError(f"SOLVER.AMP.DTYPE is {name!r}; it can be 'float16' or 'bfloat16'.")
-    return getattr(torch, name) if cfg.SOLVER.AMP.ENABLED else None
-
-
 def _micro_batches(cfg: CfgNode) -> int:
     parts, images, processes = cfg.SOLVER.ACCUMULATE, cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
     if parts < 1 or images % (parts * processes):
@@ -345,10 +397,3 @@ def _micro_batches(cfg: CfgNode) -> int:
             f"each of {processes} processes, and does not divide."
         )
     return parts
-
-
-def _mapper(cfg: CfgNode, *, is_train: bool) -> Any:
-    name = cfg.INPUT.MAPPER or "DatasetMapper"
-    if name not in MAPPERS:
-        raise ValueError(f"INPUT.MAPPER {name!r} is not one of {', '.join(sorted(MAPPERS))}.")
-    return MAPPERS[name](cfg, is_train)

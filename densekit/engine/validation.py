@@ -20,6 +20,7 @@ from densekit.data.order import Draw
 from densekit.data.proposals import load_test_records
 from densekit.engine.batches import RememberedBatches
 from densekit.engine.errors import DataError
+from densekit.engine.phases import losses_of
 from densekit.engine.preemption import STOP
 from densekit.engine.randomness import undisturbed
 
@@ -87,8 +88,7 @@ def _mean_losses(cfg: CfgNode, model: nn.Module, mapper: Mapper, dataset: str, i
                     "False, or evaluate on data that has some."
                 )
             torch.manual_seed(step * comm.get_world_size() + comm.get_rank())
-            losses = model(batch)
-            losses = losses if isinstance(losses, dict) else {"total_loss": losses}
+            losses = losses_of(model, batch)
             if step < counted:
                 for name, loss in losses.items():
                     sums[name] = sums[name] + loss.detach().double()
@@ -102,7 +102,7 @@ def _share(records: list[dict[str, Any]], mapper: Mapper, workers: int) -> tuple
     rank, world = comm.get_rank(), comm.get_world_size()
     steps = -(-len(records) // world)
     indices = [min(step * world + rank, len(records) - 1) for step in range(steps)]
-    draws: list[list[Draw]] = [[(index, index)] for index in indices]
+    draws: list[list[Draw]] = [[(index, index, 0)] for index in indices]
     loader: DataLoader[Any] = DataLoader(
         SeededSamples(DatasetFromList(records, copy=False), mapper),
         batch_sampler=draws,

@@ -1,4 +1,4 @@
-"""Which evaluator a data set gets: its ``evaluator_type`` decides, by one table."""
+"""The evaluator of a data set: its ``evaluator_type`` names an entry of one registry."""
 
 import logging
 import os
@@ -9,6 +9,7 @@ from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.d2.evaluation import DatasetEvaluator, DatasetEvaluators
 from densekit.d2.utils.file_io import PathManager
 from densekit.d2.utils.logger import log_first_n
+from densekit.d2.utils.registry import Registry
 from densekit.data.cityscapes import list_frames
 from densekit.evaluation.cityscapes import (
     CityscapesInstanceEvaluator,
@@ -23,8 +24,13 @@ from densekit.evaluation.sem_seg import SemSegEvaluator
 _PERSON_SIGMAS = 17
 _COCO_DETECTIONS = 100
 
+# evaluator_type -> maker, called with the config, the data set's name and the folder for files.
+EVALUATORS = Registry("EVALUATOR")
 
-def _coco(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
+
+@EVALUATORS.register()
+def coco(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
+    """Judges boxes, masks and keypoints by COCO's measures."""
     return COCOEvaluator(
         dataset_name,
         output_dir=output_folder,
@@ -34,21 +40,25 @@ def _coco(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluat
     )
 
 
-def _sem_seg(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
+@EVALUATORS.register()
+def sem_seg(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
+    """Judges the classes of pixels."""
     return SemSegEvaluator(dataset_name, output_folder, boundary=cfg.TEST.BOUNDARY)
 
 
-def _coco_panoptic(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
+@EVALUATORS.register()
+def coco_panoptic_seg(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
     """Judges the classes and, where the data set has objects, the instances too."""
-    evaluators = [_sem_seg(cfg, dataset_name, output_folder)]
+    evaluators = [sem_seg(cfg, dataset_name, output_folder)]
     has_file = MetadataCatalog.get(dataset_name).get("json_file")
     if has_file or any("annotations" in record for record in DatasetCatalog.get(dataset_name)):
-        evaluators.append(_coco(cfg, dataset_name, output_folder))
+        evaluators.append(coco(cfg, dataset_name, output_folder))
     evaluators.append(COCOPanopticEvaluator(dataset_name, output_folder))
     return DatasetEvaluators(evaluators)
 
 
-def _cityscapes_panoptic(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
+@EVALUATORS.register()
+def cityscapes_panoptic_seg(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
     """Judges the classes and the instances too, where the model has those outputs."""
     evaluators: list[DatasetEvaluator] = [
         CityscapesPanopticEvaluator(dataset_name, output_folder),
@@ -60,14 +70,16 @@ def _cityscapes_panoptic(cfg: CfgNode, dataset_name: str, output_folder: str) ->
     return DatasetEvaluators(evaluators)
 
 
-BUILDERS: dict[str, Callable[[CfgNode, str, str], DatasetEvaluator]] = {
-    "coco": _coco,
-    "coco_panoptic_seg": _coco_panoptic,
-    "sem_seg": _sem_seg,
-    "cityscapes_instance": lambda cfg, name, folder: CityscapesInstanceEvaluator(name, folder),
-    "cityscapes_panoptic_seg": _cityscapes_panoptic,
-    "cityscapes_sem_seg": lambda cfg, name, folder: CityscapesSemSegEvaluator(name, folder),
-}
+@EVALUATORS.register()
+def cityscapes_instance(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
+    """Judges instances by Cityscapes' own measures."""
+    return CityscapesInstanceEvaluator(dataset_name, output_folder)
+
+
+@EVALUATORS.register()
+def cityscapes_sem_seg(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
+    """Judges the classes of pixels by Cityscapes' own measures."""
+    return CityscapesSemSegEvaluator(dataset_name, output_folder)
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
@@ -80,7 +92,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
             that no test set overwrites another's predictions.
 
     Raises:
-        ValueError: The data set has no ``evaluator_type``, or one that is not in the table.
+        ValueError: The data set has no ``evaluator_type``, or one that is not registered.
     """
     folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
     return _builder(dataset_name)(cfg, dataset_name, folder)
@@ -94,7 +106,7 @@ def check_evaluation(dataset_names: Iterable[str], cfg: CfgNode | None = None) -
         cfg: The config, for what depends on the model; None looks at files alone.
 
     Raises:
-        ValueError: A data set has no ``evaluator_type``, or one that is not in the table, or the sigmas of keypoints
+        ValueError: A data set has no ``evaluator_type``, or one that is not registered, or the sigmas of keypoints
             are of another number.
         FileNotFoundError: Files that only the evaluation reads do not exist.
     """
@@ -174,9 +186,10 @@ def _check_cityscapes_files(name: str) -> None:
 
 def _builder(dataset_name: str) -> Callable[[CfgNode, str, str], DatasetEvaluator]:
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
-    if kind not in BUILDERS:
+    if kind not in EVALUATORS:
+        known = ", ".join(sorted(name for name, _ in EVALUATORS))
         raise ValueError(
-            f"Data set '{dataset_name}' has the evaluator_type {kind!r}; known are {', '.join(sorted(BUILDERS))}. "
+            f"Data set '{dataset_name}' has the evaluator_type {kind!r}; known are {known}. "
             f"Set it with MetadataCatalog.get('{dataset_name}').evaluator_type = 'coco'."
         )
-    return BUILDERS[kind]
+    return EVALUATORS.get(kind)

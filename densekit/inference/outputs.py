@@ -24,18 +24,28 @@ from densekit.inference.reading import Loaded
 PRODUCTS = {"instances": "instances", "semantic": "sem_seg", "panoptic": "panoptic_seg"}  # ours -> the model's
 
 
+# What the host's models return, by class; one of a system says it in an attribute ``output_kinds``.
+_HOST_OUTPUTS = {
+    "GeneralizedRCNN": ("instances",),
+    "DenseDetector": ("instances",),
+    "SemanticSegmentor": ("sem_seg",),
+    "PanopticFPN": ("instances", "sem_seg", "panoptic_seg"),
+}
+
+
 def products_of(model: Any) -> list[str]:
-    """Which of the products a model gives, seen on a small black picture.
+    """The products that a model gives.
 
     Raises:
         ValueError: None of them.
     """
-    picture = torch.zeros(3, 128, 128, dtype=torch.uint8)
-    (output,) = model([{"image": picture, "height": 128, "width": 128}])
-    found = [name for name, key in PRODUCTS.items() if key in output]
+    bases = (_HOST_OUTPUTS.get(base.__name__) for base in type(model).__mro__)
+    given = getattr(model, "output_kinds", None) or next(filter(None, bases), ())
+    found = [name for name, key in PRODUCTS.items() if key in given]
     if not found:
         raise ValueError(
-            f"This model gives {', '.join(output)}; predictions are made of {', '.join(PRODUCTS.values())}."
+            f"{type(model).__name__} gives {', '.join(given) or 'no output that is known'}; predictions are made of "
+            f"{', '.join(PRODUCTS.values())}, which a model names in its attribute output_kinds."
         )
     return found
 

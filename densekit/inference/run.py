@@ -8,7 +8,6 @@ an earlier run ended, and neither do the predictions.
 import logging
 import os
 import sys
-from argparse import Namespace
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,20 +15,19 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 
 import densekit.data.builtin  # noqa: F401 - registers the standard names
-from densekit.checkpoint import Checkpointer
 from densekit.d2.config import CfgNode
 from densekit.d2.data import DatasetCatalog
 from densekit.d2.data import transforms as T
-from densekit.d2.modeling import build_model
 from densekit.d2.utils import comm
 from densekit.d2.utils.logger import setup_logger
-from densekit.data import MAPPERS, register_from_yaml
+from densekit.data import register_from_yaml
+from densekit.data.mapper import inference_augmentations
 from densekit.data.own.runs import catalog_of_run
 from densekit.data.pictures import depth_note
 from densekit.engine.errors import DataError, user_errors
+from densekit.engine.loading import build_with_weights
 from densekit.engine.setup import read_config
 from densekit.files.atomic import atomic_write
 from densekit.formats.formats import choose_formats, needed_products
@@ -37,12 +35,15 @@ from densekit.inference.finish import Output
 from densekit.inference.inputs import name_among, pictures_of_dataset, pictures_of_words
 from densekit.inference.journal import JOINED, JoinedLines, Journal, Part
 from densekit.inference.names import find_classes
+from densekit.inference.options import PredictOptions
 from densekit.inference.outputs import LineMaker, products_of
 from densekit.inference.predicting import open_batches, predict_batches
+from densekit.inference.predictor import check_predicts
 from densekit.inference.reading import Views, stamp
 from densekit.inference.recorder import Recorder
 from densekit.inference.settings import UNREADABLE, claim, describe
 from densekit.inference.tiles import Tiling
+from densekit.run_options import RunOptions
 
 logger = logging.getLogger(__name__)
 
@@ -68,41 +69,40 @@ class Job:
     tiling: Tiling | None
 
 
-def run(args: Namespace) -> None:
+def run(options: PredictOptions) -> None:
     """Predicts what is not predicted yet, then writes the formats.
 
     Args:
-        args: as of :func:`densekit.inference.command.complete`.
+        options: what to predict on, and how.
 
     Exits with 1 where pictures could not be read.
     """
     cv2.setNumThreads(1)  # the loader's processes are forked, and OpenCV's threads do not survive that
     with user_errors():
         setup_logger(name="densekit", distributed_rank=comm.get_rank())
-        job = _prepare(args)
+        job = _prepare(options)
         if comm.is_main_process():
-            claim(job.output.folder, _settings(args, job), overwrite=args.overwrite)
+            claim(job.output.folder, _settings(options, job), overwrite=options.overwrite)
         comm.synchronize()
         done = _journal(job.output).done
         comm.synchronize()  # nobody reads the journal while it grows
-    workers = job.cfg.DATALOADER.NUM_WORKERS if args.num_workers is None else args.num_workers
+    workers = job.cfg.DATALOADER.NUM_WORKERS if options.num_workers is None else options.num_workers
     with user_errors((DataError,)):
-        _predict(args, job, done, workers)
+        _predict(options, job, done, workers)
     comm.synchronize()
     _finish(job.output, workers)
 
 
-def _prepare(args: Namespace) -> Job:
+def _prepare(options: PredictOptions) -> Job:
     """Collects everything, and refuses what cannot be done; the output folder is not touched yet."""
-    cfg, folder = read_predict_config(args), Path(args.output)
-    tiling = Tiling(args.tile, args.overlap) if args.tile else None
-    dataset = _data_set(args, cfg)
-    pictures = pictures_of_dataset(dataset) if dataset else pictures_of_words(args.input, folder)
+    cfg, folder = read_predict_config(options), Path(options.output)
+    tiling = Tiling(options.tile, options.overlap) if options.tile else None
+    dataset = _data_set(options, cfg)
+    pictures = pictures_of_dataset(dataset) if dataset else pictures_of_words(options.input, folder)
     classes = find_classes(cfg, dataset)
-    model = load_model(cfg)
-    with torch.no_grad():
-        given = products_of(model)
-    formats = choose_formats(args.format, given)
+    model = build_with_weights(cfg)
+    given = products_of(model)
+    formats = choose_formats(options.format, given)
     products = needed_products(formats, given)
     if tiling is not None and "panoptic" in products:
         raise ValueError(
@@ -115,7 +115,7 @@ def _prepare(args: Namespace) -> Job:
         and (note := depth_note(pictures[0].path, cfg.INPUT.BIT_DEPTH))
     ):
         logger.info(note)
-    if tiling is not None and comm.is_main_process() and (note := _tile_note(tiling, resizing(cfg))):
+    if tiling is not None and comm.is_main_process() and (note := _tile_note(tiling, inference_augmentations(cfg))):
         logger.warning(note)
     return Job(cfg, model, Output(folder, pictures, classes, formats), products, tiling)
 
@@ -133,82 +133,64 @@ def _tile_note(tiling: Tiling, augmentations: T.AugmentationList) -> str:
     )
 
 
-def _data_set(args: Namespace, cfg: CfgNode) -> str:
+def _data_set(options: PredictOptions, cfg: CfgNode) -> str:
     """The name of the data set to predict on, registered if it is the user's own; "" for pictures."""
-    name = args.dataset or name_among(args.input)
-    kept = catalog_of_run(args.run_dir) if args.run_dir else ""
-    catalog = args.datasets or kept or cfg.DATASETS.CATALOG
+    name = options.dataset or name_among(options.input)
+    kept = catalog_of_run(options.run_dir) if options.run_dir else ""
+    catalog = options.datasets or kept or cfg.DATASETS.CATALOG
     # A run's own data sets are looked at on demand only: they may lie on another machine.
-    if args.datasets or (catalog and (args.dataset or (name and os.path.isfile(catalog)))):
+    if options.datasets or (catalog and (options.dataset or (name and os.path.isfile(catalog)))):
         register_from_yaml(catalog, [name])
-    return name if args.dataset or name in DatasetCatalog else ""
+    return name if options.dataset or name in DatasetCatalog else ""
 
 
-def _predict(args: Namespace, job: Job, done: set[int], num_workers: int) -> None:
+def _predict(options: PredictOptions, job: Job, done: set[int], num_workers: int) -> None:
     """Runs the model over this process's share of what is not done."""
     output = job.output
     if done and comm.is_main_process():
         logger.info(f"{len(done)} of {len(output.pictures)} pictures are finished already in {output.folder}")
-    batches = open_batches(len(output.pictures), args.batch_size, done)[comm.get_rank() :: comm.get_world_size()]
+    batches = open_batches(len(output.pictures), options.batch_size, done)[comm.get_rank() :: comm.get_world_size()]
     if not batches:
         return
-    maker = LineMaker(output.folder, output.classes, args.score_threshold)
+    maker = LineMaker(output.folder, output.classes, options.score_threshold)
     predict_batches(
         job.model,
-        Views(output.pictures, job.cfg.INPUT.FORMAT, resizing(job.cfg), job.tiling, job.cfg.INPUT.BIT_DEPTH),
+        Views(
+            output.pictures, job.cfg.INPUT.FORMAT, inference_augmentations(job.cfg), job.tiling, job.cfg.INPUT.BIT_DEPTH
+        ),
         batches,
         Recorder(Part(output.folder), maker, done),
         products=job.products,
-        batch_size=args.batch_size,
+        batch_size=options.batch_size,
         num_workers=num_workers,
-        strict=args.strict,
+        strict=options.strict,
     )
 
 
-def read_predict_config(args: Namespace) -> CfgNode:
-    """The configuration of the command line, on a device that exists.
+def read_predict_config(options: PredictOptions) -> CfgNode:
+    """The configuration of the options, on a device that exists.
 
     Raises:
         ValueError: It names no weights, or a model that needs more than pictures.
     """
-    cfg, notes = read_config(args)
+    cfg, notes = read_config(RunOptions(config_file=options.config_file, opts=options.opts, eval_only=True))
     if comm.is_main_process():
         for note in notes:
             logger.warning(note)
-    if not cfg.MODEL.WEIGHTS:
-        raise ValueError("A model without weights predicts noise: add --weights FILE.")
-    if cfg.MODEL.LOAD_PROPOSALS:
-        raise ValueError(
-            "MODEL.LOAD_PROPOSALS True: this model needs a file of proposals for its pictures, not pictures."
-        )
+    check_predicts(cfg)
     cfg.freeze()
     return cfg
 
 
-def load_model(cfg: CfgNode) -> Any:
-    """The model with its weights, in eval mode."""
-    model = build_model(cfg)
-    Checkpointer(model, min_coverage=cfg.MODEL.WEIGHTS_MIN_COVERAGE).load(cfg.MODEL.WEIGHTS)
-    return model.eval()
-
-
-def resizing(cfg: CfgNode) -> T.AugmentationList:
-    """The test's resizing, from the mapper that the configuration names."""
-    name = cfg.INPUT.MAPPER or "DatasetMapper"
-    if name not in MAPPERS:
-        raise ValueError(f"INPUT.MAPPER {name!r} is not one of {', '.join(sorted(MAPPERS))}.")
-    return MAPPERS[name](cfg, False).augmentations  # type: ignore[attr-defined]
-
-
-def _settings(args: Namespace, job: Job) -> dict[str, Any]:
+def _settings(options: PredictOptions, job: Job) -> dict[str, Any]:
     return describe(
         job.cfg,
         job.output.pictures,
         products=job.products,
-        score_threshold=args.score_threshold,
-        batch_size=args.batch_size,
-        tile=args.tile,
-        overlap=args.overlap if args.tile else None,
+        score_threshold=options.score_threshold,
+        batch_size=options.batch_size,
+        tile=options.tile,
+        overlap=options.overlap if options.tile else None,
     )
 
 

@@ -1,7 +1,5 @@
 """Parts of models that several systems share, written on the seam for both hosts. The import registers them."""
 
-from densekit.modeling import deeplab as deeplab  # DeepLabV3PlusSemanticHead
 from densekit.modeling import fpn as fpn  # build_fpn_backbone
 from densekit.modeling import mask_head as mask_head  # UpsamplerMaskHead
 from densekit.modeling import resnet as resnet  # build_deep_stem_resnet_backbone
-from densekit.modeling import upernet as upernet  # UPerHead

@@ -63,6 +63,17 @@ def classifier(channels: int, num_classes: int) -> Conv2d:
     return layer
 
 
+def add_config(cfg: CfgNode) -> None:
+    """Adds the keys of ``MODEL.SEM_SEG_HEAD`` that the heads of :func:`head_options` read beside the host's."""
+    node = cfg.MODEL.SEM_SEG_HEAD
+    node.DROPOUT = 0.0  # probability that a channel is dropped before the classifier, of the auxiliary head's too
+    node.AUXILIARY = CfgNode()  # a head on an earlier map that helps in training
+    node.AUXILIARY.IN_FEATURE = ""  # its map, e.g. "res4"; "": no such head
+    node.AUXILIARY.CONVS_DIM = 256  # channels
+    node.AUXILIARY.NUM_CONV = 1  # 3x3 convolutions before the classifier
+    node.AUXILIARY.LOSS_WEIGHT = 0.4  # of its loss, beside the main head's
+
+
 def head_options(cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
     """What every head on maps of the backbone takes from ``MODEL.SEM_SEG_HEAD``.
 

@@ -15,10 +15,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from densekit.d2.config import CfgNode
 from densekit.d2.layers import Conv2d, ShapeSpec, get_norm
 from densekit.d2.modeling import BACKBONE_REGISTRY, FPN, Backbone
-from densekit.d2.modeling.backbone.fpn import LastLevelMaxPool
+from densekit.d2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from densekit.modeling.upsampling import upsampler_from_config
 
-TOP_LEVELS = ("maxpool", "conv")
+TOP_LEVELS = ("maxpool", "conv", "p6p7", "p6p7_on_output")
 
 
 class UpsamplerFPN(FPN):
@@ -37,7 +37,8 @@ class UpsamplerFPN(FPN):
         fuse_type: ``"sum"`` or ``"avg"`` of the lateral and the top-down map.
         top_level: What is above the backbone's last map. ``"maxpool"``: every second pixel of the last output, as in
             Detectron2. ``"conv"``: a 3x3 convolution of stride 2 on the backbone's last map, where the top-down path
-            then starts, as in mmdetection's CARAFE pyramid.
+            then starts, as in mmdetection's CARAFE pyramid. ``"p6p7"``: two levels by convolutions of stride 2 on the
+            backbone's last map, as in RetinaNet (arXiv 1708.02002). ``"p6p7_on_output"``: the same on the last output.
     """
 
     def __init__(
@@ -54,17 +55,22 @@ class UpsamplerFPN(FPN):
         super().__init__(bottom_up, in_features, out_channels, norm=norm, fuse_type=fuse_type)
         self._average = fuse_type == "avg"
         self._levels = [int(name.removeprefix("p")) for name in self._out_features]  # finest first
+        channels = cast(int, bottom_up.output_shape()[in_features[-1]].channels)
+        last, added = self._levels[-1], 1
         if top_level == "conv":
-            channels = cast(int, bottom_up.output_shape()[in_features[-1]].channels)
-            self._levels.append(self._levels[-1] + 1)
-            self._add_lateral_conv(self._levels[-1], channels, out_channels, norm)
-            self._size_divisibility = 2 ** self._levels[-1]
+            self._levels.append(last + 1)
+            self._add_lateral_conv(last + 1, channels, out_channels, norm)
+            self._size_divisibility = 2 ** (last + 1)
         elif top_level == "maxpool":
             self.top_block = LastLevelMaxPool()
-            self.top_block.in_feature = f"p{self._levels[-1]}"
+            self.top_block.in_feature = f"p{last}"
+        elif top_level in ("p6p7", "p6p7_on_output"):
+            width, source = (channels, in_features[-1]) if top_level == "p6p7" else (out_channels, f"p{last}")
+            self.top_block, added = LastLevelP6P7(width, out_channels, source), 2
         else:
             raise ValueError(f"top_level={top_level!r} must be one of {TOP_LEVELS}.")
-        self._name_output(self._levels[-1] + (top_level == "maxpool"), out_channels)
+        for level in range(last + 1, last + 1 + added):
+            self._name_output(level, out_channels)
         for level in self._levels[1:]:
             self.add_module(f"fpn_upsample{level}", upsampler(out_channels))
 
@@ -103,7 +109,9 @@ class UpsamplerFPN(FPN):
             outputs[f"p{level}"] = getattr(self, f"fpn_output{level}")(merged)
             above = merged
         if self.top_block is not None:
-            (outputs[self._out_features[-1]],) = self.top_block(outputs[self.top_block.in_feature])
+            start = self.top_block.in_feature
+            top = self.top_block(features[start] if start in features else outputs[start])
+            outputs.update(zip(self._out_features[-len(top) :], top))
         return {name: outputs[name].contiguous() if pixelwise else outputs[name] for name in self._out_features}
 
 
@@ -113,6 +121,15 @@ def prefers_pixelwise(module: nn.Module, x: Tensor) -> bool:
     True on a CPU, unless a norm takes statistics of the maps, which is less exact in that order.
     """
     return x.device.type == "cpu" and not any(isinstance(m, nn.GroupNorm | _BatchNorm) for m in module.modules())
+
+
+def add_config(cfg: CfgNode) -> None:
+    """Adds the keys of ``MODEL.FPN`` that ``build_fpn_backbone`` reads beside the host's."""
+    cfg.MODEL.FPN.BOTTOM_UP = "build_resnet_backbone"  # name of the backbone below it
+    cfg.MODEL.FPN.UPSAMPLER = "nearest"  # of the top-down path, a name of densekit.layers.UPSAMPLERS
+    # What is above the backbone's last map: "maxpool" of the last output (Detectron2), or "conv", a convolution of
+    # stride 2 on the backbone's map, where the top-down path starts (mmdetection's CARAFE pyramid).
+    cfg.MODEL.FPN.TOP_LEVEL = "maxpool"  # above the last map; or "conv", "p6p7", "p6p7_on_output": see UpsamplerFPN
 
 
 @BACKBONE_REGISTRY.register()

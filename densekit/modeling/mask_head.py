@@ -12,6 +12,11 @@ from densekit.d2.modeling.roi_heads import MaskRCNNConvUpsampleHead
 from densekit.modeling.upsampling import upsampler_from_config
 
 
+def add_config(cfg: CfgNode) -> None:
+    """Adds the key of ``MODEL.ROI_MASK_HEAD`` that :class:`UpsamplerMaskHead` reads beside the host's."""
+    cfg.MODEL.ROI_MASK_HEAD.UPSAMPLER = "deconv"  # a name of densekit.layers.UPSAMPLERS; this one is the host's layer
+
+
 @ROI_MASK_HEAD_REGISTRY.register()
 class UpsamplerMaskHead(MaskRCNNConvUpsampleHead):
     """The host's mask head; unless ``upsampler`` is None, a layer ``upsample`` replaces its deconvolution and the ReLU.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-__all__ = ["has_parts", "load_whole_optimizer_states", "load_whole_states", "part_like", "whole"]
+__all__ = ["has_parts", "load_whole_optimizer_states", "load_whole_states", "local_part", "part_like", "whole"]
 
 
 def has_parts(model: nn.Module) -> bool:
@@ -31,6 +31,11 @@ def whole(tree: Any, *, keep: bool = True) -> Any:
     if isinstance(tree, (list, tuple)) and not hasattr(tree, "_fields"):
         return type(tree)(whole(value, keep=keep) for value in tree)
     return tree
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """This process's part of a tensor that is spread over the processes; it shares its memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def part_like(tensor: Tensor, target: DTensor) -> DTensor:

@@ -6,7 +6,7 @@ import torch
 
 from densekit.files.atomic import atomic_write
 from densekit.weights.formats import read_checkpoint
-from densekit.weights.layouts import find_layout
+from densekit.weights.parts import find_layout
 
 
 def convert_file(source: Path, target: Path) -> tuple[str, int]:

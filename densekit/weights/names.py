@@ -7,11 +7,12 @@ Three vocabularies are known: Caffe2 blobs of Detectron and MSRA (``res2_0_branc
 
 import logging
 import re
+from collections import Counter
 from typing import Any
 
 import torch
 
-from densekit.weights.layouts import find_layout
+from densekit.weights.parts import find_layout
 
 Weights = dict[str, torch.Tensor]
 
@@ -141,6 +142,33 @@ def match_by_suffix(weights: Weights, model: Weights) -> Weights:
     return result
 
 
+def below_prefix(weights: Weights, model: Weights) -> Weights:
+    """Puts a file of one part of the model, such as a backbone of timm, under the name that the part has in the model.
+
+    Args:
+        weights: the file's names -> tensors.
+        model: the state dict of the model to fill.
+
+    Returns:
+        The weights as they are if any of their names is one of the model's, or if no part of the model has at least
+        half of them; else the same below the prefix under which most of them are found.
+    """
+    if not weights.keys().isdisjoint(model):
+        return weights
+    counts = Counter(
+        target.removesuffix(name)
+        for target in model
+        for words in [target.split(".")]
+        for name in (".".join(words[start:]) for start in range(1, len(words)))
+        if name in weights
+    )
+    prefix, found = max(counts.items(), key=lambda item: item[1], default=("", 0))
+    if 2 * found < len(weights):
+        return weights
+    logging.getLogger(__name__).info(f"The weights are those of the model's part {prefix.rstrip('.')!r}.")
+    return {prefix + name: value for name, value in weights.items()}
+
+
 def adapt_names(checkpoint: dict[str, Any], model: Weights) -> Weights:
     """The weights of a checkpoint under the names of the model.
 
@@ -156,8 +184,7 @@ def adapt_names(checkpoint: dict[str, Any], model: Weights) -> Weights:
         weights = {name.removeprefix("module."): value for name, value in weights.items()}
     if layout := find_layout(weights):
         logging.getLogger(__name__).info(f"The names of {layout.name} are mapped to densekit's.")
-        weights = layout.convert(weights)
-        return layout.fit(weights, model) if layout.fit else weights
+        return layout.convert(weights, model)
     if is_torchvision_resnet(weights) and "conv1.weight" not in model:
         logging.getLogger(__name__).info(
             "torchvision's names are mapped to Detectron2's. These weights expect INPUT.FORMAT RGB, "
@@ -166,7 +193,7 @@ def adapt_names(checkpoint: dict[str, Any], model: Weights) -> Weights:
         )
         return match_by_suffix(from_torchvision(weights), model)
     if not checkpoint.get("matching_heuristics"):
-        return weights
+        return below_prefix(weights, model)
     if checkpoint.get("__author__") == "Caffe2":
         weights = from_caffe2(weights)
     return match_by_suffix(weights, model)

@@ -1,12 +1,11 @@
-"""Other code bases' vocabularies of parameter names, and how one becomes densekit's; the table is in layouts.py.
+"""Rules that rename parameters, and the error for names that no rule knows.
 
-A layout knows every name that its files hold. A name that it does not know is an error that lists the names: a detector
-that silently lacks a layer still trains, only worse.
+A name that is not known is an error that lists the names: a detector that silently lacks a layer still trains, only
+worse.
 """
 
 import re
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 
@@ -17,26 +16,17 @@ Rule = tuple[str, str | None]
 _SHOWN = 20
 
 
-@dataclass(frozen=True)
-class Layout:
-    """One vocabulary of parameter names.
-
-    Attributes:
-        name: for messages, such as ``"mmdetection"``.
-        matches: tells from the names of a file whether it is of this layout.
-        convert: returns the weights under the names of densekit's model; raises ValueError on names it does not know.
-        fit: where the model decides what is taken: gets converted weights and the model's state dict, and returns the
-            weights for that model.
-    """
-
-    name: str
-    matches: Callable[[Collection[str]], bool]
-    convert: Callable[[Weights], Weights]
-    fit: Callable[[Weights, Weights], Weights] | None = None
+def unknown_names(layout: str, names: Sequence[str]) -> str:
+    """The message about entries that no rule of a layout knows."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return (
+        f"The weights look like {layout}'s, but these entries are of no part that is known: "
+        f"{', '.join(names[:_SHOWN])}{more}."
+    )
 
 
 def rename(weights: Weights, rules: Sequence[Rule], layout: str) -> Weights:
-    """Renames every entry by the first rule that fits its whole name.
+    """Renames the entries of one module, each by the first rule that fits its whole name.
 
     Raises:
         ValueError: no rule fits some names, or two entries get one name; the message lists them.
@@ -52,14 +42,35 @@ def rename(weights: Weights, rules: Sequence[Rule], layout: str) -> Weights:
             continue
         target = match.expand(new)
         if target in renamed:
-            raise ValueError(
-                f"The weights look like {layout}'s, but two of their entries, {name!r} among them, are {target!r}."
-            )
+            raise ValueError(f"Two entries of {layout}'s weights, {name!r} among them, are {target!r}.")
         renamed[target] = value
     if unknown:
-        more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
-        raise ValueError(
-            f"The weights look like {layout}'s, but these entries are of no part that is known: "
-            f"{', '.join(unknown[:_SHOWN])}{more}."
-        )
+        raise ValueError(unknown_names(layout, unknown))
     return renamed
+
+
+def resnet_rules() -> list[Rule]:
+    """Rules for a ResNet in torchvision's names, which OpenMMLab and many authors share."""
+    rules: list[Rule] = [
+        (r".+\.num_batches_tracked", None),
+        (r"conv(\d)\.weight", r"stem.conv\1.weight"),
+        (r"bn(\d)\.(\w+)", r"stem.conv\1.norm.\2"),
+    ]
+    for k in range(3):  # ResNetV1c: convolution, norm and ReLU, three times in one list
+        rules += [
+            (rf"stem\.{3 * k}\.weight", rf"stem.conv{k + 1}.weight"),
+            (rf"stem\.{3 * k + 1}\.(\w+)", rf"stem.conv{k + 1}.norm.\1"),
+        ]
+    for k in range(1, 5):  # layer1 is res2
+        old, new = rf"layer{k}\.(\d+)\.", rf"res{k + 1}.\1."
+        rules += [
+            (old + r"conv(\d)\.weight", new + r"conv\2.weight"),
+            (old + r"bn(\d)\.(\w+)", new + r"conv\2.norm.\3"),
+            (old + r"downsample\.0\.weight", new + r"shortcut.weight"),
+            (old + r"downsample\.1\.(\w+)", new + r"shortcut.norm.\2"),
+        ]
+    return rules
+
+
+# A name that every file with a ResNet in those names has.
+RESNET_SIGN = r"layer1\.0\.conv1\.weight"

@@ -1,7 +1,6 @@
-"""CARAFE: content-aware upsampling in the pyramid, the mask head, or both."""
+"""CARAFE (https://arxiv.org/abs/1905.02188): content-aware upsampling in the pyramid, the mask head, or both.
 
-import densekit.modeling  # noqa: F401 - registers build_fpn_backbone and UpsamplerMaskHead
+The operator, its layer and the keys of the layer are below, in densekit, for any system to use.
+"""
 
-from .config import add_config
-
-__all__ = ["add_config"]
+from . import weights as weights  # registers the names of its published checkpoints

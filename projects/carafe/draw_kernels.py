@@ -21,12 +21,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from densekit.checkpoint import Checkpointer
 from densekit.config import load_config
 from densekit.d2.data.detection_utils import read_image
-from densekit.d2.data.transforms import AugInput, ResizeShortestEdge
-from densekit.d2.modeling import build_model
+from densekit.d2.data.transforms import AugInput
+from densekit.data.build_mapper import inference_augmentations
 from densekit.engine.errors import user_errors
+from densekit.engine.loading import build_with_weights
 from densekit.files.atomic import atomic_write
 from densekit.layers import CARAFE
 from densekit.modeling.fpn import UpsamplerFPN
@@ -168,10 +168,9 @@ def draw_kernels(
     outside = [(x, y) for x, y in pixels if not (0 <= x < width and 0 <= y < height)]
     if outside:
         raise ValueError(f"{image_file} is {width} x {height}; there are no pixels {outside}.")
-    model = build_model(cfg).eval()
-    Checkpointer(model).load(weights)
+    model = build_with_weights(cfg)
     resized = AugInput(image)
-    ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)(resized)
+    inference_augmentations(cfg)(resized)
     scale = resized.image.shape[1] / width, resized.image.shape[0] / height
     tensor = torch.as_tensor(np.ascontiguousarray(resized.image.transpose(2, 0, 1)))
     kernels = predict_kernels(model, {"image": tensor, "height": height, "width": width})[:steps]

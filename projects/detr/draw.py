@@ -21,15 +21,14 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from densekit.checkpoint import Checkpointer
 from densekit.config import load_config
 from densekit.d2.config import CfgNode
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.d2.data.detection_utils import read_image
-from densekit.d2.modeling import build_model
 from densekit.d2.utils.logger import setup_logger
-from densekit.data.mapper import DatasetMapper
+from densekit.data.build_mapper import build_mapper
 from densekit.engine.errors import user_errors
+from densekit.engine.loading import build_with_weights
 from densekit.files.atomic import atomic_write
 
 from .attention_maps import attention_of, boxes_of_slots
@@ -129,36 +128,45 @@ def _lit(picture: np.ndarray, attention: Tensor) -> np.ndarray:
     return (picture * shade).astype(np.uint8)
 
 
-def _attention_figure(arguments: argparse.Namespace, cfg: CfgNode, model: DetrDetector) -> Figure:
-    picture = read_image(arguments.image, "RGB")
+def _attention_figure(
+    cfg: CfgNode,
+    model: DetrDetector,
+    what: str,
+    image: str,
+    *,
+    score: float,
+    count: int,
+    points: Sequence[tuple[float, float]],
+) -> Figure:
+    picture = read_image(image, "RGB")
     height, width = picture.shape[:2]
-    seen = attention_of(model, DatasetMapper(cfg, False)({"file_name": arguments.image}))
+    seen = attention_of(model, build_mapper(cfg, is_train=False)({"file_name": image}))
     scores, classes = seen.probability[:, :-1].max(dim=1)
     order = scores.argsort(descending=True)
-    chosen = order[scores[order] >= arguments.score][: arguments.count]
-    if not len(chosen) and (arguments.what == "queries" or not arguments.point):
+    chosen = order[scores[order] >= score][:count]
+    if not len(chosen) and (what == "queries" or not points):
         raise ValueError(
-            f"{arguments.image}: no query has a score of {arguments.score}; the best has {scores.max():.2f}. "
+            f"{image}: no query has a score of {score}; the best has {scores.max():.2f}. "
             "Lower --score, or choose other weights."
         )
-    if arguments.what == "queries":
+    if what == "queries":
         names = MetadataCatalog.get(cfg.DATASETS.TEST[0]).get("thing_classes", []) if cfg.DATASETS.TEST else []
         labels = {q: names[c] if c < len(names) else f"class {c}" for q, c in enumerate(classes.tolist())}
         titles = [f"{labels[q]} {scores[q]:.2f}, query {q}" for q in chosen.tolist()]
         return draw_queries(picture, seen.queries[chosen], seen.boxes[chosen], titles)
-    if any(not (0 <= x < width and 0 <= y < height) for x, y in arguments.point):
+    if any(not (0 <= x < width and 0 <= y < height) for x, y in points):
         raise ValueError(f"--point must lie in the image, which is {width} x {height} pixels.")
     centres = seen.boxes[chosen, :2].cpu() * torch.tensor([width - 1, height - 1])
-    return draw_encoder(picture, seen.cells, arguments.point or [(x, y) for x, y in centres.tolist()])
+    return draw_encoder(picture, seen.cells, points or [(x, y) for x, y in centres.tolist()])
 
 
-def _slots_figure(arguments: argparse.Namespace, cfg: CfgNode, model: DetrDetector) -> Figure:
-    records = DatasetCatalog.get(arguments.dataset or cfg.DATASETS.TEST[0])
-    items = map(DatasetMapper(cfg, False), records)
-    return draw_slots(boxes_of_slots(model, islice(items, arguments.images)))
+def _slots_figure(cfg: CfgNode, model: DetrDetector, dataset: str, count: int) -> Figure:
+    records = DatasetCatalog.get(dataset or cfg.DATASETS.TEST[0])
+    items = map(build_mapper(cfg, is_train=False), records)
+    return draw_slots(boxes_of_slots(model, islice(items, count)))
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
+def parse(argv: Sequence[str]) -> Any:
     """The arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("queries", "encoder", "slots"))
@@ -187,14 +195,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     arguments = parse(sys.argv[1:] if argv is None else argv)
     cfg = load_config(arguments.config_file, arguments.opts)
-    model = build_model(cfg)
+    model = build_with_weights(cfg)
     if not isinstance(model, DetrDetector):
         raise ValueError(
             f"{arguments.config_file}: MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}, not DetrDetector."
         )
-    Checkpointer(model, min_coverage=cfg.MODEL.WEIGHTS_MIN_COVERAGE).load(cfg.MODEL.WEIGHTS)
-    model.eval()
-    figure = (_slots_figure if arguments.what == "slots" else _attention_figure)(arguments, cfg, model)
+    if arguments.what == "slots":
+        figure = _slots_figure(cfg, model, arguments.dataset, arguments.images)
+    else:
+        wanted = {"score": arguments.score, "count": arguments.count, "points": arguments.point}
+        figure = _attention_figure(cfg, model, arguments.what, arguments.image, **wanted)
     with atomic_write(arguments.output, "wb") as file:
         figure.savefig(file, format="png", dpi=110)
     logger.info(f"Drawn: {arguments.output}")

@@ -6,37 +6,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from densekit.d2.config import CfgNode
 from densekit.d2.data import detection_utils as utils
-from densekit.d2.data import transforms as T
 from densekit.d2.structures import BitMasks, Instances
 from densekit.data.labels import read_values
-from densekit.data.mapper import MAPPERS, DatasetMapper
+from densekit.data.mapper import MAPPERS, MultiScaleCropMapper
 from densekit.data.training_images import TrainingInput, as_planes, read_training_image
 
-_BEFORE_CROP = (400, 500, 600)  # short sides, pixels
 _VOID = 255  # pixels of no segment, while a map of segments is transformed
 
 
-class DetrDatasetMapper(DatasetMapper):
-    """The default mapper with the paper's augmentation, for boxes, masks and panoptic segments.
+@MAPPERS.register()
+class DetrDatasetMapper(MultiScaleCropMapper):
+    """The paper's augmentation for boxes, masks and panoptic segments.
 
-    The image is mirrored or not; with ``INPUT.CROP.ENABLED`` every other image is cropped, after a resize to a short
-    side of 400, 500 or 600 pixels if the window is given in pixels; all are then resized as usual. Of panoptic records
-    (``pan_seg_file_name``) every segment, thing or stuff, becomes an instance with the box of its mask.
+    Of panoptic records (``pan_seg_file_name``) every segment, thing or stuff, becomes an instance with the box of its
+    mask.
     """
 
     learns_segments = True
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
-        """Reads ``INPUT``."""
-        options = super().from_config(cfg, is_train)
-        if is_train:
-            resize, *flip = utils.build_augmentation(cfg, is_train)
-            crop = [T.RandomApply(_crop(cfg.INPUT.CROP), prob=0.5)] if cfg.INPUT.CROP.ENABLED else []
-            options["augmentations"] = [*flip, *crop, resize]
-        return options
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """Maps one record, which is left as it is; returns as the default mapper.
@@ -68,14 +55,6 @@ class DetrDatasetMapper(DatasetMapper):
         return record
 
 
-def _crop(keys: CfgNode) -> T.Augmentation:
-    """A window of a size in pixels is cut from an image of a known size; a relative one needs no resize before it."""
-    window = T.RandomCrop(keys.TYPE, keys.SIZE)
-    if keys.TYPE.startswith("relative"):
-        return window
-    return T.AugmentationList([T.ResizeShortestEdge(_BEFORE_CROP, sample_style="choice"), window])
-
-
 def _numbered(ids: np.ndarray, segment_ids: list[int]) -> np.ndarray:
     """(H, W) ids of segments to their places in the list, as bytes, which every transform takes."""
     if len(segment_ids) > _VOID:
@@ -93,6 +72,3 @@ def _segment_instances(numbers: torch.Tensor, classes: torch.Tensor) -> Instance
     masks = BitMasks(numbers == present[:, None, None].to(numbers))
     height, width = numbers.shape
     return Instances((height, width), gt_masks=masks, gt_boxes=masks.get_bounding_boxes(), gt_classes=classes[present])
-
-
-MAPPERS["DetrDatasetMapper"] = DetrDatasetMapper

@@ -165,6 +165,11 @@ class DetrDetector(nn.Module):
             target["masks"] = _padded_masks(truth, images)
         return target
 
+    @property
+    def output_kinds(self) -> tuple[str, ...]:
+        """The keys of :meth:`inference`'s results."""
+        return ("instances",) if self.things is None else ("instances", "panoptic_seg")
+
     def inference(self, images: ImageList, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Predictions in the frame that each input asks for; arguments and result as of :meth:`forward`."""
         outputs = self.detr(images.tensor, images.image_sizes)

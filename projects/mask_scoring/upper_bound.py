@@ -40,12 +40,10 @@ class TruthfulRCNN(GeneralizedRCNN):
         return super().inference(batched_inputs, detected_instances, do_postprocess)
 
 
+@MAPPERS.register()
 class TruthfulMapper(DatasetMapper):
     """The default mapper; in inference too it gives each image its ``instances``."""
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
         return super().from_config(cfg, is_train) | {"is_train": True}
-
-
-MAPPERS["TruthfulMapper"] = TruthfulMapper

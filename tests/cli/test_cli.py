@@ -10,8 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from densekit.cli import COMMANDS, main
-from densekit.weights import layouts
-from densekit.weights.renaming import Layout, rename
+from densekit.weights import parts
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,8 +37,9 @@ def test_convert_changes_the_format_and_keeps_the_values(tmp_path, capsys):
 
 def test_convert_takes_a_known_layout_and_refuses_names_it_lacks(tmp_path, monkeypatch, capsys):
     rules = [(r"encoder\.(\d)\.w", r"backbone.\1.weight"), (r".*num_batches_tracked", None)]
-    layout = Layout("theirs", lambda names: "encoder.0.w" in names, lambda weights: rename(weights, rules, "theirs"))
-    monkeypatch.setattr(layouts, "LAYOUTS", (layout,))
+    slots = {"all": parts.Slot("", "", optional=False)}
+    monkeypatch.setattr(parts, "_VOCABULARIES", {"theirs": parts.Vocabulary("theirs", slots)})
+    monkeypatch.setattr(parts, "_PARTS", [parts.Part("encoder", ("theirs",), "all", (r"encoder\.0\.w",), rules)])
     torch.save({"encoder.0.w": torch.ones(1), "x.num_batches_tracked": torch.zeros(())}, tmp_path / "a.pth")
     main(["convert", str(tmp_path / "a.pth"), str(tmp_path / "b.pth")])
     assert torch.load(tmp_path / "b.pth", weights_only=True)["model"] == {"backbone.0.weight": torch.ones(1)}

@@ -1,77 +1,18 @@
 """Every shipped YAML builds a shrunken model, takes one training step and one evaluation step."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
-from densekit.config import load_config
 from densekit.d2._host import HOST
 from densekit.d2.config import CfgNode
 from densekit.d2.modeling import build_model
 from densekit.d2.structures import BitMasks, Boxes, Instances, Keypoints, PolygonMasks
 from densekit.d2.utils.events import EventStorage
 from densekit.solver import build_lr_scheduler, build_optimizer
+from tests.contract.shrinking import CONFIGS, ROOT, shrunken
 
-ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if "_base_" not in path.parts)
 SIZE = (96, 128)
-
-# Everything that sets a width, in any system: what a config does not have is left out.
-SHRINK = {
-    "MODEL.DEVICE": "cpu",
-    "MODEL.WEIGHTS": "",
-    "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,
-    "MODEL.RESNETS.WIDTH_PER_GROUP": 4,
-    "MODEL.FPN.OUT_CHANNELS": 16,
-    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 100,
-    "MODEL.RPN.POST_NMS_TOPK_TRAIN": 50,
-    "MODEL.RPN.PRE_NMS_TOPK_TEST": 100,
-    "MODEL.RPN.POST_NMS_TOPK_TEST": 20,
-    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 16,
-    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,
-    "MODEL.ROI_MASK_HEAD.CONV_DIM": 16,
-    "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32,  # group norm has 32 groups
-    "MODEL.SEM_SEG_HEAD.ASPP_CHANNELS": 32,
-    "MODEL.SEM_SEG_HEAD.AUXILIARY.CONVS_DIM": 32,
-    "TEST.DETECTIONS_PER_IMAGE": 5,
-    "MODEL.TEMPLATE.HIDDEN_DIM": 16,
-    "MODEL.ROI_MASK_HEAD.FC_DIM": 16,
-    "MODEL.POINT_HEAD.FC_DIM": 16,
-    "MODEL.POINT_HEAD.TRAIN_NUM_POINTS": 25,
-    "MODEL.MASK_SCORING.CONV_DIM": 8,
-    "MODEL.MASK_SCORING.FC_DIM": 16,
-    "MODEL.DETR.HIDDEN_DIM": 128,
-    "MODEL.DETR.DIM_FEEDFORWARD": 16,
-    "MODEL.DETR.ENC_LAYERS": 1,
-    "MODEL.DETR.DEC_LAYERS": 2,
-    "MODEL.DETR.NUM_OBJECT_QUERIES": 6,
-}
-
-
-def shrunken(path: Path) -> CfgNode:
-    cfg = load_config(str(path), [])
-    for key, value in SHRINK.items():
-        cfg.merge_from_list([key, value])
-    depth = min(cfg.MODEL.RESNETS.DEPTH, 50)
-    cfg.MODEL.RESNETS.DEPTH = depth
-    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 16
-    if depth < 50:  # ResNet-18 and -34 have one width
-        cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
-    width = 16
-    if cfg.MODEL.RESNETS.NORM == "GN":  # which normalises 32 groups of channels
-        width = cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 32
-        cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
-        cfg.MODEL.FPN.OUT_CHANNELS = cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = width
-    if cfg.MODEL.RESNETS.NUM_GROUPS > 1:
-        cfg.MODEL.RESNETS.NUM_GROUPS = 2
-    if cfg.MODEL.ROI_BOX_HEAD.NUM_CONV:
-        cfg.MODEL.ROI_BOX_HEAD.CONV_DIM = width
-    if cfg.MODEL.ROI_BOX_HEAD.NUM_FC:
-        cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 16
-    cfg.MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS = [16] * len(cfg.MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS)
-    return cfg
 
 
 def ground_truth(cfg: CfgNode) -> Instances:

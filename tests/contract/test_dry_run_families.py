@@ -1,28 +1,25 @@
-"""The measurements of ``--dry-run`` on a configuration of every family, shrunken as for the other contract tests."""
+"""The measurements of ``--dry-run`` on configs of every folder, shrunken as for the other contract tests."""
 
 import pytest
-from test_configs import ROOT, sample, shrunken
 
 from densekit.engine import Trainer
 from densekit.engine.dry_run import measure
-
-FAMILIES = (
-    "COCO-Detection/faster_rcnn_R_50_C4_1x",
-    "COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x",
-    "COCO-PanopticSegmentation/panoptic_fpn_R_50_1x",
-    "Misc/semantic_R_50_FPN_1x",
-    "carafe/mask_rcnn_R_50_FPN_carafe_1x",
-    "detr/detr_R_50",
-    "detr/detr_R_18_streets_panoptic_boxes",
-    "mask_scoring/mask_scoring_R_50_FPN_1x",
-    "pointrend/implicit_pointrend_R_50_FPN_1x_coco",
-    "upernet/upernet_R_50_ade20k",
-)
+from tests.contract.shrinking import CONFIGS, ROOT, folders, shrunken
+from tests.contract.test_configs import sample
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+def families() -> list[str]:
+    """The first config and the last of each folder; the files are named after the models."""
+    chosen = set()
+    for folder in folders():
+        inside = [path for path in CONFIGS if path.parent.name == folder]
+        chosen |= {inside[0], inside[-1]}
+    return sorted(str(path.relative_to(ROOT / "configs")) for path in chosen)
+
+
+@pytest.mark.parametrize("name", families())
 def test_every_family_can_be_rehearsed(name, monkeypatch, tmp_path):
-    cfg = shrunken(ROOT / "configs" / f"{name}.yaml")
+    cfg = shrunken(ROOT / "configs" / name)
     cfg.OUTPUT_DIR = str(tmp_path / "out")
     cfg.SOLVER.IMS_PER_BATCH = 2
     cfg.freeze()

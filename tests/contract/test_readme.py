@@ -26,7 +26,7 @@ def test_every_figure_is_filled_in():
 
 
 def test_flags_of_the_launcher_exist():
-    from densekit.arguments import argument_parser
+    from densekit.cli.arguments import argument_parser
 
     known = {flag for action in argument_parser()._actions for flag in action.option_strings}
     lines = [line for line in README.replace("\\\n", " ").splitlines() if "train_net.py --" in line]

@@ -44,3 +44,11 @@ def test_seam_modules_hold_no_logic():
     for path in MODULES:
         kinds = {type(node) for node in ast.walk(ast.parse(path.read_text()))}
         assert not kinds & {ast.FunctionDef, ast.ClassDef, ast.Try, ast.For, ast.Call}, path
+
+
+def test_the_model_zoo_is_the_one_module_that_both_hosts_share():
+    """Detectron2's looks into its own package, with pkg_resources, and knows none of densekit's keys."""
+    tree = ast.parse((ROOT / "densekit" / "d2" / "model_zoo.py").read_text())
+    (imported,) = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    assert imported.module == "densekit.model_zoo"
+    assert sorted(alias.name for alias in imported.names) == ["get", "get_config", "get_config_file"]

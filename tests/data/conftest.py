@@ -58,7 +58,7 @@ def tiny(tmp_path, restore_catalogs):
 @pytest.fixture
 def folder(tmp_path):
     """A folder with the pictures of own_forms."""
-    from own_forms import write_pictures
+    from tests.data.own_forms import write_pictures
 
     write_pictures(tmp_path)
     return tmp_path

@@ -10,7 +10,7 @@ from densekit.d2.config import get_cfg
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.data.checks import check_datasets
 from densekit.data.coco import load_coco_json
-from densekit.data.mapper import MAPPERS, DatasetMapper
+from densekit.data.mapper import DatasetMapper
 
 pytestmark = pytest.mark.usefixtures("restore_catalogs")
 
@@ -174,7 +174,7 @@ def mapper(**keys):
     cfg.DATASETS.TRAIN = ("tiny",)
     cfg.INPUT.MIN_SIZE_TRAIN = (30,)
     cfg.merge_from_list([x for key, value in keys.items() for x in (key.replace("__", "."), value)])
-    return MAPPERS[""](cfg, True)
+    return DatasetMapper(cfg, True)
 
 
 def test_missing_image(tiny):

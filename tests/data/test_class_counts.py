@@ -5,16 +5,16 @@ import json
 
 import pytest
 import yaml
-from own_forms import write_catalog, write_pictures, write_semantic, write_voc
 
 from densekit.config import explicit_keys, load_config
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.data import register_from_yaml
 from densekit.data.checks import check_datasets
-from densekit.data.class_counts import CLASS_COUNT_KEYS, COUNT_COPIES, count_keys, set_class_counts
+from densekit.data.class_counts import CLASS_COUNTS, count_keys, set_class_counts
 from densekit.data.identity import check_classes_of_weights, write_classes
 from densekit.data.mapper import MAPPERS
 from densekit.data.registry import Entry, load_and_keep, register
+from tests.data.own_forms import write_catalog, write_pictures, write_semantic, write_voc
 
 pytestmark = pytest.mark.usefixtures("restore_catalogs")
 
@@ -65,23 +65,26 @@ def test_keypoints_and_copies(tiny, monkeypatch):
     tiny.content["categories"] = tiny.content["categories"][1:]
     tiny.content["annotations"] = [a for a in tiny.content["annotations"] if a["category_id"] == 3]
     tiny.register()
-    monkeypatch.setitem(COUNT_COPIES, "MODEL.DETR.NUM_CLASSES", lambda cfg: "MODEL.ROI_HEADS.NUM_CLASSES")
-    monkeypatch.setitem(COUNT_COPIES, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", lambda cfg: "")
+    copy = {"MODEL.TEMPLATE.HIDDEN_DIM": "thing_classes"}
+    monkeypatch.setitem(CLASS_COUNTS._obj_map, "copy", lambda cfg: copy)
     cfg = config(**{"MODEL.KEYPOINT_ON": True, "DATASETS.TRAIN": ("tiny",), "DATASETS.TEST": ("tiny",)})
     before = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     assert len(set_class_counts(cfg, "tiny", set())) == 3
     assert cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS == 3
-    assert (cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.DETR.NUM_CLASSES) == (1, 1)
+    assert (cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.TEMPLATE.HIDDEN_DIM) == (1, 1)
     assert before == cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     check_datasets(cfg)
-    cfg.MODEL.DETR.NUM_CLASSES = 4
-    with pytest.raises(ValueError, match=r"DETR\.NUM_CLASSES is 4"):
+    cfg.MODEL.TEMPLATE.HIDDEN_DIM = 4
+    with pytest.raises(ValueError, match=r"TEMPLATE\.HIDDEN_DIM is 4"):
         check_datasets(cfg)
 
 
 def test_projects_name_their_own_key(own, monkeypatch):
-    monkeypatch.setitem(CLASS_COUNT_KEYS, "Other", "MODEL.DETR.NUM_CLASSES")
-    assert count_keys(config("Other")) == {"MODEL.DETR.NUM_CLASSES": "thing_classes"}
+    def rule(cfg):
+        return {"MODEL.TEMPLATE.HIDDEN_DIM": "thing_classes"} if cfg.MODEL.META_ARCHITECTURE == "Other" else {}
+
+    monkeypatch.setitem(CLASS_COUNTS._obj_map, "other", rule)
+    assert count_keys(config("Other")) == {"MODEL.TEMPLATE.HIDDEN_DIM": "thing_classes"}
 
 
 def read_and_count(calls):
@@ -135,7 +138,7 @@ def test_data_sets_must_agree_on_their_classes(own, tmp_path):
 def test_panoptic_records_are_learnt_where_the_mapper_makes_objects_of_them(own, monkeypatch):
     record = {"file_name": "a.png", "pan_seg_file_name": "a_segments.png", "segments_info": [{"id": 1}]}
     DatasetCatalog.register("segments", lambda: [record])
-    monkeypatch.setitem(MAPPERS, "SegmentMapper", type("SegmentMapper", (), {"learns_segments": True}))
+    monkeypatch.setitem(MAPPERS._obj_map, "SegmentMapper", type("SegmentMapper", (), {"learns_segments": True}))
     keys = {"DATASETS.TRAIN": ("segments",), "DATASETS.TEST": ()}
     check_datasets(config(**keys, **{"INPUT.MAPPER": "SegmentMapper"}))
     with pytest.raises(ValueError, match="learns objects, and data set 'segments' has none"):

@@ -16,7 +16,7 @@ def mapper(is_train=True, **crop):
     cfg.INPUT.CROP.ENABLED = True
     for key, value in {"TYPE": "absolute", "SIZE": [48, 64], **crop}.items():
         cfg.INPUT.CROP[key] = value
-    return MAPPERS["CropAfterResizeMapper"](cfg, is_train)
+    return MAPPERS.get("CropAfterResizeMapper")(cfg, is_train)
 
 
 @pytest.fixture

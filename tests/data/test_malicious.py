@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from own_forms import write_catalog, write_pictures, write_semantic, write_voc
 from PIL import Image
 
 from densekit.config import load_config
@@ -31,6 +30,7 @@ from densekit.files.panoptic_png import read_panoptic_png
 from densekit.inference.inputs import Picture
 from densekit.inference.reading import Views
 from densekit.weights import read_checkpoint
+from tests.data.own_forms import write_catalog, write_pictures, write_semantic, write_voc
 
 pytestmark = pytest.mark.usefixtures("restore_catalogs")
 ROOT = Path(__file__).resolve().parents[2]

@@ -24,10 +24,10 @@ def take(batches, count):
 
 def test_each_epoch_shows_every_image_once_in_another_order():
     draws = list(chain.from_iterable(take(order(size=12), 6)))
-    epochs = [[index for index, _ in draws[at : at + 12]] for at in (0, 12)]
+    epochs = [[index for index, _, _ in draws[at : at + 12]] for at in (0, 12)]
     assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
     assert epochs[0] != epochs[1]
-    assert len({seed for _, seed in draws}) == 24
+    assert len({seed for _, seed, _ in draws}) == 24
 
 
 @pytest.mark.parametrize("wide", [None, [index % 3 == 0 for index in range(10)]])
@@ -49,8 +49,8 @@ def test_processes_share_the_batches_of_one():
 def test_groups_do_not_mix_and_lose_no_image():
     wide = [index % 3 == 0 for index in range(10)]
     batches = take(order(wide=wide), 50)
-    assert all(len({wide[index] for index, _ in batch}) == 1 for batch in batches)
-    counts = Counter(index for batch in batches for index, _ in batch)
+    assert all(len({wide[index] for index, _, _ in batch}) == 1 for batch in batches)
+    counts = Counter(index for batch in batches for index, _, _ in batch)
     assert max(counts.values()) - min(counts.values()) <= 2
 
 
@@ -72,20 +72,20 @@ def test_a_sample_depends_on_its_draw_alone_and_leaves_no_trace():
     samples = SeededSamples(["a", "b"], mapper)
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     before = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state())
-    first = samples[0, 5]
+    first = samples[0, 5, 0]
     assert random.getstate() == before[0]
     assert np.random.get_state()[1].tolist() == before[1]
     assert torch.equal(torch.get_rng_state(), before[2])
     random.random()
-    assert samples[0, 5] == first
-    assert samples[0, 6] != first and samples[1, 5][1:] == first[1:]
+    assert samples[0, 5, 0] == first
+    assert samples[0, 6, 0] != first and samples[1, 5, 0][1:] == first[1:]
 
 
 def test_a_refused_image_is_replaced_by_one_that_is_not():
     samples = SeededSamples([0, 1, 2], lambda record: record if record == 2 else None)
-    assert [samples[index, 3] for index in range(3)] == [2, 2, 2]
+    assert [samples[index, 3, 0] for index in range(3)] == [2, 2, 2]
     with pytest.raises(ValueError, match=r"INPUT\.MAPPER"):
-        SeededSamples([0], lambda record: None)[0, 1]
+        SeededSamples([0], lambda record: None)[0, 1, 0]
 
 
 def test_loaders_outlive_a_signal_to_the_whole_job():

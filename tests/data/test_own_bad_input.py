@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from own_forms import load, picture, write_catalog, write_labelme, write_semantic, write_voc, write_yolo
 from PIL import Image
 
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.data import register_dataset, register_from_yaml
 from densekit.data.labels import load_sem_seg
+from tests.data.own_forms import load, picture, write_catalog, write_labelme, write_semantic, write_voc, write_yolo
 
 pytestmark = pytest.mark.usefixtures("restore_catalogs")
 

@@ -6,7 +6,14 @@ import json
 
 import numpy as np
 import pytest
-from own_forms import (
+from PIL import Image
+
+from densekit.d2.data import DatasetCatalog, MetadataCatalog
+from densekit.d2.structures import BoxMode
+from densekit.data import register_dataset, register_from_yaml
+from densekit.data.labels import load_sem_seg
+from densekit.data.own import FORMS
+from tests.data.own_forms import (
     CLASSES,
     OBJECTS,
     SIZE,
@@ -19,13 +26,6 @@ from own_forms import (
     write_voc,
     write_yolo,
 )
-from PIL import Image
-
-from densekit.d2.data import DatasetCatalog, MetadataCatalog
-from densekit.d2.structures import BoxMode
-from densekit.data import register_dataset, register_from_yaml
-from densekit.data.labels import load_sem_seg
-from densekit.data.own import FORMS
 
 pytestmark = pytest.mark.usefixtures("restore_catalogs")
 

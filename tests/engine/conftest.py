@@ -1,7 +1,6 @@
 """A data set of a few pictures and a detector of a few channels: whole runs in seconds."""
 
 import json
-from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +8,8 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+
+from densekit.run_options import RunOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {
@@ -61,12 +62,14 @@ def tiny_root(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def arguments(tiny_root, tmp_path) -> Callable[..., Namespace]:
-    """Makes the command line of a run: ``arguments("KEY", value, ..., resume=True)``."""
-    from densekit.arguments import parse_arguments
+def arguments(tiny_root, tmp_path) -> Callable[..., RunOptions]:
+    """Makes the options of a run: ``arguments("KEY", value, ..., resume=True)``."""
+    from densekit.cli.arguments import parse_arguments
+    from densekit.cli.train import run_options
 
-    def make(*opts: object, **flags: bool) -> Namespace:
+    def make(*opts: object, **flags: bool) -> RunOptions:
         words = ["--config-file", str(tiny_root / "tiny.yaml"), "OUTPUT_DIR", str(tmp_path / "out"), *map(str, opts)]
-        return parse_arguments([*words, *(f"--{name.replace('_', '-')}" for name, on in flags.items() if on)])
+        flagged = [f"--{name.replace('_', '-')}" for name, on in flags.items() if on]
+        return run_options(parse_arguments([*words, *flagged]))
 
     return make

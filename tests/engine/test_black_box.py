@@ -21,7 +21,7 @@ class Poison:
     """The host's mapper, with a hole in the pixels of one picture."""
 
     def __init__(self, cfg, is_train):
-        self.mapper = MAPPERS["DatasetMapper"](cfg, is_train)
+        self.mapper = MAPPERS.get("DatasetMapper")(cfg, is_train)
 
     def __call__(self, record):
         record = self.mapper(record)
@@ -33,7 +33,7 @@ class Poison:
 
 @pytest.fixture
 def poisoned_pixels(monkeypatch):
-    monkeypatch.setitem(MAPPERS, "Poison", Poison)
+    monkeypatch.setitem(MAPPERS._obj_map, "Poison", Poison)
 
 
 def poison_weights(monkeypatch, at):

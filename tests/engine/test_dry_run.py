@@ -91,6 +91,14 @@ def test_weights_that_are_far_away_stay_there(arguments, caplog):
     assert "https://127.0.0.1:9/a.pth is not downloaded" in caplog.text
 
 
+def test_boxes_that_no_anchor_covers_are_counted(arguments):
+    fitting = rehearse(arguments(dry_run=True))
+    assert re.search(r"anchors +0 of 6 boxes overlap no anchor by 0\.3\n", fitting)
+    far = "[[200], [210], [220], [230], [240]]"  # the boxes are 30 x 24
+    text = rehearse(arguments("MODEL.ANCHOR_GENERATOR.SIZES", far, dry_run=True))
+    assert re.search(r"anchors +6 of 6 boxes .* sides of 27 to 27 .* MODEL\.ANCHOR_GENERATOR\.SIZES", text)
+
+
 def test_too_little_memory_is_said_with_the_remedy(arguments, monkeypatch):
     def fail(self):
         raise torch.OutOfMemoryError("tried to allocate 9 GiB")

@@ -6,12 +6,13 @@ import os
 import socket
 import subprocess
 import sys
-from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from densekit.arguments import parse_arguments
+from densekit.cli.arguments import parse_arguments
+from densekit.cli.train import run_options
 from densekit.d2.utils import comm
 from densekit.engine import launch, run
 from densekit.engine.launch import Place, place_from_environment
@@ -67,13 +68,13 @@ def test_a_mistake_in_several_processes_is_said_once(tiny_root, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def fail(args: Namespace) -> None:
+def fail(args: SimpleNamespace) -> None:
     raise RuntimeError("a fault of the program")
 
 
 def test_a_fault_in_a_worker_shows_its_own_traceback():
     with pytest.raises(SystemExit) as stop:
-        launch(fail, parse_arguments(["--num-gpus", "2", "A", "1"]), "cpu")
+        launch(fail, run_options(parse_arguments(["--num-gpus", "2", "A", "1"])), "cpu")
     text = str(stop.value.code)
     assert "in fail" in text and "RuntimeError: a fault of the program" in text
 
@@ -91,7 +92,7 @@ class Witness:
         self._leave(self._folder)
 
 
-def see_the_end(args: Namespace) -> None:
+def see_the_end(args: SimpleNamespace) -> None:
     atexit.register(os.mkdir, args.folder / f"handler{comm.get_rank()}")
     sys.witness = Witness(args.folder / f"shutdown{comm.get_rank()}")
 
@@ -103,11 +104,11 @@ def test_processes_end_without_the_interpreters_shutdown(tmp_path, in_processes)
 
 def test_a_process_of_torchrun_ends_with_the_job(tmp_path):
     program = f"""
-from argparse import Namespace
+from types import SimpleNamespace
 from pathlib import Path
 from densekit.engine import launch
-from test_launch import see_the_end
-launch(see_the_end, Namespace(num_gpus=1, num_machines=1, folder=Path({str(tmp_path)!r})), "cpu")
+from tests.engine.test_launch import see_the_end
+launch(see_the_end, SimpleNamespace(num_gpus=1, num_machines=1, folder=Path({str(tmp_path)!r})), "cpu")
 print("after")
 """
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -153,5 +154,5 @@ def test_contradictions_are_refused(monkeypatch, capsys, words, device, env, mes
     for key, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", **env}.items() if env else ():
         monkeypatch.setenv(key, value)
     with pytest.raises(SystemExit) as stop:
-        launch(fail, parse_arguments([*words, "A", "1"]), device)
+        launch(fail, run_options(parse_arguments([*words, "A", "1"])), device)
     assert stop.value.code == 2 and f"error: {message}" in capsys.readouterr().err

@@ -6,9 +6,9 @@ import signal
 import socket
 import sys
 import time
-from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch.distributed as dist
@@ -26,6 +26,7 @@ from densekit.engine.launch.spawning import _exit_code
 from densekit.engine.launch.watch import watched
 from densekit.engine.preemption import REQUEUE
 from densekit.engine.self_test import call_roll, time_limit
+from densekit.run_options import RunOptions
 
 
 @pytest.mark.parametrize(
@@ -93,13 +94,13 @@ def test_a_limit_that_is_no_number_is_refused(monkeypatch):
 
 
 def test_restarts_of_torchrun_go_on(monkeypatch):
-    train = Namespace(resume="never", eval_only=False)
+    train = RunOptions(resume="never", eval_only=False)
     assert continued(train, {}).resume == continued(train, {"TORCHELASTIC_RESTART_COUNT": "0"}).resume == "never"
     again = {"TORCHELASTIC_RESTART_COUNT": "1"}
     assert continued(train, again).resume == "auto" and train.resume == "never"
-    assert continued(Namespace(resume="must", eval_only=False), again).resume == "must"
-    assert continued(Namespace(resume="never", eval_only=True), again).resume == "never"
-    assert continued(Namespace(source="pictures"), again) == Namespace(source="pictures")
+    assert continued(RunOptions(resume="must", eval_only=False), again).resume == "must"
+    assert continued(RunOptions(resume="never", eval_only=True), again).resume == "never"
+    assert continued(SimpleNamespace(source="pictures"), again) == SimpleNamespace(source="pictures")
     monkeypatch.delenv("TORCHELASTIC_MAX_RESTARTS", raising=False)
     refuse_ambiguous_restarts("runs/old")
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
@@ -217,7 +218,7 @@ def test_an_error_that_follows_from_an_end_takes_its_code(impatient):
 
 
 def test_the_process_that_says_why_it_ends_gives_the_code(capsys):
-    aborted = Namespace(signal_name="SIGABRT", exit_code=-6)
+    aborted = SimpleNamespace(signal_name="SIGABRT", exit_code=-6)
     assert _exit_code(aborted, "Rank 0", 0, [-6, 2]) == 2
     assert "SIGABRT" not in capsys.readouterr().err
     assert _exit_code(aborted, "Rank 0", 0, [-6, 0]) == 134

@@ -1,7 +1,8 @@
 """Own data sets in a run: what setting it up registers, sets, writes and refuses."""
 
 import json
-from argparse import Namespace
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -21,7 +22,7 @@ def cells(coco_cells):
 
 def register(cells, *opts, **flags):
     cfg = load_config("", [*opts, "OUTPUT_DIR", str(cells / "out")])
-    args = Namespace(datasets="", train_data="", val_data="", opts=list(opts))
+    args = SimpleNamespace(datasets="", train_data="", val_data="", opts=list(opts))
     vars(args).update(flags)
     return cfg, register_own_data(cfg, args)
 
@@ -77,8 +78,7 @@ def test_a_whole_set_up(cells, arguments, tiny_root):
     Image.new("RGB", (30, 20)).save(cells / "images" / "a.png")
     config = cells / "mine.yaml"
     config.write_text(f"_BASE_: {tiny_root / 'tiny.yaml'}\nDATASETS: {{TRAIN: [cells], TEST: [cells]}}\n")
-    args = arguments()
-    args.config_file, args.datasets = str(config), str(cells / "cells.yaml")
+    args = replace(arguments(), config_file=str(config), datasets=str(cells / "cells.yaml"))
     cfg = setup(args)
     assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 1 and cfg.is_frozen()
     folder = cells / "out"
@@ -86,6 +86,6 @@ def test_a_whole_set_up(cells, arguments, tiny_root):
     assert "NUM_CLASSES is 1, the classes of data set 'cells' (cell), not 80." in (folder / "log.txt").read_text()
     saved = load_config(str(folder / "config.yaml"))
     assert saved.MODEL.ROI_HEADS.NUM_CLASSES == 1 and str(folder / "datasets.yaml") == saved.DATASETS.CATALOG
-    args.opts += ["MODEL.ROI_HEADS.NUM_CLASSES", "3"]
+    args = replace(args, opts=[*args.opts, "MODEL.ROI_HEADS.NUM_CLASSES", "3"])
     with pytest.raises(ValueError, match="NUM_CLASSES is 3, but data set 'cells' has 1 classes"):
         setup(args)

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from densekit.cli.train import resume_command
 from densekit.d2 import HOST
 from densekit.engine import Trainer, setup
-from densekit.engine.preemption import REQUEUE, STOP
+from densekit.engine.preemption import INTERRUPTED, REQUEUE, STOP
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,6 +54,82 @@ def test_a_signal_between_checkpoints_loses_no_step(arguments, tmp_path, monkeyp
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert train(arguments, tmp_path / "cut", *opts, resume=True).start_iter == 3
     assert_equal(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+
+
+def test_ctrl_c_finishes_the_step_and_a_second_one_ends_at_once(arguments, tmp_path, monkeypatch, capfd):
+    opts = ("SOLVER.MAX_ITER", 6, "SOLVER.CHECKPOINT_PERIOD", 100, "DATASETS.TEST", "()")
+    ordinary, begins = Trainer.run_step, []
+
+    def interrupted(self):
+        begins.append(self.iter)
+        for number in range(presses if self.iter == 2 else 0):
+            time.sleep(0.6 * number)  # longer than what torchrun needs to pass its own on
+            os.kill(os.getpid(), signal.SIGINT)
+        ordinary(self)
+
+    monkeypatch.setattr(Trainer, "run_step", interrupted)
+    presses = 1
+    with pytest.raises(SystemExit) as end:
+        train(arguments, tmp_path / "once", *opts)
+    assert end.value.code == INTERRUPTED and begins == [0, 1, 2]
+    assert (tmp_path / "once" / "last_checkpoint").read_text() == "model_0000002.pth"
+    assert "Press it again to end at once" in capfd.readouterr().err
+    presses = 2
+    with pytest.raises(KeyboardInterrupt):
+        train(arguments, tmp_path / "twice", *opts)
+    assert not (tmp_path / "twice" / "last_checkpoint").exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_the_echo_of_a_ctrl_c_is_no_second_one_and_an_ignored_one_stays_ignored():
+    with STOP:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert STOP.agreed() == signal.SIGINT
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with STOP:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert STOP.agreed() == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_the_command_that_resumes():
+    words = ["--config-file", "a b.yaml", "SOLVER.STEPS", "(1, 2)"]
+    shown = resume_command("python train_net.py", words)
+    assert shown == "python train_net.py --resume=auto --config-file 'a b.yaml' SOLVER.STEPS '(1, 2)'"
+    assert resume_command("densekit train", ["--resume", *words]).startswith("densekit train --resume --config-file")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_ctrl_c_in_a_terminal(tiny_root, tmp_path, processes):
+    """The terminal sends the signal to the whole group: launcher, processes of the job and loaders."""
+    (tiny_root / "own.yaml").write_text(
+        "tiny_train: {form: coco, json: coco/annotations/instances_train2017.json, images: coco/train2017}\n"
+    )
+    command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(tiny_root / "tiny.yaml")]
+    command += ["--num-gpus", str(processes), "--datasets", str(tiny_root / "own.yaml"), "DATASETS.TEST", "()"]
+    command += ["SOLVER.MAX_ITER", "100000", "SOLVER.CHECKPOINT_PERIOD", "100000", "OUTPUT_DIR", str(tmp_path)]
+    command += ["DATALOADER.NUM_WORKERS", "1"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DENSEKIT_HOST": HOST}
+    shown = tmp_path / "console.txt"
+    with shown.open("w") as console:
+        process = subprocess.Popen(
+            command, env=environment, stdout=console, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    deadline = time.monotonic() + 400
+    while (begins := "iter: 19" in shown.read_text()) is False and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    assert begins, shown.read_text()
+    assert process.wait(60) == INTERRUPTED, shown.read_text()
+    text = shown.read_text()
+    saved = torch.load(tmp_path / (tmp_path / "last_checkpoint").read_text(), weights_only=True)
+    assert f"{saved['iteration'] + 1} of 100000 iterations are saved" in text
+    assert "To go on from the last checkpoint: python train_net.py --resume=auto" in text
+    assert "Traceback" not in text
 
 
 def test_an_interrupted_evaluation_is_made_up_for(arguments, tmp_path, monkeypatch):

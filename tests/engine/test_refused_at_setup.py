@@ -99,7 +99,7 @@ def test_keypoints_that_the_metric_has_no_sigmas_for(data):
                "MODEL.ROI_HEADS.NUM_CLASSES", "1", "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", "3"]  # fmt: skip
     cfg = load_config("configs/_base_/models/rcnn_tiny.yaml", [*options, "MODEL.MASK_ON", "False"])
     check_datasets(cfg, files=True)
-    with pytest.raises(ValueError, match="TEST.KEYPOINT_OKS_SIGMAS"):
+    with pytest.raises(ValueError, match="KEYPOINT_OKS_SIGMAS"):
         check_evaluation(cfg.DATASETS.TEST, cfg)
 
 

@@ -12,7 +12,7 @@ from densekit.d2.config import get_cfg
 from densekit.d2.utils.events import EventStorage
 from densekit.engine.moving_buffers import MovingBuffers
 from densekit.engine.step import SettleHook, TrainingStep
-from densekit.solver import build_optimizer
+from densekit.solver import Clipping, build_optimizer
 
 IMAGES, CHANNELS = 4, 3
 
@@ -121,7 +121,7 @@ def test_the_norm_of_the_gradients_is_stored():
     assert storage.history("grad_norm").latest() == pytest.approx(norm.item(), rel=1e-5)
 
 
-def clipped(model, *options):
+def clipped(*options):
     from densekit.config_defaults import add_densekit_config
 
     cfg = get_cfg()
@@ -129,14 +129,17 @@ def clipped(model, *options):
     cfg.merge_from_list(["SOLVER.BASE_LR", 0.1, "SOLVER.WEIGHT_DECAY", 0.0, *options])
     clip = ("ENABLED", True, "CLIP_TYPE", "full_model", "CLIP_VALUE", 0.01)
     cfg.SOLVER.CLIP_GRADIENTS.merge_from_list(list(clip))
-    return build_optimizer(cfg, model)
+    return cfg
 
 
 @pytest.mark.parametrize("precision", [None, torch.float16, torch.bfloat16])
 def test_clipping_sees_the_gradients_of_the_losses_themselves(precision):
     model = fresh()
     before = weights(model)
-    step = TrainingStep(model, batches(1), clipped(model), precision=precision)
+    cfg = clipped()
+    step = TrainingStep(
+        model, batches(1), build_optimizer(cfg, model), precision=precision, clipping=Clipping.from_config(cfg)
+    )
     assert (step.grad_scaler is not None) == (precision is torch.float16)
     if step.grad_scaler:
         step.grad_scaler.load_state_dict(step.grad_scaler.state_dict() | {"scale": 256.0})

@@ -11,7 +11,7 @@ from densekit.checkpoint import Checkpointer
 from densekit.config_defaults import default_config
 from densekit.d2 import HOST
 from densekit.d2.utils import comm
-from densekit.engine import DataError, Trainer, run, setup, user_errors
+from densekit.engine import DataError, Trainer, precision, run, setup, user_errors
 from densekit.engine.setup import read_config
 from densekit.files.atomic import strict
 
@@ -167,9 +167,41 @@ def test_a_picture_that_vanishes_during_training_is_named(arguments, capsys, tin
         assert "Traceback" in (tmp_path / "out" / "log.txt").read_text()
 
 
-def test_mixed_precision_is_off_on_the_cpu(arguments):
-    cfg, notes = read_config(arguments("SOLVER.AMP.ENABLED", True))
-    assert not cfg.SOLVER.AMP.ENABLED and len(notes) == 1
+@pytest.mark.parametrize(
+    ("dtype", "has_it", "reason"),
+    [
+        ("float16", True, "float16; SOLVER.AMP.DTYPE bfloat16"),
+        ("bfloat16", False, "AVX-512 BF16"),
+        ("bfloat16", True, ""),
+    ],
+)
+def test_on_the_cpu_mixed_precision_is_that_of_the_processor(arguments, monkeypatch, dtype, has_it, reason):
+    monkeypatch.setattr(precision, "computes_in_bfloat16", lambda: has_it)
+    cfg, notes = read_config(arguments("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.DTYPE", dtype, "MODEL.DEVICE", "cpu"))
+    assert (not reason) == cfg.SOLVER.AMP.ENABLED
+    assert [reason in note for note in notes] == [True] * bool(reason)
+
+
+def test_a_processor_that_converts_every_number_does_not_compute_in_bfloat16(monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: False, raising=False)
+    assert not precision.computes_in_bfloat16()
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    assert precision.computes_in_bfloat16()
+
+
+def test_a_run_in_bfloat16_on_the_cpu_resumes_exactly(arguments, tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "computes_in_bfloat16", lambda: True)
+    opts = ["SOLVER.AMP.ENABLED", True, "SOLVER.AMP.DTYPE", "bfloat16", "DATASETS.TEST", "()", "SOLVER.MAX_ITER", 4]
+    ends = []
+    for resume in (False, True):
+        run(arguments(*opts, resume=resume))
+        ends.append(torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)["model"])
+        (tmp_path / "out" / "last_checkpoint").write_text("model_0000001.pth")
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+    assert all(value.dtype is not torch.bfloat16 for value in ends[0].values())
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # torch's, of a gradient scaler without CUDA
@@ -177,7 +209,7 @@ def test_mixed_precision_has_the_precision_of_the_config(arguments):
     cfg, _ = read_config(arguments())
     cfg.defrost()
     cfg.SOLVER.AMP.ENABLED, cfg.SOLVER.AMP.DTYPE = True, "bfloat16"
-    assert Trainer(cfg)._trainer.precision is torch.bfloat16
+    assert Trainer(cfg)._trainer.phases[0].precision is torch.bfloat16
     cfg.SOLVER.AMP.DTYPE = "half"
     with pytest.raises(ValueError, match=r"SOLVER\.AMP\.DTYPE is 'half'"):
         Trainer(cfg)

@@ -8,12 +8,12 @@ import json
 import numpy as np
 import pycocotools.mask as mask_utils
 import pytest
-from coco_scenes import EXACT, random_scene, register, run
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from densekit.evaluation import COCOEvaluator
 from densekit.metrics.boundary import boundary_pixels
+from tests.evaluation.coco_scenes import EXACT, random_scene, register, run
 
 pytestmark = pytest.mark.usefixtures("restore_catalogs")
 

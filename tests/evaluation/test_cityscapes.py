@@ -5,7 +5,6 @@ import json
 import math
 import re
 
-import cityscapes_scenes as scenes
 import cv2
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from densekit.d2.data import MetadataCatalog
 from densekit.d2.structures import Instances
 from densekit.evaluation.cityscapes import CityscapesSemSegEvaluator
 from densekit.evaluation.cityscapes.instance_scores import score_instances
+from tests import cityscapes_scenes as scenes
 
 pytestmark = pytest.mark.usefixtures("restore_catalogs")
 

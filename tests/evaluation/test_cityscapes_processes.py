@@ -2,10 +2,10 @@
 
 import json
 
-import cityscapes_scenes as scenes
 import pytest
 
 from densekit.d2.utils import comm
+from tests import cityscapes_scenes as scenes
 
 PROCESSES = 3
 

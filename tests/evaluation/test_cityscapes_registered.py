@@ -4,7 +4,6 @@ import math
 import shutil
 import zipfile
 
-import cityscapes_scenes as scenes
 import cv2
 import pytest
 import torch
@@ -18,6 +17,7 @@ from densekit.data.cityscapes_panoptic import cityscapes_panoptic_entries
 from densekit.data.prepare_cityscapes import make_panoptic
 from densekit.data.registry import register
 from densekit.evaluation import build_evaluator, check_evaluation
+from tests import cityscapes_scenes as scenes
 
 pytestmark = pytest.mark.usefixtures("restore_catalogs")
 

@@ -3,13 +3,13 @@
 import json
 import zipfile
 
-import cityscapes_scenes as scenes
 import cv2
 import numpy as np
 import pytest
 
 from densekit.cli import main
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
+from tests import cityscapes_scenes as scenes
 
 pytestmark = pytest.mark.usefixtures("restore_catalogs")
 

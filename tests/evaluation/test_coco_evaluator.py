@@ -11,17 +11,6 @@ import numpy as np
 import pycocotools.mask as mask_utils
 import pytest
 import torch
-from coco_scenes import (
-    CATEGORIES,
-    EXACT,
-    SIGMAS,
-    as_model_output,
-    official,
-    random_scene,
-    register,
-    run,
-    to_results,
-)
 from pycocotools.coco import COCO
 
 from densekit.config_defaults import add_densekit_config
@@ -32,6 +21,17 @@ from densekit.data.ground_truth import GroundTruth
 from densekit.evaluation import COCOEvaluator, build_evaluator
 from densekit.evaluation.coco_metrics import evaluate_coco
 from densekit.evaluation.predictions import encode_masks, instances_to_coco_json
+from tests.evaluation.coco_scenes import (
+    CATEGORIES,
+    EXACT,
+    SIGMAS,
+    as_model_output,
+    official,
+    random_scene,
+    register,
+    run,
+    to_results,
+)
 
 pytestmark = pytest.mark.usefixtures("restore_catalogs")
 

@@ -8,7 +8,11 @@ import math
 import numpy as np
 import pycocotools.mask as mask_utils
 import pytest
-from coco_scenes import (
+
+from densekit.d2.data import DatasetCatalog, MetadataCatalog
+from densekit.d2.structures import BoxMode
+from densekit.evaluation import COCOEvaluator
+from tests.evaluation.coco_scenes import (
     CATEGORIES,
     EXACT,
     HEIGHT,
@@ -20,10 +24,6 @@ from coco_scenes import (
     register,
     run,
 )
-
-from densekit.d2.data import DatasetCatalog, MetadataCatalog
-from densekit.d2.structures import BoxMode
-from densekit.evaluation import COCOEvaluator
 
 pytestmark = pytest.mark.usefixtures("restore_catalogs")
 

@@ -6,13 +6,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from panoptic_scenes import CATEGORIES, annotation, official_quality, random_image
 
 from densekit.d2.data import MetadataCatalog
 from densekit.evaluation import COCOPanopticEvaluator
 from densekit.evaluation.panoptic_truth import PanopticTruth
 from densekit.files.panoptic_png import read_panoptic_png, write_panoptic_png
 from densekit.metrics.panoptic_quality import TrueSegment
+from tests.panoptic_scenes import CATEGORIES, annotation, official_quality, random_image
 
 pytestmark = pytest.mark.usefixtures("restore_catalogs")
 

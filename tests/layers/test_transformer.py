@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from tolerances import close
 from torch import nn
 
 from densekit.layers.attention import MultiheadAttention
 from densekit.layers.position_encoding import LearnedPositionEncoding, SinePositionEncoding
 from densekit.layers.transformer import Transformer, TransformerDecoderLayer, TransformerEncoderLayer
+from tests.tolerances import close
 
 N, L, S, D, HEADS = 2, 5, 7, 16, 4
 

@@ -5,7 +5,6 @@ import math
 
 import numpy as np
 import pytest
-from panoptic_scenes import CATEGORIES, cityscapes_script, random_image
 from PIL import Image
 
 from densekit.files.panoptic_png import rgb2id
@@ -18,6 +17,7 @@ from densekit.metrics.panoptic_quality import (
     panoptic_confusion,
     panoptic_quality,
 )
+from tests.panoptic_scenes import CATEGORIES, cityscapes_script, random_image
 
 
 def row(*runs):

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from tolerances import close
 
 from densekit.config import load_config
 from densekit.d2.layers import ShapeSpec
 from densekit.d2.modeling import BACKBONE_REGISTRY, build_model
 from densekit.modeling.resnet import DeepStem
 from densekit.weights import adapt_names, convert_file
-from densekit.weights.layouts import find_layout
+from densekit.weights.parts import find_layout
+from tests.tolerances import close
 
 ROOT = Path(__file__).resolve().parents[2]
 PLACES = ("backbone", "sem_seg_head")
@@ -169,9 +169,11 @@ def test_weights_of_imagenet_go_where_the_backbone_is(v1c, pyramid, tmp_path):
     for name, value in adapted.items():
         torch.testing.assert_close(value, model[name])
     with pytest.raises(ValueError, match="build_deep_stem_resnet_backbone"):
+        adapt_names({"model": weights}, {name: value for name, value in model.items() if "conv3.weight" not in name})
+    with pytest.raises(ValueError, match="a backbone that the model does not have"):
         adapt_names({"model": weights}, {"backbone.stem.conv1.weight": torch.zeros(8, 3, 7, 7)})
     torch.save(weights, tmp_path / "theirs.pth")
-    assert convert_file(tmp_path / "theirs.pth", tmp_path / "ours.pth") == ("deep-stem ResNet", len(adapted))
+    assert convert_file(tmp_path / "theirs.pth", tmp_path / "ours.pth") == ("a backbone alone", len(adapted))
 
 
 def test_other_stems_are_refused_by_name():

@@ -8,11 +8,11 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from tolerances import close
 from torchvision.ops import box_convert, generalized_box_iou
 
 from densekit.modeling.matcher import HungarianMatcher
 from densekit.modeling.set_criterion import SetCriterion, weighted
+from tests.tolerances import close
 
 CLASSES, QUERIES = 3, 5
 WEIGHTS = {"loss_ce": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0, "loss_mask": 1.0, "loss_dice": 1.0}

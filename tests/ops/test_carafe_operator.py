@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tolerances import close
 
 from densekit.ops.carafe import blocks as blocks_module
 from densekit.ops.carafe import carafe
+from tests.tolerances import close
 
 PATHS = ("reference", "blocked")
 FORMATS = (torch.contiguous_format, torch.channels_last)

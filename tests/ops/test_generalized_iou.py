@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tolerances import close
 from torchvision.ops import generalized_box_iou
 
 from densekit.ops.generalized_iou import generalized_iou
+from tests.tolerances import close
 
 
 def boxes(count):

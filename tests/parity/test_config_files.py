@@ -21,12 +21,8 @@ OURS = [path.relative_to(ROOT) for family in FAMILIES for path in sorted((ROOT /
 PACKAGE = Path(detectron2.__file__).resolve().parent
 UPSTREAM = next((f for f in (PACKAGE / "model_zoo" / "configs", PACKAGE.parent / "configs") if f.is_dir()), None)
 needs_files = pytest.mark.skipif(UPSTREAM is None, reason="Detectron2 is installed without its configs")
-# RetinaNet is another family: a plug-in, not part of the runtime.
 THEIRS = [
-    path.relative_to(UPSTREAM)
-    for family in FAMILIES
-    for path in sorted((UPSTREAM / family).glob("*.yaml"))
-    if "retinanet" not in path.name
+    path.relative_to(UPSTREAM) for family in FAMILIES for path in sorted((UPSTREAM / family).glob("*.yaml"))
 ] if UPSTREAM else []  # fmt: skip
 
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tolerances import PARITY
 
 from densekit.d2.layers import ShapeSpec
-from densekit.modeling.deeplab import DeepLabV3PlusSemanticHead
+from densekit.projects.deeplab.head import DeepLabV3PlusSemanticHead
+from tests.tolerances import PARITY
 
 pytest.importorskip("detectron2")
 deeplab = pytest.importorskip("detectron2.projects.deeplab.semantic_seg")

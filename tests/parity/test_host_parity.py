@@ -7,19 +7,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tolerances import PARITY
 from torch import nn
+
+from tests.tolerances import PARITY
 
 detectron2 = pytest.importorskip("detectron2")
 
-CONFIGS = Path(detectron2.__file__).resolve().parents[1] / "configs"
-if not CONFIGS.is_dir():
-    pytest.skip(f"Detectron2 is installed without its configs ({CONFIGS})", allow_module_level=True)
+PACKAGE = Path(detectron2.__file__).resolve().parent
+CONFIGS = next((f for f in (PACKAGE / "model_zoo" / "configs", PACKAGE.parent / "configs") if f.is_dir()), PACKAGE)
+if CONFIGS == PACKAGE:
+    pytest.skip("Detectron2 is installed without its configs", allow_module_level=True)
 
 PATTERNS = (
     "COCO-Detection/faster_rcnn*.yaml",
     "COCO-Detection/fast_rcnn*.yaml",
     "COCO-Detection/rpn*.yaml",
+    "COCO-Detection/retinanet*.yaml",
     "COCO-InstanceSegmentation/*.yaml",
     "COCO-Keypoints/*.yaml",
     "COCO-PanopticSegmentation/*.yaml",
@@ -106,6 +109,7 @@ FAMILIES = {
     "fast_rcnn": "COCO-Detection/fast_rcnn_R_50_FPN_1x.yaml",
     "panoptic": "COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.yaml",
     "semantic": "Misc/semantic_R_50_FPN_1x.yaml",
+    "retinanet": "COCO-Detection/retinanet_R_50_FPN_1x.yaml",
     "cityscapes": "Cityscapes/mask_rcnn_R_50_FPN.yaml",
 }
 # Variants that no YAML of Detectron2 switches on: a family, and overrides as on the command line.
@@ -117,6 +121,11 @@ EXTRA = {
     "roi_align_v1": ("fpn_mask", "MODEL.ROI_BOX_HEAD.POOLER_TYPE ROIAlign MODEL.ROI_MASK_HEAD.POOLER_TYPE ROIAlign"),
     "pred_boxes": ("fpn_mask", "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES True"),
     "keypoint_all": ("keypoint", "MODEL.ROI_KEYPOINT_HEAD.NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS False"),
+    "retinanet_giou": (
+        "retinanet",
+        "MODEL.RETINANET.BBOX_REG_LOSS_TYPE giou MODEL.RETINANET.NORM GN MODEL.FPN.OUT_CHANNELS 32",
+    ),
+    "retinanet_bn": ("retinanet", "MODEL.RETINANET.NORM BN MODEL.RETINANET.SMOOTH_L1_LOSS_BETA 0.1"),
     "r18": ("fpn_mask", "MODEL.RESNETS.DEPTH 18 MODEL.RESNETS.RES2_OUT_CHANNELS 64 MODEL.RESNETS.STEM_OUT_CHANNELS 64"),
 }
 CASES = {name: (yaml, []) for name, yaml in FAMILIES.items()}
@@ -143,6 +152,7 @@ def shrunken(host, case):
     cfg.MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS = [16, 16]
     cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM = 32
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 1 if cfg.MODEL.KEYPOINT_ON else 5
+    cfg.MODEL.RETINANET.NUM_CLASSES = 5
     cfg.MODEL.RPN.BATCH_SIZE_PER_IMAGE = 1_000_000
     cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 4_000
     cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = 60

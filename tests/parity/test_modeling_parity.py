@@ -4,11 +4,12 @@ import importlib
 
 import pytest
 import torch
-from tolerances import PARITY
+
+from tests.tolerances import PARITY
 
 detectron2 = pytest.importorskip("detectron2")
 
-from tolerances import close  # noqa: E402
+from tests.tolerances import close  # noqa: E402
 
 NARROW = {"STEM_OUT_CHANNELS": 8, "RES2_OUT_CHANNELS": 16, "WIDTH_PER_GROUP": 4}
 STAGES = ["res2", "res3", "res4", "res5"]

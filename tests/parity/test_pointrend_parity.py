@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tolerances import PARITY
 
 from densekit.config import load_config
 from densekit.d2 import layers as own_layers
@@ -16,6 +15,7 @@ from densekit.d2.modeling import build_model
 from densekit.d2.modeling.meta_arch.semantic_seg import build_sem_seg_head
 from densekit.d2.modeling.roi_heads import build_mask_head
 from densekit.d2.utils.events import EventStorage
+from tests.tolerances import PARITY
 
 detectron2 = pytest.importorskip("detectron2")
 from detectron2 import layers as their_layers  # noqa: E402

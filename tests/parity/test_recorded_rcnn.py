@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from tolerances import PARITY
 
 from densekit.config import load_config
 from densekit.d2.config import get_cfg
@@ -16,6 +15,7 @@ from densekit.d2.modeling.box_regression import Box2BoxTransform
 from densekit.d2.modeling.roi_heads.keypoint_head import keypoint_rcnn_loss
 from densekit.d2.structures import Boxes, Instances, Keypoints, PolygonMasks, heatmaps_to_keypoints
 from densekit.d2.utils.events import EventStorage
+from tests.tolerances import PARITY
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 BASES = {

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from tolerances import PARITY, close
+
+from tests.tolerances import PARITY, close
 
 pytest.importorskip("detectron2")
 

@@ -3,12 +3,13 @@
 import json
 from pathlib import Path
 
-import cityscapes_scenes as scenes
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 import torch
 from PIL import Image
+
+from tests import cityscapes_scenes as scenes
 
 W, H = 160, 120
 HOSTILE = "</script><script>document.title='caught'</script><img src=x onerror=alert(1)>"

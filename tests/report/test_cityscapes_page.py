@@ -3,7 +3,6 @@
 import json
 import re
 
-import cityscapes_scenes as scenes
 import cv2
 import numpy as np
 import pycocotools.mask as mask_utils
@@ -20,6 +19,7 @@ from densekit.report.evaluation_page import evaluation_page
 from densekit.report.instances import instances_data
 from densekit.report.panoptic import read_panoptic
 from densekit.report.run_files import read_run
+from tests import cityscapes_scenes as scenes
 
 NAME = "tree_fine_panoptic_val"
 

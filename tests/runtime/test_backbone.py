@@ -3,7 +3,6 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from tolerances import PARITY, close
 from torch import nn
 
 from densekit.d2._host import HOST
@@ -19,6 +18,7 @@ from densekit.d2.modeling.backbone.resnet import (
     ResNet,
     make_stage,
 )
+from tests.tolerances import PARITY, close
 
 NARROW = [
     "MODEL.RESNETS.STEM_OUT_CHANNELS",

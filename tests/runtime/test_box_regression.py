@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 from fvcore.nn import giou_loss, smooth_l1_loss
-from tolerances import close
 
 from densekit.d2.layers import ciou_loss, diou_loss
 from densekit.d2.modeling.box_regression import Box2BoxTransform, Box2BoxTransformLinear
 from densekit.runtime.modeling import box_regression as runtime
 from densekit.runtime.structures import Boxes
+from tests.tolerances import close
 
 
 def random_boxes(count, size=100.0, dtype=torch.float32):

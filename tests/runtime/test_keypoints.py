@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from tolerances import close
 
 from densekit.d2.structures import Keypoints, heatmaps_to_keypoints
+from tests.tolerances import close
 
 REFUSED = (AssertionError, ValueError, IndexError)
 

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 import torch.nn.functional as F
-from tolerances import close
 from torch import nn
 
 from densekit.d2.layers import (
@@ -30,6 +29,7 @@ from densekit.d2.layers import (
     nms,
     nonzero_tuple,
 )
+from tests.tolerances import close
 
 F32 = close(torch.float32)
 REFUSED = (AssertionError, ValueError, KeyError)

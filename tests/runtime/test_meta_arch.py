@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tolerances import close
 
 from densekit.d2.config import get_cfg
 from densekit.d2.modeling import build_model, detector_postprocess
@@ -12,6 +11,7 @@ from densekit.d2.modeling.meta_arch.panoptic_fpn import combine_semantic_and_ins
 from densekit.d2.modeling.postprocessing import sem_seg_postprocess
 from densekit.d2.structures import Boxes, Instances, PolygonMasks
 from densekit.d2.utils.events import EventStorage
+from tests.tolerances import close
 
 SMALL = {
     "MODEL.DEVICE": "cpu",

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from tolerances import close
 
 from densekit.d2.layers import roi_align
 from densekit.d2.modeling.poolers import ROIPooler, assign_boxes_to_levels, convert_boxes_to_pooler_format
 from densekit.d2.structures import Boxes
+from tests.tolerances import close
 
 SCALES = [1 / 4, 1 / 8, 1 / 16, 1 / 32]
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tolerances import close
 
 from densekit.d2.layers import ShapeSpec
 from densekit.d2.modeling.box_regression import Box2BoxTransform
@@ -24,6 +23,7 @@ from densekit.d2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
 from densekit.d2.modeling.roi_heads.mask_head import mask_rcnn_inference, mask_rcnn_loss
 from densekit.d2.structures import BitMasks, Boxes, ImageList, Instances, Keypoints, PolygonMasks
 from densekit.d2.utils.events import EventStorage
+from tests.tolerances import close
 
 CLASSES, SIZE, CHANNELS = 3, (64, 80), 8
 

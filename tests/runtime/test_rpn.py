@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from tolerances import close
 from torchvision.ops import box_iou
 
 from densekit.d2.config import get_cfg
@@ -20,6 +19,7 @@ from densekit.d2.modeling.proposal_generator.proposal_utils import (
 from densekit.d2.modeling.sampling import subsample_labels
 from densekit.d2.structures import Boxes, ImageList, Instances
 from densekit.d2.utils.events import EventStorage
+from tests.tolerances import close
 
 # --- anchors ----------------------------------------------------------------------------------------------------------
 

@@ -6,9 +6,9 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from tolerances import close
 
 from densekit.d2.structures import Boxes, BoxMode, ImageList, Instances, pairwise_ioa, pairwise_iou
+from tests.tolerances import close
 
 REFUSED = (AssertionError, ValueError, IndexError)  # what either host raises for bad input
 

@@ -1,7 +1,6 @@
 """Starting the processes of a job: none, our own, or those that torchrun or SLURM has started already."""
 
 import os
-from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
 
@@ -15,16 +14,17 @@ from densekit.engine.launch.place import Place, place_from_environment
 from densekit.engine.launch.spawning import spawn
 from densekit.engine.preemption import leaving_on_signals
 from densekit.ops.process_end import end_of_process
+from densekit.run_options import Processes
 
 __all__ = ["Place", "launch", "place_from_environment"]
 
 
-def launch(main: Callable[[Namespace], Any], args: Namespace, device: str) -> None:
-    """Runs ``main(args)`` in every process of the job.
+def launch(main: Callable[[Any], Any], options: Processes, device: str) -> None:
+    """Runs ``main(options)`` in every process of the job.
 
     Args:
         main: a function of a module's top level, because it travels to new processes by name.
-        args: the command line, with ``num_gpus, num_machines, machine_rank, dist_url``.
+        options: of the job, which ``main`` gets.
         device: ``MODEL.DEVICE``; processes on ``"cpu"`` talk through gloo, also where there are GPUs.
 
     A process that torchrun or SLURM has started ends with the job: there, the call does not return.
@@ -36,18 +36,18 @@ def launch(main: Callable[[Namespace], Any], args: Namespace, device: str) -> No
         place = place_from_environment(os.environ)
         meeting = None
         if place:
-            _refuse_double_start(place, args)
+            _refuse_double_start(place, options)
             meeting = meeting_from_environment(place, os.environ)
-        _share_machine(place, args.num_gpus, on_cpu)
+        _share_machine(place, options.num_gpus, on_cpu)
     if place and meeting:
         with end_of_process(), joined(place, meeting, on_cpu):
-            main(continued(args, os.environ))
-    elif args.num_gpus * args.num_machines > 1:
+            main(continued(options, os.environ))
+    elif options.num_gpus * options.num_machines > 1:
         with user_errors((ConnectionError, ValueError)):
-            spawn(main, args, on_cpu)
+            spawn(main, options, on_cpu)
     else:
         with leaving_on_signals():
-            main(args)
+            main(options)
 
 
 def _share_machine(place: Place | None, num_gpus: int, on_cpu: bool) -> None:
@@ -65,10 +65,10 @@ def _share_machine(place: Place | None, num_gpus: int, on_cpu: bool) -> None:
         )
 
 
-def _refuse_double_start(place: Place, args: Namespace) -> None:
-    if args.num_gpus not in (1, place.local_size) or args.num_machines > 1:
+def _refuse_double_start(place: Place, options: Processes) -> None:
+    if options.num_gpus not in (1, place.local_size) or options.num_machines > 1:
         raise ValueError(
             f"{place.starter} has started {place.local_size} processes on this machine, and the flags --num-gpus "
-            f"{args.num_gpus} --num-machines {args.num_machines} ask for more of them: leave these flags out under "
-            f"{place.starter}, or start with plain python."
+            f"{options.num_gpus} --num-machines {options.num_machines} ask for more of them: leave these flags out "
+            f"under {place.starter}, or start with plain python."
         )

@@ -1,17 +1,21 @@
 """Processes that torchrun starts anew after one has failed (``--max-restarts``) go on where the job was."""
 
 import os
-from argparse import Namespace
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from densekit.run_options import RunOptions
 
 __all__ = ["continued", "refuse_ambiguous_restarts"]
 
 
-def continued(args: Namespace, env: Mapping[str, str]) -> Namespace:
-    """The command line, with ``--resume auto`` for a training that torchrun has started before."""
+def continued(options: Any, env: Mapping[str, str]) -> Any:
+    """The options of a job; with ``resume`` "auto" for a training that torchrun has started before."""
     restarts = int(env.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    trains = getattr(args, "resume", None) == "never" and not args.eval_only
-    return Namespace(**{**vars(args), "resume": "auto"}) if restarts and trains else args
+    if not restarts or not isinstance(options, RunOptions) or options.resume != "never" or options.eval_only:
+        return options
+    return replace(options, resume="auto")
 
 
 def refuse_ambiguous_restarts(output_dir: str) -> None:

@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import sys
-from argparse import Namespace
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
@@ -18,28 +17,29 @@ from densekit.engine.launch.joining import joined
 from densekit.engine.launch.meeting import Meeting, job_store, meeting_from_url, open_store
 from densekit.engine.launch.place import Place
 from densekit.engine.launch.watch import failure
-from densekit.engine.preemption import REQUEUE, SIGNALS
+from densekit.engine.preemption import INTERRUPTED, REQUEUE, exit_code, say, stop_signals
 from densekit.engine.self_test import time_limit
 from densekit.ops.process_end import end_of_process
+from densekit.run_options import Processes
 
 # Seconds for processes to end by themselves when one has ended, then as many for obeying SIGTERM.
 _GRACE = 15.0
 
-Main = Callable[[Namespace], Any]
+Main = Callable[[Any], Any]
 
 
-def spawn(main: Main, args: Namespace, on_cpu: bool) -> None:
-    """Runs ``main(args)`` in ``args.num_gpus`` new processes; an error in one of them ends all.
+def spawn(main: Main, options: Processes, on_cpu: bool) -> None:
+    """Runs ``main(options)`` in ``options.num_gpus`` new processes; an error in one of them ends all.
 
     Raises:
         ConnectionError, ValueError: the address at which they would meet is taken, or is none.
         SystemExit: with the traceback or the exit code of the process that ended first.
     """
-    size, world = args.num_gpus, args.num_gpus * args.num_machines
-    places = [Place("--num-gpus", args.machine_rank * size + local, world, local, size) for local in range(size)]
+    size, world = options.num_gpus, options.num_gpus * options.num_machines
+    places = [Place("--num-gpus", options.machine_rank * size + local, world, local, size) for local in range(size)]
     with _SignalsPassedOn() as signals:
-        meeting, store = _open_meeting(args)
-        work = (main, args, places, meeting, on_cpu, multiprocessing.get_start_method())
+        meeting, store = _open_meeting(options)
+        work = (main, options, places, meeting, on_cpu, multiprocessing.get_start_method())
         context = mp.start_processes(_in_process, work, nprocs=size, join=False)
         signals.pass_to(context.pids())
 
@@ -62,32 +62,33 @@ def spawn(main: Main, args: Namespace, on_cpu: bool) -> None:
             del store  # which had to stay open until here
 
 
-def _open_meeting(args: Namespace) -> tuple[Meeting, Any]:
+def _open_meeting(options: Processes) -> tuple[Meeting, Any]:
     """The store is opened here, before there are processes: a port that the system chooses cannot be taken."""
     limit = time_limit()
-    if args.num_machines == 1 and args.dist_url == "auto":
+    if options.num_machines == 1 and options.dist_url == "auto":
         store = open_store(Meeting("127.0.0.1", 0, opened=True, remedy="start again"), serve=True, limit=limit)
         return Meeting("127.0.0.1", store.port, opened=True, remedy=""), store
-    meeting = meeting_from_url(args.dist_url)
-    return meeting, open_store(meeting, serve=True, limit=limit) if args.machine_rank == 0 else None
+    meeting = meeting_from_url(options.dist_url)
+    return meeting, open_store(meeting, serve=True, limit=limit) if options.machine_rank == 0 else None
 
 
-def _in_process(local: int, main: Main, args: Namespace, places: list[Place], meeting: Meeting, *how: Any) -> None:
+def _in_process(local: int, main: Main, options: Processes, places: list[Place], meeting: Meeting, *how: Any) -> None:
     on_cpu, loaders = how
     # Else this process, which was spawned, would spawn its loaders as well, each importing everything anew.
     multiprocessing.set_start_method(loaders, force=True)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the starting process tells this one to stop, by SIGTERM
     with end_of_process(), joined(places[local], meeting, on_cpu):
-        main(args)
+        main(options)
 
 
 def _exit_code(error: Any, name: str, received: int, codes: list[int]) -> int:
     """The code of this command for a process that ended with one of ``codes``; most have said why themselves."""
     if not error.signal_name:
-        return error.exit_code
+        return exit_code(received) if received and error.exit_code == REQUEUE else error.exit_code
     if error.signal_name == "SIGABRT" and max(codes) > 0:
         return max(codes)  # torch may abort a process whose peers have left, and one of them has said why it did
-    if received and error.signal_name == signal.Signals(received).name:
-        return REQUEUE  # it was not yet ready for the signal, or no longer
+    if received and error.signal_name == signal.Signals(_passed_on(received)).name:
+        return exit_code(received)  # it was not yet ready for the signal, or no longer
     print(
         f"error: {name} was ended by {error.signal_name}; the others have been stopped. SIGKILL often means that the "
         "machine was out of memory.",
@@ -97,10 +98,15 @@ def _exit_code(error: Any, name: str, received: int, codes: list[int]) -> int:
     return 128 - error.exit_code  # as shells say it
 
 
+def _passed_on(received: int) -> int:
+    """The signal that the processes get; a terminal sends SIGINT to them, too, which they leave to this one."""
+    return signal.SIGTERM if received == signal.SIGINT else received
+
+
 class _SignalsPassedOn:
     """A scheduler may know only this process, but those that train can save what they have.
 
-    A signal that comes before there are others waits for them.
+    A signal that comes before there are others waits for them. A second SIGINT ends them at once.
     """
 
     def __init__(self) -> None:
@@ -109,7 +115,7 @@ class _SignalsPassedOn:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "_SignalsPassedOn":
-        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self._before = {number: signal.signal(number, self._note) for number in stop_signals()}
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -120,11 +126,16 @@ class _SignalsPassedOn:
         """From now on these processes get the signals."""
         self._pids = pids
         if self.received:
-            self._send(self.received)
+            self._send(_passed_on(self.received))
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            if self.received == number:
+                self._send(signal.SIGKILL)
+                raise SystemExit(INTERRUPTED)
+            say("Ctrl-C: the processes finish this step and save it first. Press it again to end them at once.")
         self.received = number
-        self._send(number)
+        self._send(_passed_on(number))
 
     def _send(self, number: int) -> None:
         for pid in self._pids:

@@ -152,6 +152,25 @@ _PANOPTIC_FPN: dict[str, Any] = {
     },
 }
 
+# RetinaNet (arXiv 1708.02002).
+_RETINANET: dict[str, Any] = {
+    "NUM_CLASSES": 80,  # without background
+    "IN_FEATURES": ["p3", "p4", "p5", "p6", "p7"],
+    "NUM_CONVS": 4,  # 3x3 convolutions of each subnet, before the one that predicts
+    "NORM": "",  # behind each of these; "BN" and "SyncBN" keep statistics for each feature map
+    "PRIOR_PROB": 0.01,  # pi, the score that every class starts with
+    "IOU_THRESHOLDS": [0.4, 0.5],
+    "IOU_LABELS": [0, -1, 1],
+    "BBOX_REG_WEIGHTS": (1.0, 1.0, 1.0, 1.0),
+    "BBOX_REG_LOSS_TYPE": "smooth_l1",
+    "SMOOTH_L1_LOSS_BETA": 0.1,
+    "FOCAL_LOSS_GAMMA": 2.0,
+    "FOCAL_LOSS_ALPHA": 0.25,
+    "SCORE_THRESH_TEST": 0.05,
+    "TOPK_CANDIDATES_TEST": 1000,  # best scores of each feature map that are decoded
+    "NMS_THRESH_TEST": 0.5,
+}
+
 MODEL: dict[str, Any] = {
     "META_ARCHITECTURE": "GeneralizedRCNN",
     "DEVICE": "cuda",
@@ -181,6 +200,5 @@ MODEL: dict[str, Any] = {
     "ROI_KEYPOINT_HEAD": _ROI_KEYPOINT_HEAD,
     "SEM_SEG_HEAD": _SEM_SEG_HEAD,
     "PANOPTIC_FPN": _PANOPTIC_FPN,
-    # The keys that RetinaNet's published files set, so that they merge; the model itself is not part of the runtime.
-    "RETINANET": {"IOU_THRESHOLDS": [0.4, 0.5], "IOU_LABELS": [0, -1, 1], "SMOOTH_L1_LOSS_BETA": 0.1},
+    "RETINANET": _RETINANET,
 }

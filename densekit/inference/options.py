@@ -1,0 +1,48 @@
+"""The named options of mass prediction."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """What to predict on, with which model, and what to write.
+
+    Attributes:
+        config_file: the model's configuration.
+        opts: ``[KEY, VALUE, ...]`` that override it, MODEL.WEIGHTS among them.
+        output: the folder for the results.
+        run_dir: the training run's folder that the model is from; "" for none.
+        input: files, folders, patterns, videos, or one data set's name.
+        dataset: a data set's name instead; "" for none.
+        datasets: a YAML file of own data sets; "" for what the run has kept.
+        format: names of the formats to write; [] for what the model gives.
+        score_threshold: leaves out detections below it, 0 to 1.
+        tile: sides of the tiles in pixels; None for whole pictures.
+        overlap: of neighbouring tiles, a share of their sides.
+        batch_size: pictures or tiles at once, in each process.
+        num_workers: processes that read pictures; None for DATALOADER.NUM_WORKERS.
+        strict: stop at a picture that cannot be read.
+        overwrite: replace other predictions in ``output``.
+        num_gpus, num_machines, machine_rank, dist_url: as in :class:`densekit.run_options.Processes`.
+    """
+
+    config_file: str
+    opts: Sequence[str]
+    output: str
+    run_dir: str = ""
+    input: Sequence[str] = ()
+    dataset: str = ""
+    datasets: str = ""
+    format: Sequence[str] = ()
+    score_threshold: float = 0.5
+    tile: int | None = None
+    overlap: float = 0.2
+    batch_size: int = 1
+    num_workers: int | None = None
+    strict: bool = False
+    overwrite: bool = False
+    num_gpus: int = 1
+    num_machines: int = 1
+    machine_rank: int = 0
+    dist_url: str = "auto"
