@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import yaml
-from own_forms import CLASSES, OBJECTS, SIZE, load, write_yolo
 
 from densekit.data.own.catalog import read_catalog
+from tests.data.own_forms import CLASSES, OBJECTS, SIZE, load, write_yolo
 
 pytestmark = pytest.mark.usefixtures("restore_catalogs")
 

@@ -4,17 +4,12 @@ Faults are planted one by one, as in the tests of ``check``; set-up is what trai
 """
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "data"))
-
-import test_inspect as planted
-
+import tests.data.test_inspect as planted
 from densekit.config import load_config
 from densekit.data.checks import check_datasets
 from densekit.data.coco import register_coco_instances
