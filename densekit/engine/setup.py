@@ -12,13 +12,14 @@ from densekit.config import describe_config, explicit_keys, load_config
 from densekit.d2 import HOST
 from densekit.d2.config import CfgNode
 from densekit.d2.engine import default_setup
-from densekit.d2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, PanopticFPN
+from densekit.d2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, GeneralizedRCNN, PanopticFPN
 from densekit.d2.utils import comm
 from densekit.d2.utils.logger import setup_logger
 from densekit.data import check_datasets
 from densekit.data.checks import check_chosen
-from densekit.data.class_counts import count_keys, set_class_counts
+from densekit.data.class_counts import STUFF, count_keys, set_class_counts
 from densekit.data.identity import check_classes_of_weights, write_classes
+from densekit.data.own.runs import keep_root
 from densekit.data.pixel_counts import class_weights, pixel_counts
 from densekit.data.registry import load_and_keep
 from densekit.engine.own_data import register_own_data
@@ -124,11 +125,14 @@ def setup(options: RunOptions) -> CfgNode:
     for note in notes:
         logger.info(note)
     cfg.freeze()
+    if not options.eval_only:
+        _check_batch_norm(cfg)
     if comm.is_main_process():
         check_data(cfg, options)
     default_setup(cfg, options)
     if comm.is_main_process():
         write_config(cfg)
+        keep_root(cfg.OUTPUT_DIR)
         if not options.eval_only:
             write_classes(cfg.OUTPUT_DIR, cfg.DATASETS.TRAIN[0])
     return cfg
@@ -146,8 +150,8 @@ def check_data(cfg: CfgNode, options: RunOptions) -> None:
     Raises:
         ValueError, FileNotFoundError, KeyError: with what is wrong and where.
     """
-    check_datasets(cfg, train=not options.eval_only)
-    check_evaluation(cfg.DATASETS.TEST)
+    check_datasets(cfg, train=not options.eval_only, files=True)
+    check_evaluation(cfg.DATASETS.TEST, cfg)
     _check_identity(cfg, options)
 
 
@@ -198,6 +202,32 @@ def _check_augmented_test(cfg: CfgNode) -> None:
             f"TEST.AUG.ENABLED: test-time augmentation does not work with {' and '.join(obstacles)}. Set "
             "TEST.AUG.ENABLED False."
         )
+
+
+def _check_batch_norm(cfg: CfgNode) -> None:
+    """Refuses batch norm over single values, which torch meets in the first step: it has no variance.
+
+    Heads say of themselves which norms those are (``norms_of_single_values``).
+    """
+    if STUFF not in count_keys(cfg).values() or cfg.MODEL.SEM_SEG_HEAD.NAME not in SEM_SEG_HEADS_REGISTRY:
+        return
+    head = SEM_SEG_HEADS_REGISTRY.get(cfg.MODEL.SEM_SEG_HEAD.NAME)
+    norms = getattr(head, "norms_of_single_values", lambda cfg: {})(cfg)
+    images = cfg.SOLVER.IMS_PER_BATCH // max(1, comm.get_world_size() * cfg.SOLVER.ACCUMULATE)
+    for key, norm in norms.items():
+        together = comm.get_world_size() if "Sync" in norm else 1
+        single = images * together <= 1
+        if norm.endswith(("BN", "BN_N")) and norm != "FrozenBN" and (single or cfg.TEST.VALIDATION_LOSS):
+            why = (
+                f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} leaves one image to a pass"
+                if single
+                else "TEST.VALIDATION_LOSS takes one image at a time"
+            )
+            raise ValueError(
+                f"{key} is {norm} behind a map of 1 x 1, and {why}: there is one value of each channel, and no mean of "
+                f"several. Set {key} GN, or more images (SOLVER.IMS_PER_BATCH, fewer parts by SOLVER.ACCUMULATE; "
+                "SyncBN counts those of all processes), or TEST.VALIDATION_LOSS False where that is the reason."
+            )
 
 
 def versions() -> str:
