@@ -45,9 +45,7 @@ class DeepStem(CNNBlockBase):
 @BACKBONE_REGISTRY.register()
 def build_deep_stem_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     """The host's ResNet of ``MODEL.RESNETS`` on a :class:`DeepStem`; 1 of ``MODEL.BACKBONE.FREEZE_AT`` is the stem."""
-    resnet = BACKBONE_REGISTRY.get("build_resnet_backbone")(cfg, input_shape)
     keys = cfg.MODEL.RESNETS
-    resnet.stem = DeepStem(input_shape.channels or 3, keys.STEM_OUT_CHANNELS, keys.NORM)
-    if cfg.MODEL.BACKBONE.FREEZE_AT >= 1:
-        resnet.stem.freeze()
-    return resnet
+    stem = DeepStem(input_shape.channels or 3, keys.STEM_OUT_CHANNELS, keys.NORM)
+    stages = [list(stage.children()) for stage in BACKBONE_REGISTRY.get("build_resnet_backbone")(cfg, input_shape).stages]
+    return ResNet(stem, stages, out_features=keys.OUT_FEATURES, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT)
