@@ -2,4 +2,4 @@
 
 from densekit.modeling import fpn as fpn  # build_fpn_backbone
 from densekit.modeling import mask_head as mask_head  # UpsamplerMaskHead
-from densekit.modeling import resnet as resnet  # build_deep_stem_resnet_backbone
+from densekit.modeling import resnet as resnet  # build_deep_stem_resnet_backbone, build_half_dilated_...
