@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from densekit.d2.utils.file_io import PathManager
@@ -63,7 +63,7 @@ def check_listed_once(name: str, records: Records) -> None:
         )
 
 
-def overlap_note(train: dict[str, Records], test: dict[str, Records]) -> str:
+def overlap_note(train: Mapping[str, Records], test: Mapping[str, Records]) -> str:
     """Says how many pictures are trained on and tested on; "" for none."""
     known = {os.path.realpath(r["file_name"]): name for name, records in train.items() for r in records}
     for name, records in test.items():

@@ -212,7 +212,7 @@ def _check_batch_norm(cfg: CfgNode) -> None:
     if STUFF not in count_keys(cfg).values() or cfg.MODEL.SEM_SEG_HEAD.NAME not in SEM_SEG_HEADS_REGISTRY:
         return
     head = SEM_SEG_HEADS_REGISTRY.get(cfg.MODEL.SEM_SEG_HEAD.NAME)
-    norms = getattr(head, "norms_of_single_values", lambda cfg: {})(cfg)
+    norms: dict[str, str] = getattr(head, "norms_of_single_values", lambda cfg: {})(cfg)
     images = cfg.SOLVER.IMS_PER_BATCH // max(1, comm.get_world_size() * cfg.SOLVER.ACCUMULATE)
     for key, norm in norms.items():
         together = comm.get_world_size() if "Sync" in norm else 1

@@ -114,8 +114,9 @@ def _colours(source: str, extras: Mapping[str, Any], count: int) -> tuple[tuple[
 
 def _kpt_shape(extras: Mapping[str, Any]) -> tuple[int, int] | None:
     value = extras.get("kpt_shape")
-    usable = isinstance(value, list) and len(value) == 2 and all(type(v) is int and v > 0 for v in value)
-    return (value[0], value[1]) if usable and value[1] in (2, 3) else None
+    if not isinstance(value, list) or len(value) != 2 or any(type(v) is not int or v <= 0 for v in value):
+        return None
+    return (value[0], value[1]) if value[1] in (2, 3) else None
 
 
 def _ignored(source: str, extras: Mapping[str, Any]) -> tuple[int, ...]:
