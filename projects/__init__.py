@@ -17,6 +17,7 @@ PROJECTS: tuple[str, ...] = (
     "swin",
     "timm_backbone",
     "upernet",
+    "yolov6",
 )
 
 

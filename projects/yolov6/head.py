@@ -9,7 +9,7 @@ distance, R anchors at a cell.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -33,17 +33,24 @@ class HeadOutputs:
         logits: (N, A, K).
         distances: (N, A, 4) left, top, right, bottom, in strides; or (N, A, 4 B) logits of bins.
         sizes: of the maps, (Hl, Wl).
+        objectness: (N, A, 1) logits, or None.
         bins: (N, A, 4 B), distances as distributions beside plain ones, or None.
-        anchor_logits: (N, A R, K), of each anchor of a cell one after the other, or None.
-        anchor_boxes: (N, A R, 4) xyxy, image pixels, of the anchors, or None.
+        anchor_logits: (N, R A, K), level by level, in a level one anchor of all cells after the other; or None.
+        anchor_boxes: (N, R A, 4) xyxy, image pixels, of the anchors, or None.
     """
 
     logits: Tensor
     distances: Tensor
     sizes: list[Size]
+    objectness: Tensor | None = None
     bins: Tensor | None = None
     anchor_logits: Tensor | None = None
     anchor_boxes: Tensor | None = None
+
+    def float(self) -> "HeadOutputs":
+        """The same in float32."""
+        tensors = {key: value.float() for key, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)
 
 
 class HeadLevel(nn.Module):
@@ -55,15 +62,26 @@ class HeadLevel(nn.Module):
         num_bins: B, 1 for plain distances.
         extra_bins: B of a second prediction of the box, 0 for none.
         anchors: R, 0 for none.
+        objectness: whether there is a prediction of it.
     """
 
-    def __init__(self, channels: int, *, num_classes: int, num_bins: int, extra_bins: int, anchors: int) -> None:
+    def __init__(
+        self,
+        channels: int,
+        *,
+        num_classes: int,
+        num_bins: int,
+        extra_bins: int,
+        anchors: int,
+        objectness: bool,
+    ) -> None:
         super().__init__()
         self.stem = ConvNorm(channels, channels, kernel=1, activation="silu")
         self.class_conv = ConvNorm(channels, channels, activation="silu")
         self.box_conv = ConvNorm(channels, channels, activation="silu")
         self.classes = _predictor(channels, num_classes, _PRIOR)
         self.boxes = _predictor(channels, 4 * num_bins, 1.0)
+        self.objectness = _predictor(channels, 1, _PRIOR) if objectness else None
         self.bins = _predictor(channels, 4 * extra_bins, 1.0) if extra_bins else None
         self.anchor_classes = _predictor(channels, anchors * num_classes, _PRIOR) if anchors else None
         self.anchor_boxes = _predictor(channels, anchors * 4, 1.0) if anchors else None
@@ -98,6 +116,7 @@ class EfficientDecoupledHead(nn.Module):
         num_bins: B, 1 for plain distances.
         extra_bins: B of the second prediction of the box in training, 0 for none.
         anchor_sizes: of each level R pairs of width and height, image pixels, for anchors that aid the training; or ().
+        objectness: whether a prediction of it multiplies the classes (the ablation of section 2.3.3).
     """
 
     def __init__(
@@ -109,6 +128,7 @@ class EfficientDecoupledHead(nn.Module):
         num_bins: int = 1,
         extra_bins: int = 0,
         anchor_sizes: Sequence[Sequence[tuple[float, float]]] = (),
+        objectness: bool = False,
     ) -> None:
         super().__init__()
         if anchor_sizes and len(anchor_sizes) != len(strides):
@@ -117,7 +137,14 @@ class EfficientDecoupledHead(nn.Module):
         self.anchor_sizes = [list(sizes) for sizes in anchor_sizes]
         anchors = len(self.anchor_sizes[0]) if anchor_sizes else 0
         self.levels = nn.ModuleList(
-            HeadLevel(channels, num_classes=num_classes, num_bins=num_bins, extra_bins=extra_bins, anchors=anchors)
+            HeadLevel(
+                channels,
+                num_classes=num_classes,
+                num_bins=num_bins,
+                extra_bins=extra_bins,
+                anchors=anchors,
+                objectness=objectness,
+            )
             for channels in in_channels
         )
 
@@ -127,6 +154,8 @@ class EfficientDecoupledHead(nn.Module):
         for index, (level, x) in enumerate(zip(self.levels, maps)):
             of_class, of_box = level(x)
             found = {"logits": _cells(level.classes(of_class)), "distances": _cells(level.boxes(of_box))}
+            if level.objectness is not None:
+                found["objectness"] = _cells(level.objectness(of_box))
             if self.training and level.bins is not None:
                 found["bins"] = _cells(level.bins(of_box))
             if self.training and level.anchor_classes is not None and level.anchor_boxes is not None:
@@ -138,25 +167,28 @@ class EfficientDecoupledHead(nn.Module):
         return HeadOutputs(sizes=sizes, **{name: torch.cat(values, 1) for name, values in outputs.items()})
 
     def _anchor_boxes(self, raw: Tensor, level: int) -> Tensor:
-        """Boxes (N, Hl Wl R, 4) of one level's anchors from (N, 4 R, Hl, Wl), as in YOLOv5."""
-        stride, anchors = self.strides[level], raw.new_tensor(self.anchor_sizes[level])
+        """Boxes (N, R Hl Wl, 4) of one level's anchors: the middle moves, and the size is up to 4 of the anchor's."""
+        stride, sizes = self.strides[level], raw.new_tensor(self.anchor_sizes[level])
         points, _ = positions([(raw.shape[-2], raw.shape[-1])], [stride], raw)
-        share = _cells(raw, 4).unflatten(1, (-1, len(anchors))).sigmoid()
-        middle = points[:, None] + (share[..., :2] * 2 - 1) * stride
-        half = (share[..., 2:] * 2) ** 2 * anchors / 2
+        raw = _cells(raw, 4).unflatten(1, (len(sizes), -1))
+        middle = points + raw[..., :2] * stride
+        half = (2 * raw[..., 2:].sigmoid()).square() * sizes[:, None] / 2
         return torch.cat([middle - half, middle + half], -1).flatten(1, 2)
 
-    def plain_distances(self, outputs: HeadOutputs) -> Tensor:
-        """Distances (N, A, 4) in strides, of bins their means."""
-        return outputs.distances if self.num_bins == 1 else mean_of_bins(outputs.distances)
+    @staticmethod
+    def probabilities(logits: Tensor, objectness: Tensor | None) -> Tensor:
+        """Scores (N, A, K) from logits (N, A, K) and those of the objectness (N, A, 1), if there is any."""
+        scores = logits.sigmoid()
+        return scores if objectness is None else scores * objectness.sigmoid()
 
     def decode(self, outputs: HeadOutputs) -> tuple[Tensor, Tensor]:
-        """Boxes (N, A, 4) xyxy, image pixels, and logits (N, A, K)."""
+        """Boxes (N, A, 4) xyxy, image pixels, and scores (N, A, K)."""
         points, strides = positions(outputs.sizes, self.strides, outputs.logits)
-        return distances_to_boxes(self.plain_distances(outputs) * strides, points), outputs.logits
+        distances = outputs.distances if self.num_bins == 1 else mean_of_bins(outputs.distances)
+        return distances_to_boxes(distances * strides, points), self.probabilities(outputs.logits, outputs.objectness)
 
 
 def _cells(x: Tensor, width: int = 0) -> Tensor:
-    """(N, R w, H, W) to (N, H W R, w); one of R = 1 if no width is given."""
+    """(N, R w, H, W) to (N, R H W, w); R is 1 if no width is given."""
     width = width or x.shape[1]
-    return x.flatten(2).transpose(1, 2).reshape(len(x), -1, width)
+    return x.flatten(2).unflatten(1, (-1, width)).transpose(2, 3).flatten(1, 2)

@@ -146,32 +146,27 @@ class RepPAN(nn.Module):
         return outputs
 
 
-def build_body(*, depth: float, width: float, stage: str, unit: str, expansion: float, pool: str) -> EfficientRep:
-    """The body of a size, from its two factors; arguments as of :class:`EfficientRep`."""
-    return EfficientRep(
-        channels=[scaled_width(channels, width) for channels in BODY_CHANNELS],
-        counts=[scaled_depth(count, depth) for count in _counts(stage)[0]],
-        stage=stage,
-        unit=unit,
-        expansion=expansion,
-        pool=pool,
-    )
+def body_options(*, depth: float, width: float, stage: str) -> dict[str, list[int]]:
+    """Channels and counts of :class:`EfficientRep` of a size.
+
+    Args:
+        depth: factor of the units.
+        width: factor of the channels.
+        stage: kind of the stages.
+    """
+    return {
+        "channels": [scaled_width(channels, width) for channels in BODY_CHANNELS],
+        "counts": [scaled_depth(count, depth) for count in _counts(stage)[0]],
+    }
 
 
-def build_neck(
-    *, in_channels: Sequence[int], depth: float, width: float, stage: str, unit: str, expansion: float, finer: bool
-) -> RepPAN:
-    """The neck of a size, from its two factors, on three levels; arguments as of :class:`RepPAN`."""
-    return RepPAN(
-        in_channels=in_channels,
-        top_down=[scaled_width(channels, width) for channels in NECK_TOP_DOWN],
-        bottom_up=[scaled_width(channels, width) for channels in NECK_BOTTOM_UP],
-        counts=[scaled_depth(_counts(stage)[1], depth)] * 4,
-        stage=stage,
-        unit=unit,
-        expansion=expansion,
-        finer=finer,
-    )
+def neck_options(*, depth: float, width: float, stage: str) -> dict[str, list[int]]:
+    """Channels and counts of :class:`RepPAN` on three levels, of a size; arguments as of :func:`body_options`."""
+    return {
+        "top_down": [scaled_width(channels, width) for channels in NECK_TOP_DOWN],
+        "bottom_up": [scaled_width(channels, width) for channels in NECK_BOTTOM_UP],
+        "counts": [scaled_depth(_counts(stage)[1], depth)] * 4,
+    }
 
 
 def _counts(stage: str) -> tuple[tuple[int, ...], int]:
