@@ -1,0 +1,75 @@
+"""RepOptimizer: plain convolutions that train as if they had branches. YOLOv6, arXiv 2209.02976, section 2.5.1.
+
+"Re-parameterizing Your Optimizers rather than Architectures" (arXiv 2205.15242), sections 3.2 and 3.3. A network of
+``scaled_sum`` units finds the scales of the branches; one of ``conv_relu`` units begins with the sum of scaled branches
+and multiplies its gradients by what the branches would have done to them.
+
+Plain torch. Shapes: C input and C' output channels of a 3x3 convolution.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Of the 3x3, the 1x1 and the identity branch, (C',) each; None without the last.
+Scales = tuple[Tensor, Tensor, Tensor | None]
+
+
+@torch.no_grad()
+def start_from_branches(conv: nn.Conv2d, scales: Scales, point: Tensor | None = None) -> None:
+    """Sets a 3x3 convolution to the sum of its scaled branches.
+
+    Args:
+        conv: its weight is that of the 3x3 branch.
+        scales: of the branches.
+        point: weight (C', C, 1, 1) of the 1x1 branch; drawn as torch draws one if None.
+    """
+    of_conv, of_point, of_identity = scales
+    if point is None:
+        drawn = nn.Conv2d(conv.in_channels, conv.out_channels, 1, bias=False, device=conv.weight.device)
+        point = drawn.weight
+    total = conv.weight * _each_output(of_conv) + F.pad(point * _each_output(of_point), [1, 1, 1, 1])
+    if of_identity is not None:
+        total = total + F.pad(torch.diag(of_identity)[:, :, None, None], [1, 1, 1, 1])
+    conv.weight.copy_(total)
+
+
+def gradient_mask(scales: Scales, shape: torch.Size) -> Tensor:
+    """Factors (C', C, 3, 3) on the gradient of a convolution of this shape.
+
+    Squares of the scales, for a branch's gradient and the change it makes are both scaled; the identity counts once.
+    """
+    of_conv, of_point, of_identity = scales
+    mask = _each_output(of_conv.square()).expand(shape).clone()
+    mask[:, :, 1, 1] += of_point.square()[:, None]
+    if of_identity is not None:
+        mask[:, :, 1, 1] += torch.eye(shape[0], device=mask.device, dtype=mask.dtype)
+    return mask
+
+
+def _each_output(scale: Tensor) -> Tensor:
+    return scale[:, None, None, None]
+
+
+class RepSGD(torch.optim.SGD):
+    """SGD that multiplies the gradients of some parameters before its step.
+
+    Args:
+        params: parameters or groups.
+        masks: parameter -> factors of its shape; others keep their gradients.
+        options: of SGD.
+    """
+
+    def __init__(self, params: Any, masks: Mapping[nn.Parameter, Tensor], **options: Any) -> None:
+        super().__init__(params, **options)
+        self._masks = dict(masks)
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        with torch.no_grad():
+            for parameter, mask in self._masks.items():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(mask)
+        return super().step(closure)
