@@ -16,7 +16,7 @@ from .units import ConvNorm, activation_of, get_unit
 class Bottle(nn.Module):
     """Units in a row, and a shortcut around them with a learned factor where the width stays.
 
-    The authors' optimizer leaves the factor out, so it stays 1; :mod:`.solver` does as well.
+    The authors' optimizer leaves the factor out, so that it stays 1, and so does ours.
 
     Args:
         in_channels: C.
@@ -33,6 +33,10 @@ class Bottle(nn.Module):
             self.add_module(f"unit{number}", make(in_channels if number == 1 else out_channels, out_channels))
         self.alpha = nn.Parameter(torch.ones(1)) if weighted and in_channels == out_channels else None
         self.shortcut = in_channels == out_channels
+
+    def parameter_options(self, name: str, parameter: nn.Parameter) -> dict[str, float]:
+        """What the solver is asked: the factor of the shortcut stays as it is."""
+        return {"lr_factor": 0.0, "weight_decay": 0.0} if name == "alpha" else {}
 
     def forward(self, x: Tensor) -> Tensor:
         y = x

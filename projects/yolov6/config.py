@@ -38,6 +38,12 @@ def add_config(cfg: CfgNode) -> None:
     node.BIN_WEIGHT = 0.5  # of the distribution focal loss
     node.OBJECT_WEIGHT = 1.0
     node.LEAST_SCORE_SUM = 1.0  # sums of target scores up to this one do not divide the losses; 0.0 in the paper
+    # The training. A teacher is MODEL.TEACHER's.
+    node.DISTILL_CLASS_WEIGHT = 1.0  # of the teacher's classes; later releases: 0.8 for M, 2.0 for L
+    node.DISTILL_BIN_WEIGHT = 1.0  # of its distributions, beside BIN_WEIGHT
+    node.DISTILL_FEATURE_WEIGHT = 0.0  # of where its maps are active; 10.0 in the training for quantisation
+    node.DISTILL_TEMPERATURE = 20.0  # T of classes and distributions
+    node.REP_SCALES = ""  # weights of a network of "scaled_sum" units, for SOLVER.OPTIMIZER "RepOptimizer"
     # Detections; their number is TEST.DETECTIONS_PER_IMAGE.
     node.SCORE_THRESH_TEST = 0.03
     node.NMS_THRESH_TEST = 0.65

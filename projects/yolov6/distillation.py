@@ -17,6 +17,16 @@ from .head import HeadOutputs
 
 
 @dataclass(frozen=True)
+class Teaching:
+    """How much of a teacher counts: its classes, its boxes and its maps, 0 for none; and the temperature."""
+
+    classes: float = 1.0
+    bins: float = 1.0
+    features: float = 0.0
+    temperature: float = 20.0
+
+
+@dataclass(frozen=True)
 class Lesson:
     """What a teacher says of the batch.
 

@@ -11,12 +11,16 @@ from densekit.d2.config import CfgNode, configurable
 from densekit.d2.layers import ShapeSpec
 from densekit.d2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, detector_postprocess
 from densekit.d2.structures import Boxes, ImageList, Instances
-from densekit.d2.utils.events import get_event_storage
+from densekit.data.progress import Progress
+from densekit.modeling.teacher import Teacher
+from densekit.weights.formats import read_checkpoint
 
 from .assignment import Assigner, Objects, adaptive_selection, task_aligned
 from .criterion import DetectionLoss, LossWeights
+from .distillation import Lesson, Teaching, channel_divergence, teacher_share
 from .head import ANCHOR_SIZES, EfficientDecoupledHead, HeadOutputs
 from .inference import Selection
+from .rep_optimizer import Scales, find_scales, take_scales
 from .simota import sim_ota
 from .units import fuse
 
@@ -40,10 +44,17 @@ class YOLOv6Detector(nn.Module):
         selection: how detections are chosen.
         pixel_mean: mean of each channel, in the units of the input.
         pixel_std: standard deviation of each channel.
+        teacher: a network to learn from.
+        teaching: what of it counts how much.
+        rep_scales: of branches that are not there, by the path of their unit; for RepOptimizer.
+
+    Attributes:
+        gradient_masks: factors on gradients, by parameter, for RepOptimizer.
     """
 
     pixel_mean: Tensor
     pixel_std: Tensor
+    output_kinds = ("instances",)
 
     @configurable
     def __init__(
@@ -59,11 +70,16 @@ class YOLOv6Detector(nn.Module):
         selection: Selection,
         pixel_mean: list[float],
         pixel_std: list[float],
+        teacher: Teacher | None = None,
+        teaching: Teaching = Teaching(),
+        rep_scales: Mapping[str, Scales] | None = None,
     ) -> None:
         super().__init__()
         self.backbone, self.head, self.criterion = backbone, head, criterion
         self.in_features, self.selection = list(in_features), selection
         self.assigner, self.warmup_assigner, self.warmup_iters = assigner, warmup_assigner, warmup_iters
+        self.teacher, self.teaching, self._progress = teacher, teaching, Progress(0, 1)
+        self.gradient_masks = take_scales(self, rep_scales or {})
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
@@ -101,6 +117,14 @@ class YOLOv6Detector(nn.Module):
             ),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
+            "teacher": _teacher(cfg),
+            "teaching": Teaching(
+                classes=keys.DISTILL_CLASS_WEIGHT,
+                bins=keys.DISTILL_BIN_WEIGHT,
+                features=keys.DISTILL_FEATURE_WEIGHT,
+                temperature=keys.DISTILL_TEMPERATURE,
+            ),
+            "rep_scales": find_scales(read_checkpoint(keys.REP_SCALES)["model"]) if keys.REP_SCALES else None,
         }
 
     @property
@@ -122,14 +146,32 @@ class YOLOv6Detector(nn.Module):
         images = self.preprocess_image(batched_inputs)
         if not self.training:
             return self.inference(images, batched_inputs)
-        outputs = self.predict(images.tensor)
-        warming = self.warmup_iters > 0 and get_event_storage().iter < self.warmup_iters
+        levels = self.levels(images.tensor)
+        outputs = self.head(levels)
+        lesson, taught = None, None
+        if self.teacher is not None:
+            lesson, taught = self._lesson(self.teacher, images.tensor)
+        warming = self._progress.iteration < self.warmup_iters
+        assigner = self.warmup_assigner if warming else self.assigner
         with torch.autocast(self.device.type, enabled=False):
-            outputs = outputs.float()
-            return self.criterion(outputs, self._objects(batched_inputs), self._current_assigner(warming))
+            losses = self.criterion(outputs.float(), self._objects(batched_inputs), assigner, lesson)
+            if lesson is not None and taught is not None and self.teaching.features:
+                divergence = channel_divergence([x.float() for x in levels], [x.float() for x in taught])
+                losses["loss_features"] = self.teaching.features * lesson.share * divergence
+        return losses
 
-    def _current_assigner(self, warming: bool) -> Assigner:
-        return self.warmup_assigner if warming else self.assigner
+    def begin_iteration(self, progress: Progress) -> None:
+        """Is told by the trainer which iteration begins."""
+        self._progress = progress
+
+    @torch.no_grad()
+    def _lesson(self, teacher: Teacher, images: Tensor) -> tuple[Lesson, list[Tensor]]:
+        """What the teacher says of a batch, and its levels."""
+        model = cast(YOLOv6Detector, teacher.load())
+        levels = model.levels(images)
+        share = teacher_share(self._progress.iteration / self._progress.max_iter)
+        weights = {"class_weight": self.teaching.classes, "bin_weight": self.teaching.bins}
+        return Lesson(model.head(levels).float(), share, **weights, temperature=self.teaching.temperature), levels
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Moves, pads with grey, batches and normalises the images."""
@@ -141,8 +183,12 @@ class YOLOv6Detector(nn.Module):
 
     def predict(self, images: Tensor) -> HeadOutputs:
         """The head's outputs for a batch (N, 3, H, W), normalised, with sides that the coarsest stride divides."""
+        return self.head(self.levels(images))
+
+    def levels(self, images: Tensor) -> list[Tensor]:
+        """The maps that carry a head, finest first, of images as :meth:`predict` takes them."""
         features = self.backbone(images)
-        return self.head([features[name] for name in self.in_features])
+        return [features[name] for name in self.in_features]
 
     def forward_tensors(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes (N, A, 4) xyxy, pixels of the batch, and scores (N, A, K), for images as :meth:`predict` takes them."""
@@ -183,6 +229,16 @@ def _levels(shapes: Mapping[str, ShapeSpec], wanted: Sequence[str]) -> list[str]
     if unknown:
         raise ValueError(f"MODEL.YOLOV6.IN_FEATURES has {unknown}, and the backbone gives {list(shapes)}.")
     return sorted(wanted or shapes, key=lambda name: cast(int, shapes[name].stride))
+
+
+def _teacher(cfg: CfgNode) -> Teacher | None:
+    teacher = Teacher.from_config(cfg)
+    if teacher is not None and max(cfg.MODEL.YOLOV6.BINS, cfg.MODEL.YOLOV6.EXTRA_BINS) == 1:
+        raise ValueError(
+            "A teacher's boxes are learnt as distributions: set MODEL.YOLOV6.BINS 17, or MODEL.YOLOV6.EXTRA_BINS 17 for "
+            "a network whose deployed form predicts plain distances."
+        )
+    return teacher
 
 
 def _build_head(cfg: CfgNode, shapes: Sequence[ShapeSpec]) -> EfficientDecoupledHead:

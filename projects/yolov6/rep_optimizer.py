@@ -54,7 +54,40 @@ def _each_output(scale: Tensor) -> Tensor:
     return scale[:, None, None, None]
 
 
-class RepSGD(torch.optim.SGD):
+def find_scales(weights: Mapping[str, Tensor]) -> dict[str, Scales]:
+    """The scales of every unit of a trained network of ``scaled_sum`` units, by the unit's path."""
+    ends = ".conv_scale"
+    places = [name.removesuffix(ends) for name in weights if name.endswith(ends)]
+    return {
+        place: (weights[f"{place}{ends}"], weights[f"{place}.point_scale"], weights.get(f"{place}.identity_scale"))
+        for place in places
+    }
+
+
+def take_scales(model: nn.Module, scales: Mapping[str, Scales]) -> dict[nn.Parameter, Tensor]:
+    """Starts the units of a model from scaled branches and returns the factors of their gradients.
+
+    Args:
+        model: whose units at the same paths are plain convolutions.
+        scales: of :func:`find_scales`.
+
+    Raises:
+        ValueError: a unit is not there or of another kind.
+    """
+    masks = {}
+    for place, own in scales.items():
+        try:
+            conv = model.get_submodule(f"{place}.conv")
+        except AttributeError as error:
+            raise ValueError(f"The scales are of another network: the model has no unit {place!r} ({error}).") from error
+        if not isinstance(conv, nn.Conv2d) or conv.out_channels != len(own[0]):
+            raise ValueError(f"The scales are of another network: unit {place!r} has another width.")
+        start_from_branches(conv, own)
+        masks[conv.weight] = gradient_mask(own, conv.weight.shape)
+    return masks
+
+
+class MaskedSGD(torch.optim.SGD):
     """SGD that multiplies the gradients of some parameters before its step.
 
     Args:
@@ -71,5 +104,5 @@ class RepSGD(torch.optim.SGD):
         with torch.no_grad():
             for parameter, mask in self._masks.items():
                 if parameter.grad is not None:
-                    parameter.grad.mul_(mask)
+                    parameter.grad.mul_(mask.to(parameter.grad))
         return super().step(closure)

@@ -217,6 +217,10 @@ class ScaledSumUnit(nn.Module):
             total = total + x * _along_channels(self.identity_scale)
         return self.norm(total).relu_()
 
+    def parameter_options(self, name: str, parameter: nn.Parameter) -> dict[str, float]:
+        """What the solver is asked: scales are not decayed."""
+        return {"weight_decay": 0.0} if name.endswith("_scale") else {}
+
     def scales(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """Of the 3x3, the 1x1 and the identity branch, (C',) each; None without the last."""
         same = self.identity_scale

@@ -1,141 +1,127 @@
 """Names of the published checkpoints, releases 0.1 to 0.4, by part. The weights keep the GPL-3.0 of their authors.
 
 A checkpoint pickles a module of the authors' classes in half precision; ``densekit.weights`` reads its tensors without
-these classes. Of the forms, N, T, S, M and L are known, of the paper and of the later releases, with their variants.
-
-Names have two parts: the place in the network, and the tensor inside a convolution with its norm. Each is translated
-by rules of its own, the place first, which is where a name that is not known is found.
+these classes. Known are N, T, S, M and L as they are trained, of the paper and of the later releases, with their
+variants. The later releases have a ``block`` around the convolution and the norm of a layer.
 """
 
-from collections.abc import Collection
+import re
 
-from densekit.weights.renaming import Layout, Rule, Weights, rename
+from densekit.weights.parts import Part, Slot, Vocabulary, register_part, register_vocabulary
+from densekit.weights.renaming import Rule
 
-# A convolution with its norm; the later releases have a `block` around it.
-_NORM = "weight|bias|running_mean|running_var|num_batches_tracked"
-_CONV_NORM = rf"((?:block\.)?(?:conv\.(?:weight|bias)|bn\.(?:{_NORM})))"
-# One of the units that networks are made of.
-_UNIT = (
-    rf"((?:block\.)?(?:conv\.(?:weight|bias)|bn\.(?:{_NORM}))"
-    rf"|rbr_(?:dense|1x1)\.(?:conv\.weight|bn\.(?:{_NORM}))|rbr_1x1\.weight|rbr_identity\.(?:{_NORM})"
-    r"|conv_1x1\.weight|scale_(?:conv|1x1|identity)\.weight)"
-)
+NAME = "YOLOv6 (N, T, S, M or L as they are trained; not the lite, P6 and deployed forms)"
 
-LEAVES: list[Rule] = [
-    (r"(.+)\.rbr_dense\.conv\.weight", r"\1.dense.conv.weight"),
-    (r"(.+)\.rbr_dense\.bn\.(\w+)", r"\1.dense.norm.\2"),
-    (r"(.+)\.rbr_1x1\.conv\.weight", r"\1.point.conv.weight"),
-    (r"(.+)\.rbr_1x1\.bn\.(\w+)", r"\1.point.norm.\2"),
-    (r"(.+)\.(?:rbr|conv)_1x1\.weight", r"\1.point.weight"),
-    (r"(.+)\.rbr_identity\.(\w+)", r"\1.identity.\2"),
-    (r"(.+)\.scale_(?:1x1)\.weight", r"\1.point_scale"),
-    (r"(.+)\.scale_(conv|identity)\.weight", r"\1.\2_scale"),
-    (r"(.+?)(?:\.block)?\.conv\.(\w+)", r"\1.conv.\2"),
-    (r"(.+?)(?:\.block)?\.bn\.(\w+)", r"\1.norm.\2"),
-    (r"(.+)", r"\1"),
+_NORM = "(weight|bias|running_mean|running_var|num_batches_tracked)"
+CONV_NORM: list[Rule] = [
+    (r"(?:block\.)?conv\.(weight|bias)", r"conv.\1"),
+    (rf"(?:block\.)?bn\.{_NORM}", r"norm.\1"),
 ]
+UNIT: list[Rule] = [
+    (r"rbr_dense\.conv\.weight", "dense.conv.weight"),
+    (rf"rbr_dense\.bn\.{_NORM}", r"dense.norm.\1"),
+    (r"rbr_1x1\.conv\.weight", "point.conv.weight"),
+    (rf"rbr_1x1\.bn\.{_NORM}", r"point.norm.\1"),
+    (r"(?:rbr|conv)_1x1\.weight", "point.weight"),
+    (rf"rbr_identity\.{_NORM}", r"identity.\1"),
+    (r"scale_(conv|identity)\.weight", r"\1_scale"),
+    (r"scale_1x1\.weight", "point_scale"),
+    *CONV_NORM,
+]
+_TENSOR: list[Rule] = [(r"(weight|bias)", r"\1")]
 
 
-def _stage(old: str, new: str) -> list[Rule]:
-    """Rules of a stage of any kind; the places are patterns and templates with at most one group."""
-    group = old.replace(r"\.", "").count("(")
-    new, (a, b, c, d) = new, (rf"\{group + k}" for k in (1, 2, 3, 4))
+def at(old: str, new: str, leaves: list[Rule]) -> list[Rule]:
+    """Rules of leaves at a place: a pattern, and a template with its groups, which stand before the leaves'."""
+    groups = re.compile(old).groups
+    rules: list[Rule] = []
+    for pattern, leaf in leaves:
+        shifted = re.sub(r"\\(\d)", lambda match: rf"\{int(match[1]) + groups}", leaf or "")
+        rules.append((old + pattern, new + shifted))
+    return rules
+
+
+def stage(old: str, new: str) -> list[Rule]:
+    """Rules of a stage of any kind at a place; ``cv2`` of CSPStackRep is another layer than that of MBLA."""
+    n = re.compile(old).groups
+    a, b, c = (rf"\{n + k}" for k in (1, 2, 3))
     return [
-        # RepBlock
-        (rf"{old}\.conv1\.{_UNIT}", rf"{new}.first.{a}"),
-        (rf"{old}\.block\.(\d+)\.{_UNIT}", rf"{new}.rest.{a}.{b}"),
-        # BepC3
-        (rf"{old}\.m\.conv1\.alpha", rf"{new}.stack.first.alpha"),
-        (rf"{old}\.m\.conv1\.conv(\d)\.{_UNIT}", rf"{new}.stack.first.unit{a}.{b}"),
-        (rf"{old}\.m\.block\.(\d+)\.alpha", rf"{new}.stack.rest.{a}.alpha"),
-        (rf"{old}\.m\.block\.(\d+)\.conv(\d)\.{_UNIT}", rf"{new}.stack.rest.{a}.unit{b}.{c}"),
-        # MBLA
-        (rf"{old}\.m\.(\d+)\.(\d+)\.alpha", rf"{new}.branches.{a}.{b}.alpha"),
-        (rf"{old}\.m\.(\d+)\.(\d+)\.conv(\d)\.{_UNIT}", rf"{new}.branches.{a}.{b}.unit{c}.{d}"),
+        *at(rf"{old}conv1\.", f"{new}first.", UNIT),
+        *at(rf"{old}block\.(\d+)\.", f"{new}rest.{a}.", UNIT),
+        *at(rf"{old}m\.conv1\.conv(\d)\.", f"{new}stack.first.unit{a}.", UNIT),
+        *at(rf"{old}m\.block\.(\d+)\.conv(\d)\.", f"{new}stack.rest.{a}.unit{b}.", UNIT),
+        (rf"{old}m\.conv1\.alpha", f"{new}stack.first.alpha"),
+        (rf"{old}m\.block\.(\d+)\.alpha", f"{new}stack.rest.{a}.alpha"),
+        *at(rf"{old}m\.(\d+)\.(\d+)\.conv(\d)\.", f"{new}branches.{a}.{b}.unit{c}.", UNIT),
+        (rf"{old}m\.(\d+)\.(\d+)\.alpha", f"{new}branches.{a}.{b}.alpha"),
+        *at(rf"{old}cv1\.", f"{new}enter.", CONV_NORM),
+        *at(rf"{old}cv3\.", f"{new}leave.", CONV_NORM),
     ]
 
 
-def _around(old: str, new: str, csp: bool) -> list[Rule]:
-    """Rules of the 1x1 convolutions around a CSP stage, or around the branches of MBLA."""
-    group = old.replace(r"\.", "").count("(")
-    places = {"cv1": "enter", "cv2": "beside", "cv3": "leave"} if csp else {"cv1": "enter", "cv2": "leave"}
-    return [(rf"{old}\.{theirs}\.{_CONV_NORM}", rf"{new}.{ours}.\{group + 1}") for theirs, ours in places.items()]
-
-
-_STAGE_PLACES = {
-    r"backbone\.ERBlock_([2-5])\.1": r"backbone.bottom_up.stages.\1.body",
-    r"neck\.Rep_p4": "backbone.neck.down.0",
-    r"neck\.Rep_p3": "backbone.neck.down.1",
-    r"neck\.Rep_n3": "backbone.neck.up.0",
-    r"neck\.Rep_n4": "backbone.neck.up.1",
-}
 _CSP_POOL = {"cv1": "before.0", "cv3": "before.1", "cv4": "before.2", "cv5": "after.0", "cv6": "after.1"}
 _CSP_POOL |= {"cv2": "beside", "cv7": "leave"}
-
-BACKBONE: list[Rule] = [
-    (rf"backbone\.stem\.{_UNIT}", r"backbone.bottom_up.stem.\1"),
-    (rf"backbone\.ERBlock_([2-5])\.0\.{_UNIT}", r"backbone.bottom_up.stages.\1.down.\2"),
-    (rf"backbone\.ERBlock_5\.2\.(?:sppf\.)?cv1\.{_CONV_NORM}", r"backbone.bottom_up.pool.enter.\1"),
-    (rf"backbone\.ERBlock_5\.2\.(?:sppf\.)?cv2\.{_CONV_NORM}", r"backbone.bottom_up.pool.leave.\1"),
+BODY: list[Rule] = [
+    *at(r"stem\.", "stem.", UNIT),
+    *at(r"ERBlock_([2-5])\.0\.", r"stages.\1.down.", UNIT),
+    *stage(r"ERBlock_([2-5])\.1\.", r"stages.\1.body."),
+    *at(r"ERBlock_5\.2\.(?:sppf\.)?cv1\.", "pool.enter.", CONV_NORM),
+    *at(r"ERBlock_5\.2\.(?:sppf\.)?cv2\.", "pool.leave.", CONV_NORM),
     *(
-        (rf"backbone\.ERBlock_5\.2\.cspsppf\.{theirs}\.{_CONV_NORM}", rf"backbone.bottom_up.pool.{ours}.\1")
+        rule
         for theirs, ours in _CSP_POOL.items()
+        for rule in at(rf"ERBlock_5\.2\.cspsppf\.{theirs}\.", f"pool.{ours}.", CONV_NORM)
     ),
 ]
-_JOIN = r"backbone.neck.join.\1"
+_STAGES = {r"Rep_p4\.": "down.0.", r"Rep_p3\.": "down.1.", r"Rep_n3\.": "up.0.", r"Rep_n4\.": "up.1."}
+_FUSION = {"cv1": "same", "cv2": "fine", "cv3": "leave", "downsample": "shrink"}
 NECK: list[Rule] = [
-    (rf"neck\.reduce_layer([01])\.{_CONV_NORM}", r"backbone.neck.reduce.\1.\2"),
-    (rf"neck\.downsample2\.{_CONV_NORM}", r"backbone.neck.shrink.0.\1"),
-    (rf"neck\.downsample1\.{_CONV_NORM}", r"backbone.neck.shrink.1.\1"),
-    (r"neck\.upsample([01])\.upsample_transpose\.(weight|bias)", rf"{_JOIN}.\2"),
-    (r"neck\.Bifusion([01])\.upsample\.upsample_transpose\.(weight|bias)", rf"{_JOIN}.enlarge.\2"),
-    (rf"neck\.Bifusion([01])\.cv1\.{_CONV_NORM}", rf"{_JOIN}.same.\2"),
-    (rf"neck\.Bifusion([01])\.cv2\.{_CONV_NORM}", rf"{_JOIN}.fine.\2"),
-    (rf"neck\.Bifusion([01])\.cv3\.{_CONV_NORM}", rf"{_JOIN}.leave.\2"),
-    (rf"neck\.Bifusion([01])\.downsample\.{_CONV_NORM}", rf"{_JOIN}.shrink.\2"),
-]
-_LEVEL = r"head.levels.\1"
-HEAD: list[Rule] = [
-    (r"detect\.proj(?:_conv\.weight)?", None),  # the numbers of the bins
-    (rf"detect\.stems\.([0-2])\.{_CONV_NORM}", rf"{_LEVEL}.stem.\2"),
-    (rf"detect\.cls_convs\.([0-2])\.{_CONV_NORM}", rf"{_LEVEL}.class_conv.\2"),
-    (rf"detect\.reg_convs\.([0-2])\.{_CONV_NORM}", rf"{_LEVEL}.box_conv.\2"),
-    (r"detect\.cls_preds\.([0-2])\.(weight|bias)", rf"{_LEVEL}.classes.\2"),
-    (r"detect\.reg_preds\.([0-2])\.(weight|bias)", rf"{_LEVEL}.boxes.\2"),
-    (r"detect\.reg_preds_dist\.([0-2])\.(weight|bias)", rf"{_LEVEL}.bins.\2"),
-    (r"detect\.cls_preds_ab\.([0-2])\.(weight|bias)", rf"{_LEVEL}.anchor_classes.\2"),
-    (r"detect\.reg_preds_ab\.([0-2])\.(weight|bias)", rf"{_LEVEL}.anchor_boxes.\2"),
-]
-
-
-def _matches(names: Collection[str]) -> bool:
-    return any(name.startswith("detect.cls_preds.") for name in names) and any(n.startswith("backbone.") for n in names)
-
-
-def convert(weights: Weights) -> Weights:
-    """Weights under densekit's names.
-
-    Raises:
-        ValueError: a form of the network that is not built, a network in its deployed form, or names not known.
-    """
-    if any("ERBlock_6" in name or name.startswith("detect.stems.3") for name in weights):
-        raise ValueError("The weights are of a P6 form of YOLOv6 (N6, S6, M6, L6), which densekit does not build.")
-    if not any(name.startswith("backbone.stem.") for name in weights):
-        raise ValueError(
-            "The weights are of a lite form of YOLOv6 (Lite-S, Lite-M, Lite-L), which densekit does not build."
-        )
-    if any(".rbr_reparam." in name for name in weights):
-        raise ValueError(
-            "The weights are of a YOLOv6 in its deployed form, whose branches have been added up and cannot be trained "
-            "or loaded any more. Load the checkpoint of the training and call fuse() on the model."
-        )
-    csp = any(".Rep_p4.cv3." in name for name in weights)
-    stages = [
+    *at(r"reduce_layer([01])\.", r"reduce.\1.", CONV_NORM),
+    *at(r"downsample2\.", "shrink.0.", CONV_NORM),
+    *at(r"downsample1\.", "shrink.1.", CONV_NORM),
+    *at(r"upsample([01])\.upsample_transpose\.", r"join.\1.", _TENSOR),
+    *at(r"Bifusion([01])\.upsample\.upsample_transpose\.", r"join.\1.enlarge.", _TENSOR),
+    *(
         rule
-        for old, new in _STAGE_PLACES.items()
-        for rule in (*_stage(old, new), *_around(old, new, csp))
-    ]
-    return rename(rename(weights, [*BACKBONE, *stages, *NECK, *HEAD], YOLOV6.name), LEAVES, YOLOV6.name)
+        for theirs, ours in _FUSION.items()
+        for rule in at(rf"Bifusion([01])\.{theirs}\.", rf"join.\1.{ours}.", CONV_NORM)
+    ),
+    *(rule for theirs, ours in _STAGES.items() for rule in stage(theirs, ours)),
+]
+_LEVEL = {"stems": "stem", "cls_convs": "class_conv", "reg_convs": "box_conv"}
+_PREDICTORS = {"cls_preds": "classes", "reg_preds": "boxes", "reg_preds_dist": "bins"}
+_PREDICTORS |= {"cls_preds_ab": "anchor_classes", "reg_preds_ab": "anchor_boxes"}
+HEAD: list[Rule] = [
+    (r"proj(?:_conv\.weight)?", None),  # the numbers of the bins
+    *(
+        rule
+        for names, leaves in ((_LEVEL, CONV_NORM), (_PREDICTORS, _TENSOR))
+        for theirs, ours in names.items()
+        for rule in at(rf"{theirs}\.([0-2])\.", rf"levels.\1.{ours}.", leaves)
+    ),
+]
+
+register_vocabulary(
+    Vocabulary(
+        NAME,
+        {
+            "backbone": Slot(r"backbone\.", "backbone.bottom_up."),
+            "neck": Slot(r"neck\.", "backbone.neck."),
+            "head": Slot(r"detect\.", "head.", optional=False),
+        },
+    )
+)
+register_part(Part("decoupled head", (NAME,), "head", (r"cls_preds\.0\.weight",), HEAD))
 
 
-YOLOV6 = Layout("YOLOv6", _matches, convert)
+def _register(name: str, slot: str, sign: str, rules: list[Rule], beside: str) -> None:
+    """A part of three kinds of stages, which differ in what their second convolution is."""
+    places = {r"ERBlock_([2-5])\.1\.": r"stages.\1.body."} if slot == "backbone" else _STAGES
+    second = [rule for old, new in places.items() for rule in at(rf"{old}cv2\.", f"{new}{beside}.", CONV_NORM)]
+    register_part(Part(name, (NAME,), slot, (sign,), [*rules, *second]))
+
+
+for _slot, _rules, _place in (("backbone", BODY, r"ERBlock_2\.1\."), ("neck", NECK, r"Rep_p4\.")):
+    _register("stages of units", _slot, rf"{_place}conv1\..+", _rules, "beside")
+    _register("CSP stages", _slot, rf"{_place}m\.conv1\..+", _rules, "beside")
+    _register("stages of several branches", _slot, rf"{_place}m\.0\.0\..+", _rules, "leave")

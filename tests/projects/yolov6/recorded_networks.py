@@ -1,6 +1,7 @@
 """Recorded whole networks: training, evaluation and deployed form, losses, gradients, distillation, counts."""
 
 import math
+import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -8,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from densekit.projects.yolov6 import weights
 from densekit.projects.yolov6.assignment import Objects, adaptive_selection, task_aligned
 from densekit.projects.yolov6.blocks import PoolingPyramid
 from densekit.projects.yolov6.criterion import DetectionLoss
@@ -16,6 +16,8 @@ from densekit.projects.yolov6.distillation import Lesson, channel_divergence, te
 from densekit.projects.yolov6.head import ANCHOR_SIZES, EfficientDecoupledHead, HeadOutputs
 from densekit.projects.yolov6.network import EfficientRep, RepPAN, body_options, neck_options
 from densekit.projects.yolov6.units import QARepVGGUnit, fuse
+from densekit.projects.yolov6.weights import NAME
+from densekit.weights.parts import rename_part
 from tests.recorded_cases import Cases
 
 Recorded = Mapping[str, Any]
@@ -71,15 +73,36 @@ def network_of(state: Recorded, cfg: Recorded, num_classes: int) -> Network:
     )
 
 
+def converted(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Recorded entries under our names, slot by slot, for a list of them may lack a slot."""
+    places = {"backbone": "backbone.bottom_up.", "neck": "backbone.neck.", "detect": "head."}
+    result = {}
+    for theirs, ours in places.items():
+        own = {name.removeprefix(f"{theirs}."): v for name, v in values.items() if name.startswith(f"{theirs}.")}
+        if own:
+            renamed_part = rename_part(NAME, "head" if theirs == "detect" else theirs, own)
+            result |= {ours + name: value for name, value in renamed_part.items()}
+    return result
+
+
+def rename(values: Mapping[str, Any], rules: list[tuple[str, str]]) -> dict[str, Any]:
+    """Entries under the names that the first rule that fits gives them."""
+    result = {}
+    for name, value in values.items():
+        match, new = next((m, new) for pattern, new in rules if (m := re.fullmatch(pattern, name)))
+        result[match.expand(new)] = value
+    return result
+
+
 def loaded(case: Recorded, num_classes: int) -> Network:
     network = network_of(case["state_dict"], case["cfg"], num_classes)
-    network.load_state_dict(weights.convert({name: value.float() for name, value in case["state_dict"].items()}))
+    network.load_state_dict(converted({name: value.float() for name, value in case["state_dict"].items()}))
     return network
 
 
 def renamed(values: Recorded) -> dict[str, Any]:
     """Recorded values under our names; of what has no counterpart here they are left out."""
-    indices = weights.convert({name: torch.tensor(i) for i, name in enumerate(values)})
+    indices = converted({name: torch.tensor(i) for i, name in enumerate(values)})
     every = list(values.values())
     return {name: every[int(i)] for name, i in indices.items()}
 

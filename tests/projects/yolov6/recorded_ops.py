@@ -29,11 +29,13 @@ from densekit.projects.yolov6.blocks import (
 from densekit.projects.yolov6.inference import Selection
 from densekit.projects.yolov6.points import boxes_to_distances, distances_to_boxes, mean_of_bins, positions
 from densekit.projects.yolov6.units import ConvNorm, QARepVGGUnit, RepVGGUnit, ScaledSumUnit, fuse
-from densekit.projects.yolov6.weights import LEAVES
-from densekit.weights.renaming import rename
+from densekit.projects.yolov6.weights import UNIT, at
+from tests.projects.yolov6.recorded_networks import rename
 from tests.recorded_cases import Cases
 
 Recorded = Mapping[str, Any]
+# Units wherever they are, and what stands beside them.
+_LEAVES = [*at(r"(.+?\.)", r"\1", UNIT), (r"(.+)", r"\1")]
 STRIDES = [8, 16, 32]
 
 
@@ -106,8 +108,8 @@ def _check_blocks(blocks: Recorded, cases: Cases, recorded: Recorded) -> None:
         state = {key: value.float() for key, value in case["state_dict"].items()}
         block, places = _block(name, state, case["x"], case["out_eval"])
         # Leaves are translated with a place in front of them, as in a whole network.
-        placed = rename(state, places or [(r"(.+)", r"\1")], name)
-        ours = rename({f"x.{key}": value for key, value in placed.items()}, LEAVES, name)
+        placed = rename(state, places or [(r"(.+)", r"\1")])
+        ours = rename({f"x.{key}": value for key, value in placed.items()}, _LEAVES)
         block.load_state_dict({key.removeprefix("x."): value for key, value in ours.items()})
         for module in block.modules():
             if isinstance(module, nn.BatchNorm2d):

@@ -6,15 +6,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from densekit.projects.yolov6.rep_optimizer import RepSGD, gradient_mask, start_from_branches
+from densekit.projects.yolov6.rep_optimizer import MaskedSGD, gradient_mask, start_from_branches
 from densekit.projects.yolov6.training import Recipe, average_decay, parameter_kinds
 from densekit.projects.yolov6.units import ConvNorm, ScaledSumUnit
-from densekit.projects.yolov6.weights import LEAVES
-from densekit.weights.renaming import rename
-from tests.projects.yolov6.recorded_networks import network_of, renamed
+from densekit.projects.yolov6.weights import UNIT, at
+from tests.projects.yolov6.recorded_networks import network_of, rename, renamed
 from tests.recorded_cases import Cases
 
 Recorded = Mapping[str, Any]
+# Units wherever they are, and what stands beside them.
+_LEAVES = [*at(r"(.+?\.)", r"\1", UNIT), (r"(.+)", r"\1")]
 _SEED = 60  # of the tables that the outputs are multiplied with in the steps, plus the number of the step
 
 
@@ -22,7 +23,7 @@ def _chain(state: Recorded, strides: Mapping[str, int], made: type[nn.Module]) -
     """The units a, b, c ... of a recorded chain with their weights."""
     shapes = {key[0]: value.shape for key, value in state.items() if key.endswith(".conv.weight")}
     chain = nn.ModuleDict({key: made(shape[1], shape[0], stride=strides[key]) for key, shape in shapes.items()})
-    chain.load_state_dict(rename({key: value.float() for key, value in state.items()}, LEAVES, "a chain of units"))
+    chain.load_state_dict(rename({key: value.float() for key, value in state.items()}, _LEAVES))
     return chain
 
 
@@ -56,7 +57,7 @@ def _check_steps(key: str, case: Recorded, strides: Any, scales: Any, x: torch.T
     if case["imaginary_1x1"] is not None:
         for conv, unit, point in zip(convs, scales, case["imaginary_1x1"]):
             start_from_branches(conv, unit, point)
-        theirs = rename(case["w_after_reinit_f32"], LEAVES, key)
+        theirs = rename(case["w_after_reinit_f32"], _LEAVES)
         cases.close(f"{key}: weights at the start", {k: chain.state_dict()[k] for k in theirs}, theirs)
     masks = {conv.weight: gradient_mask(unit, conv.weight.shape) for conv, unit in zip(convs, scales)}
     cases.close(f"{key}: factors of the gradients", list(masks.values()), case["grad_masks"])
@@ -66,7 +67,7 @@ def _check_steps(key: str, case: Recorded, strides: Any, scales: Any, x: torch.T
         for kind, (_, decay) in zip(("norms", "weights", "biases"), case["groups"])
     ]
     cases.equal(f"{key}: sizes of the groups", [len(group["params"]) for group in groups], [n for n, _ in case["groups"]])
-    optimizer = RepSGD(groups, masks, lr=case["lr"], momentum=case["momentum"], nesterov=case["nesterov"])
+    optimizer = MaskedSGD(groups, masks, lr=case["lr"], momentum=case["momentum"], nesterov=case["nesterov"])
     chain.train()
     for number, (loss, weights) in enumerate(case["steps"]):
         y = _run(chain, x)
@@ -77,7 +78,7 @@ def _check_steps(key: str, case: Recorded, strides: Any, scales: Any, x: torch.T
         optimizer.step()
         cases.close(f"{key}: loss of step {number}", ours, loss)
         if weights is not None:
-            theirs = rename(weights, LEAVES, key)
+            theirs = rename(weights, _LEAVES)
             cases.close(f"{key}: weights after step {number}", {k: chain.state_dict()[k] for k in theirs}, theirs)
 
 
