@@ -75,7 +75,9 @@ def _diou(pair: _Pair) -> Tensor:
 
 def _ciou(pair: _Pair) -> Tensor:
     """DIoU and the difference of the aspect ratios, whose weight is not differentiated (equations 10 to 12)."""
-    shape, target_shape = (torch.atan(size[..., 0] / (size[..., 1] + pair.eps)) for size in (pair.size, pair.target_size))
+    shape, target_shape = (
+        torch.atan(size[..., 0] / (size[..., 1] + pair.eps)) for size in (pair.size, pair.target_size)
+    )
     v = 4 / math.pi**2 * (target_shape - shape).square()
     alpha = (v / (1 - pair.iou + v + pair.eps)).detach()
     return _diou(pair) + alpha * v

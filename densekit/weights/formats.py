@@ -1,6 +1,6 @@
 """Readers of weight files. None of them runs code from the file.
 
-- ``.pth`` / ``.pt`` / ``.bin``: torch.save, read with ``weights_only=True``; where a whole module is pickled, its tensors.
+- ``.pth`` / ``.pt`` / ``.bin``: torch.save, read with ``weights_only=True``; of a pickled module the tensors.
 - ``.pkl``: the model zoos of Detectron2, Detectron (Caffe2) and MSRA; numpy arrays in plain containers.
 - ``.pyth``: pycls.
 - ``.safetensors``.
@@ -72,7 +72,10 @@ def _pickled_module(path: Path) -> dict[str, Any] | None:
     Classes of the file become inert records, whose tensors are collected by path. Of an average and the weights in
     training, "ema" and "model" of the YOLO lineage, the average is taken.
     """
-    data = torch.load(path, map_location="cpu", weights_only=False, pickle_module=RecordPickle)
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=False, pickle_module=RecordPickle)
+    except (*ArrayUnpickler.DAMAGED, AssertionError, RuntimeError):
+        return None  # it needs more than to be kept
     places = [data.get(key) for key in ("ema", "model")] if isinstance(data, dict) else [data]
     module = next((place for place in places if is_module(place)), None)
     return None if module is None else {"model": module_tensors(module)}

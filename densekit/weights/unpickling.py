@@ -193,8 +193,8 @@ class Record:
 class RecordUnpickler(pickle.Unpickler):
     """Rebuilds tensors and plain containers; any other name in the file becomes a :class:`Record`.
 
-    Nothing is imported, and of functions only those of :data:`_BUILDERS` and :data:`_TORCH_BUILDERS` run. ``torch.load``
-    adds the tensors' memory, if it is given :class:`RecordPickle`.
+    Nothing is imported, and of functions only those of :data:`_BUILDERS` and :data:`_TORCH_BUILDERS` run. Given
+    :class:`RecordPickle`, ``torch.load`` adds the tensors' memory.
     """
 
     def find_class(self, module: str, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""YOLOv6 (https://arxiv.org/abs/2209.02976): a one-stage detector that is trained with branches and deployed without."""
+"""YOLOv6 (https://arxiv.org/abs/2209.02976): a detector trained with branches and deployed without."""
 
 from densekit.d2.config import CfgNode
 from densekit.data.class_counts import CLASS_COUNTS, THINGS

@@ -93,8 +93,8 @@ def build_reppan_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> RepPANBackbon
     missing = [stride for stride in wanted if stride not in by_stride]
     if missing:
         raise ValueError(
-            f"MODEL.YOLOV6.BOTTOM_UP {keys.BOTTOM_UP!r} has maps of stride {sorted(by_stride)}, and the neck also needs "
-            f"{missing}: let the backbone give them (MODEL.RESNETS.OUT_FEATURES for a ResNet)"
+            f"MODEL.YOLOV6.BOTTOM_UP {keys.BOTTOM_UP!r} has maps of stride {sorted(by_stride)}, and the neck also "
+            f"needs {missing}: let the backbone give them (MODEL.RESNETS.OUT_FEATURES for a ResNet)"
             + (", or set MODEL.YOLOV6.FINER False." if missing == [_STRIDES[0]] else ".")
         )
     in_features = [by_stride[stride] for stride in wanted]

@@ -4,7 +4,7 @@ Plain torch. Shapes: a block maps (N, C, H, W) to (N, C', H, W).
 """
 
 from functools import partial
-from itertools import accumulate
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +26,9 @@ class Bottle(nn.Module):
         weighted: the shortcut has a factor.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, unit: str, depth: int = 2, weighted: bool = True) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, *, unit: str, depth: int = 2, weighted: bool = True
+    ) -> None:
         super().__init__()
         make, self.depth = get_unit(unit), depth
         for number in range(1, depth + 1):
@@ -80,9 +82,7 @@ class CSPStack(nn.Module):
         expansion: width of a half, as a share of C'.
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, *, count: int, unit: str, expansion: float = 0.5
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, count: int, unit: str, expansion: float = 0.5) -> None:
         super().__init__()
         width, activation = int(out_channels * expansion), activation_of(unit)
         self.enter = ConvNorm(in_channels, width, kernel=1, activation=activation)
@@ -108,9 +108,7 @@ class MultiBranchStack(nn.Module):
         expansion: width of a branch, as a share of C'.
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, *, count: int, unit: str, expansion: float = 0.5
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, count: int, unit: str, expansion: float = 0.5) -> None:
         super().__init__()
         width, deepest = int(out_channels * expansion), max(count // 2, 1)
         depths = [deepest] if deepest == 1 else [(deepest + 1) // 2, deepest]
@@ -126,7 +124,9 @@ class MultiBranchStack(nn.Module):
         first, *rest = self.enter(x).chunk(1 + len(self.branches), 1)
         outputs = [first]
         for part, branch in zip(rest, self.branches):
-            outputs += accumulate(branch, lambda y, bottle: bottle(y), initial=part)  # type: ignore[arg-type]
+            outputs.append(part)
+            for bottle in cast(nn.ModuleList, branch):
+                outputs.append(bottle(outputs[-1]))
         return self.leave(torch.cat(outputs, 1))
 
 
@@ -215,9 +215,7 @@ POOLS: dict[str, tuple[type[nn.Module], str]] = {
 }
 
 
-def make_stage(
-    kind: str, in_channels: int, out_channels: int, *, count: int, unit: str, expansion: float
-) -> nn.Module:
+def make_stage(kind: str, in_channels: int, out_channels: int, *, count: int, unit: str, expansion: float) -> nn.Module:
     """A stage of a kind of :data:`STAGES`; the expansion is that of kinds with a narrower inside.
 
     Raises:

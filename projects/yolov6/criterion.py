@@ -76,9 +76,7 @@ class DetectionLoss(nn.Module):
     ) -> None:
         super().__init__()
         if class_loss not in CLASS_LOSSES:
-            raise ValueError(
-                f"MODEL.YOLOV6.LOSS.CLASS is {class_loss!r}; it can be one of {', '.join(CLASS_LOSSES)}."
-            )
+            raise ValueError(f"MODEL.YOLOV6.LOSS.CLASS is {class_loss!r}; it can be one of {', '.join(CLASS_LOSSES)}.")
         self.strides, self.box_loss, self.weights = strides, box_loss, weights
         self.class_loss, self.least_score_sum = CLASS_LOSSES[class_loss], least_score_sum
         self.anchor_assigner = anchor_assigner
@@ -107,7 +105,10 @@ class DetectionLoss(nn.Module):
             boxes.insert(0, distances_to_boxes(mean_of_bins(bins) * strides, points))
         least = 0.0 if lesson else self.least_score_sum
         branch = self._assign(outputs.logits, outputs.objectness, boxes[0], grid, objects, assigner, least)
-        losses = {"loss_cls": self._class_loss(branch), "loss_box": sum(self._box_loss(branch, x) for x in boxes)}
+        losses = {
+            "loss_cls": self._class_loss(branch),
+            "loss_box": torch.stack([self._box_loss(branch, x) for x in boxes]).sum(),
+        }
         if bins.shape[-1] > 4:
             losses["loss_dfl"] = self._bin_loss(branch, bins, grid)
         if outputs.objectness is not None:

@@ -10,6 +10,7 @@ distance, R anchors at a cell.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +51,7 @@ class HeadOutputs:
     def float(self) -> "HeadOutputs":
         """The same in float32."""
         tensors = {key: value.float() for key, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **tensors)
+        return replace(self, **tensors)  # type: ignore[arg-type]
 
 
 class HeadLevel(nn.Module):
@@ -151,7 +152,8 @@ class EfficientDecoupledHead(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> HeadOutputs:
         """Runs on the levels, finest first."""
         outputs: dict[str, list[Tensor]] = {}
-        for index, (level, x) in enumerate(zip(self.levels, maps)):
+        for index, (module, x) in enumerate(zip(self.levels, maps)):
+            level = cast(Any, module)
             of_class, of_box = level(x)
             found = {"logits": _cells(level.classes(of_class)), "distances": _cells(level.boxes(of_box))}
             if level.objectness is not None:

@@ -71,14 +71,14 @@ class YOLOv6Detector(nn.Module):
         pixel_mean: list[float],
         pixel_std: list[float],
         teacher: Teacher | None = None,
-        teaching: Teaching = Teaching(),
+        teaching: Teaching | None = None,
         rep_scales: Mapping[str, Scales] | None = None,
     ) -> None:
         super().__init__()
         self.backbone, self.head, self.criterion = backbone, head, criterion
         self.in_features, self.selection = list(in_features), selection
         self.assigner, self.warmup_assigner, self.warmup_iters = assigner, warmup_assigner, warmup_iters
-        self.teacher, self.teaching, self._progress = teacher, teaching, Progress(0, 1)
+        self.teacher, self.teaching, self._progress = teacher, teaching or Teaching(), Progress(0, 1)
         self.gradient_masks = take_scales(self, rep_scales or {})
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
@@ -235,8 +235,8 @@ def _teacher(cfg: CfgNode) -> Teacher | None:
     teacher = Teacher.from_config(cfg)
     if teacher is not None and max(cfg.MODEL.YOLOV6.BINS, cfg.MODEL.YOLOV6.EXTRA_BINS) == 1:
         raise ValueError(
-            "A teacher's boxes are learnt as distributions: set MODEL.YOLOV6.BINS 17, or MODEL.YOLOV6.EXTRA_BINS 17 for "
-            "a network whose deployed form predicts plain distances."
+            "A teacher's boxes are learnt as distributions: set MODEL.YOLOV6.BINS 17, or for a network whose deployed "
+            "form predicts plain distances MODEL.YOLOV6.EXTRA_BINS 17."
         )
     return teacher
 

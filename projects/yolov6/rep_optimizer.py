@@ -8,7 +8,7 @@ Plain torch. Shapes: C input and C' output channels of a 3x3 convolution.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -74,16 +74,18 @@ def take_scales(model: nn.Module, scales: Mapping[str, Scales]) -> dict[nn.Param
     Raises:
         ValueError: a unit is not there or of another kind.
     """
-    masks = {}
+    masks: dict[nn.Parameter, Tensor] = {}
     for place, own in scales.items():
         try:
             conv = model.get_submodule(f"{place}.conv")
         except AttributeError as error:
-            raise ValueError(f"The scales are of another network: the model has no unit {place!r} ({error}).") from error
+            raise ValueError(
+                f"The scales are of another network: the model has no unit {place!r} ({error})."
+            ) from error
         if not isinstance(conv, nn.Conv2d) or conv.out_channels != len(own[0]):
             raise ValueError(f"The scales are of another network: unit {place!r} has another width.")
         start_from_branches(conv, own)
-        masks[conv.weight] = gradient_mask(own, conv.weight.shape)
+        masks[cast(nn.Parameter, conv.weight)] = gradient_mask(own, conv.weight.shape)
     return masks
 
 
@@ -100,7 +102,7 @@ class MaskedSGD(torch.optim.SGD):
         super().__init__(params, **options)
         self._masks = dict(masks)
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         with torch.no_grad():
             for parameter, mask in self._masks.items():
                 if parameter.grad is not None:

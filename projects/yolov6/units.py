@@ -4,8 +4,8 @@
 - QARepVGG: "Make RepVGG Greater Again: A Quantization-aware Approach" (arXiv 2212.01593), section 4.
 - RepOptimizer: "Re-parameterizing Your Optimizers rather than Architectures" (arXiv 2205.15242), section 3.
 
-Plain torch. A unit maps (N, C, H, W) to (N, C', H / stride, W / stride), and has ``fuse``, which makes it one convolution
-in evaluation mode, for good.
+Plain torch. A unit maps (N, C, H, W) to (N, C', H / stride, W / stride). Its ``fuse`` makes it one convolution, in
+evaluation mode and for good.
 """
 
 from collections.abc import Callable

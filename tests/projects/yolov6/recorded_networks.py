@@ -131,7 +131,7 @@ def check_initial_weights(name: str, network: Network, case: Recorded, cases: Ca
     """A fresh network starts as the authors' does: constants are equal, random weights have their bounds."""
     fresh = network_of(case["state_dict"], case["cfg"], len(network.head.levels[0].classes.bias))
     state, differ = fresh.state_dict(), []
-    for key, (mean, std, low, high, count) in renamed(case["init_stats"]).items():
+    for key, (mean, _, low, high, count) in renamed(case["init_stats"]).items():
         value = state[key].float()
         constant = abs(high - low) < 1e-9
         bound = max(abs(low), abs(high))
@@ -243,9 +243,7 @@ def rows_of(network: Network, images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _check_evaluation(
-    name: str, network: Network, images: Tensor, fixed: int, case: Recorded, cases: Cases
-) -> None:
+def _check_evaluation(name: str, network: Network, images: Tensor, fixed: int, case: Recorded, cases: Cases) -> None:
     features = network.features(images)
     if "shapes" in case:
         cases.equal(f"{name}: shapes of the levels", [tuple(x.shape) for x in features], [*case["shapes"]])
@@ -260,7 +258,9 @@ def _check_evaluation(
     after = rows_of(network, images)
     cases.close(f"{name}: deployed", after, case["deploy_out"])
     # Pixels of boxes relative to the image's size.
-    cases.close(f"{name}: fused equals unfused", after / max(images.shape[-2:]), before / max(images.shape[-2:]), atol=1e-5)
+    cases.close(
+        f"{name}: fused equals unfused", after / max(images.shape[-2:]), before / max(images.shape[-2:]), atol=1e-5
+    )
     cases.equal(f"{name}: deployed parameters", _parameters(network) + fixed + kept, case["deploy_n_params"])
     if "deploy_shapes" in case and not norms:  # of body and neck
         ours = sorted(tuple(value.shape) for value in network.backbone.state_dict().values())
@@ -291,7 +291,9 @@ def _check_distillation(case: Recorded, cases: Cases, recorded: Recorded) -> Non
     loss = criterion("siou" if student.bins is not None else "giou", 0.0)
     for key, (total, parts) in case["losses"].items():
         epoch, epochs = key[-1] if isinstance(key, tuple) else key, 400 if paper else 300
-        class_weight = key[0] if isinstance(key, tuple) and len(key) == 3 else (1.0 if student.bins is not None else 0.8)
+        class_weight = (
+            key[0] if isinstance(key, tuple) and len(key) == 3 else (1.0 if student.bins is not None else 0.8)
+        )
         with_features = key[-2] if isinstance(key, tuple) else False
         share = teacher_share(epoch / epochs)
         lesson = Lesson(teacher, share=share, class_weight=class_weight)
@@ -423,4 +425,3 @@ CHECKS = {
     "manifest_s": partial(_check_manifest, "s"),
     "manifest_m": partial(_check_manifest, "m"),
 }
-

@@ -58,7 +58,10 @@ def _block(name: str, state: Recorded, x: Any, out: Tensor) -> tuple[nn.Module, 
         kernel = state["block.conv.weight"].shape[-1]
         return ConvNorm(*channels, kernel=kernel, stride=stride, activation=silu), []
     if name in ("simsppf", "sppf"):
-        return PoolingPyramid(*channels, activation=silu), [(r"sppf\.cv1\.(.+)", r"enter.\1"), (r"sppf\.cv2\.(.+)", r"leave.\1")]
+        return PoolingPyramid(*channels, activation=silu), [
+            (r"sppf\.cv1\.(.+)", r"enter.\1"),
+            (r"sppf\.cv2\.(.+)", r"leave.\1"),
+        ]
     if name in ("simcspsppf", "cspsppf"):
         order = ("before.0", "beside", "before.1", "before.2", "after.0", "after.1", "leave")
         return CSPPoolingPyramid(*channels, activation=silu), [
@@ -93,7 +96,10 @@ def _block(name: str, state: Recorded, x: Any, out: Tensor) -> tuple[nn.Module, 
         sizes = {"coarse_channels": x[0].shape[1], "same_channels": x[1].shape[1], "fine_channels": x[2].shape[1]}
         ours = {"cv1": "same", "cv2": "fine", "cv3": "leave", "downsample": "shrink"}
         inner = [(rf"{a}\.(.+)", rf"{b}.\1") for a, b in ours.items()]
-        return ThreeScaleFusion(**sizes, out_channels=channels[1]), [*inner, (r"upsample\.upsample_transpose\.(.+)", r"enlarge.\1")]
+        return ThreeScaleFusion(**sizes, out_channels=channels[1]), [
+            *inner,
+            (r"upsample\.upsample_transpose\.(.+)", r"enlarge.\1"),
+        ]
     if name == "transpose":
         return nn.ConvTranspose2d(*channels, 2, 2), [(r"upsample_transpose\.(.+)", r"\1")]
     if name == "linear_add":
@@ -238,7 +244,9 @@ def _check_assigners(case: Recorded, cases: Cases, recorded: Recorded) -> None:
         predictions = Predictions(case["pd_scores"] * (0 if "zero_scores" in name else 1), case["pd_bboxes"])
         if "no_gt" in name:
             ours = nothing_to_find(predictions)
-            cases.equal(f"{name}: labels", [float(x) for x in ours.labels.unique()], [*map(float, expected["label_values"])])
+            cases.equal(
+                f"{name}: labels", [float(x) for x in ours.labels.unique()], [*map(float, expected["label_values"])]
+            )
             cases.equal(f"{name}: positives", float(ours.positive.sum()), float(expected["fg_sum"]))
             continue
         dtype = torch.float64 if name.endswith("f64") else torch.float32
@@ -301,8 +309,5 @@ CHECKS = {
     "anchors_eval": _with_positions,
     "assigners": _check_assigners,
     "nms": _check_suppression,
-    **{
-        name: partial(_of_the_data, name)
-        for name in ("letterbox", "evaluation_pipeline", "infer_rescale", "augment")
-    },
+    **{name: partial(_of_the_data, name) for name in ("letterbox", "evaluation_pipeline", "infer_rescale", "augment")},
 }

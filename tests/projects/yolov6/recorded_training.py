@@ -66,7 +66,9 @@ def _check_steps(key: str, case: Recorded, strides: Any, scales: Any, x: torch.T
         {"params": [parameters[name] for name in kinds[kind]], "weight_decay": decay}
         for kind, (_, decay) in zip(("norms", "weights", "biases"), case["groups"])
     ]
-    cases.equal(f"{key}: sizes of the groups", [len(group["params"]) for group in groups], [n for n, _ in case["groups"]])
+    cases.equal(
+        f"{key}: sizes of the groups", [len(group["params"]) for group in groups], [n for n, _ in case["groups"]]
+    )
     optimizer = MaskedSGD(groups, masks, lr=case["lr"], momentum=case["momentum"], nesterov=case["nesterov"])
     chain.train()
     for number, (loss, weights) in enumerate(case["steps"]):
@@ -88,7 +90,10 @@ def _check_groups(case: Recorded, cases: Cases, recorded: Recorded) -> None:
     if len(every) < sum(case["n"]):
         cases.not_checked("names of the groups", "the file has the first of each; their numbers are compared")
     names = {name: torch.zeros(8, 8, 1, 1) for name in every}
-    names |= {"neck.Bifusion0.cv1.block.conv.weight": torch.zeros(1), "backbone.ERBlock_5.2.cspsppf.cv1.block.conv.weight": torch.zeros(1)}
+    names |= {
+        "neck.Bifusion0.cv1.block.conv.weight": torch.zeros(1),
+        "backbone.ERBlock_5.2.cspsppf.cv1.block.conv.weight": torch.zeros(1),
+    }
     network = network_of(names, {"mode": "repvgg", "reg_max": 0, "use_dfl": False, "width": 0.03, "depth": 0.1}, 80)
     kinds = parameter_kinds(network)
     sizes = [len(kinds[key]) for key in ("norms", "weights", "biases")]
