@@ -20,6 +20,7 @@ PROJECTS: tuple[str, ...] = (
     "swin",
     "timm_backbone",
     "upernet",
+    "yolov6",
 )
 
 
