@@ -17,6 +17,7 @@ PROJECTS: tuple[str, ...] = (
     "ocr",
     "pointrend",
     "pose",
+    "spnet",
     "swin",
     "timm_backbone",
     "upernet",

@@ -18,7 +18,7 @@ _BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 BlockOptions = Callable[[int, int], dict[str, list[Any]]]
 
 
-def add_dilated_resnet_config(cfg: CfgNode) -> None:
+def add_config(cfg: CfgNode) -> None:
     """Adds the keys of ``build_dilated_resnet_backbone`` beside those of the host's ResNet."""
     node = cfg.MODEL.RESNETS
     node.RES4_DILATION = 1  # 2: res4 keeps the stride of res3, and the maps end at stride 8 where res5 has 4
@@ -43,7 +43,9 @@ def dilations_of_stage(dilation: int, blocks: int, multi_grid: Sequence[int], ha
     """
     if any(factor != 1 for factor in multi_grid):
         if len(multi_grid) != blocks:
-            raise ValueError(f"MODEL.RESNETS.RES5_MULTI_GRID {list(multi_grid)} must have {blocks} values, one a block.")
+            raise ValueError(
+                f"MODEL.RESNETS.RES5_MULTI_GRID {list(multi_grid)} must have {blocks} values, one a block."
+            )
         return [dilation * factor for factor in multi_grid]
     first = max(dilation // 2, 1) if half_first else dilation
     return [first] + [dilation] * (blocks - 1)

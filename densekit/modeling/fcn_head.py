@@ -75,8 +75,14 @@ def add_config(cfg: CfgNode) -> None:
     node.AUXILIARY.LOSS_WEIGHT = 0.4  # of its loss, beside the main head's
 
 
-def head_options(cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
-    """What every head on maps of the backbone takes from ``MODEL.SEM_SEG_HEAD``.
+def head_options(cfg: CfgNode, input_shape: Mapping[str, ShapeSpec], *, align_corners: bool = False) -> dict[str, Any]:
+    """Reads what every head on maps of the backbone takes from ``MODEL.SEM_SEG_HEAD``.
+
+    Args:
+        cfg: The config.
+        input_shape: Maps of the backbone.
+        align_corners: The convention of the head and of its auxiliary head, as of
+            :class:`~densekit.modeling.semantic.SemanticHead`.
 
     Raises:
         ValueError: The backbone does not return what the head or its auxiliary head needs.
@@ -89,12 +95,13 @@ def head_options(cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str
         "norm": node.NORM,
         "loss_weight": node.LOSS_WEIGHT,
         "ignore_value": node.IGNORE_VALUE,
-        "auxiliary": _auxiliary(cfg, input_shape),
+        "auxiliary": _auxiliary(cfg, input_shape, align_corners),
+        "align_corners": align_corners,
         "criterion": criterion_from_config(cfg),
     }
 
 
-def _auxiliary(cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> FCNHead | None:
+def _auxiliary(cfg: CfgNode, input_shape: Mapping[str, ShapeSpec], align_corners: bool) -> FCNHead | None:
     """The head of ``MODEL.SEM_SEG_HEAD.AUXILIARY``; None where that names no map.
 
     Raises:
@@ -121,4 +128,5 @@ def _auxiliary(cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> FCNHead | 
         loss_weight=node.LOSS_WEIGHT,
         ignore_value=head.IGNORE_VALUE,
         criterion=auxiliary_criterion(cfg),
+        align_corners=align_corners,
     )

@@ -97,11 +97,16 @@ class SemanticHead(nn.Module, ABC):
         """A criterion of scores (N, C, H, W) with labels (N, height, width), where :attr:`loss_stride` wants it."""
         scores = at_least_single(predictions)
         if self.loss_stride == 1:
-            height, width = targets.shape[-2:]
-            scores = enlarge(scores, self.stride, self.align_corners)[..., :height, :width]
+            scores = self._at_pixels(scores, targets.shape[-2:])
         else:
             targets = _thin_labels(targets, scores.shape[-2:], self.stride, self.ignore_value)
         return criterion(scores, targets)
+
+    def _at_pixels(self, scores: Tensor, size: Sequence[int]) -> Tensor:
+        """The scores at every pixel of a batch of (height, width) ``size``."""
+        if self.align_corners:  # between the corners of the images, whose sides need not be multiples of the stride
+            return F.interpolate(scores, size=tuple(size), mode="bilinear", align_corners=True)
+        return enlarge(scores, self.stride)[..., : size[0], : size[1]]
 
 
 def scores_and_losses(head: Any, features: Features, targets: Tensor) -> tuple[Tensor, Losses]:

@@ -32,11 +32,9 @@ class StripBottleneck(BottleneckBlock):
         self, in_channels: int, out_channels: int, *, strip: bool = False, norm: str = "BN", **options: Any
     ) -> None:
         super().__init__(in_channels, out_channels, norm=norm, **options)
-        self.strip = (
-            StripPooling(options["bottleneck_channels"], norm=partial(_norm, norm)) if strip else None
-        )
+        self.strip = StripPooling(options["bottleneck_channels"], norm=partial(_norm, norm)) if strip else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override] # as the host calls other blocks than its own
         """Maps (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
         inner = F.relu(self.conv2(F.relu(self.conv1(x))))
         if self.strip is not None:

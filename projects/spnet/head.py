@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from densekit.d2.config import CfgNode, configurable
@@ -11,7 +12,7 @@ from densekit.d2.layers import ShapeSpec, get_norm
 from densekit.d2.modeling import SEM_SEG_HEADS_REGISTRY
 from densekit.layers.conv_norm import ConvNorm
 from densekit.modeling.fcn_head import head_options
-from densekit.modeling.semantic import Features, SemanticHead
+from densekit.modeling.semantic import Features, Losses, SemanticHead
 
 from .pooling import MixedPooling
 
@@ -49,9 +50,9 @@ class SPNetHead(SemanticHead):
     ) -> None:
         if len(input_shape) != 1:
             raise ValueError(f"SPNetHead looks at one map; MODEL.SEM_SEG_HEAD.IN_FEATURES names {list(input_shape)}.")
-        ((self_feature, shape),) = input_shape.items()
-        super().__init__(stride=shape.stride or 1, align_corners=True, **options)
-        self.in_feature = self_feature
+        ((in_feature, shape),) = input_shape.items()
+        super().__init__(stride=shape.stride or 1, **options)
+        self.in_feature = in_feature
         make_norm = partial(_norm, norm)
         wide = 2 * channels
         self.reduce = ConvNorm(shape.channels or 1, wide, 1, norm=make_norm, activation=nn.ReLU())
@@ -64,15 +65,31 @@ class SPNetHead(SemanticHead):
     def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
         """Reads ``MODEL.SEM_SEG_HEAD`` and ``MODEL.SPNET``."""
         return {
-            **head_options(cfg, input_shape),
+            **head_options(cfg, input_shape, align_corners=True),
             "dropout": cfg.MODEL.SEM_SEG_HEAD.DROPOUT,
             "mixed_pooling": cfg.MODEL.SPNET.MIXED_POOLING,
             "grids": cfg.MODEL.SPNET.POOL_GRIDS,
         }
 
+    def forward(self, features: Features, targets: Tensor | None = None) -> tuple[Tensor | None, Losses]:
+        """Trains or predicts as the other heads; scores are enlarged between the corners of images of 8k + 1 pixels."""
+        if self.training:
+            return super().forward(features, targets)
+        return enlarge_between_corners(self.layers(features), self.stride), {}
+
     def layers(self, features: Features) -> Tensor:
         """Returns the scores (N, C, H, W) of the map's size."""
         return self.predictor(self.dropout(self.project(self.pools(self.reduce(features[self.in_feature])))))
+
+
+def enlarge_between_corners(x: Tensor, factor: int) -> Tensor:
+    """Enlarges (N, C, H, W) to (N, C, H * factor, W * factor), with the corners of the map and of its image aligned.
+
+    The image has (H - 1) * factor + 1 pixels, as the authors' crops; what is right of them and below repeats the last.
+    """
+    size = [(side - 1) * factor + 1 for side in x.shape[-2:]]
+    larger = F.interpolate(x, size=size, mode="bilinear", align_corners=True)
+    return F.pad(larger, (0, factor - 1, 0, factor - 1), mode="replicate")
 
 
 def _norm(name: str, channels: int) -> nn.Module:

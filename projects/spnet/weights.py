@@ -27,15 +27,15 @@ def _mixed_pooling(theirs: str, ours: str, groups: int = 0) -> list[Rule]:
     parts = {"1_1": "reduce_short", "1_2": "reduce_long", "2_0": "local", "2_1": "pooled.0", "2_2": "pooled.1"}
     parts |= {"2_3": "columns", "2_4": "rows", "2_5": "short", "2_6": "long", "3": "join"}
     return [
-        rule
-        for number, part in parts.items()
-        for rule in _conv_norm(rf"{theirs}conv{number}", f"{ours}{part}", groups)
+        rule for number, part in parts.items() for rule in _conv_norm(rf"{theirs}conv{number}", f"{ours}{part}", groups)
     ]
 
 
 def _backbone() -> list[Rule]:
     rules: list[Rule] = []
-    for number, (conv, norm) in enumerate(((r"conv1\.0", r"conv1\.1"), (r"conv1\.3", r"conv1\.4"), (r"conv1\.6", "bn1")), 1):
+    for number, (conv, norm) in enumerate(
+        ((r"conv1\.0", r"conv1\.1"), (r"conv1\.3", r"conv1\.4"), (r"conv1\.6", "bn1")), 1
+    ):
         rules.append((rf"{conv}\.weight", f"stem.conv{number}.weight"))
         rules.append((rf"{norm}\.{_BN}", rf"stem.conv{number}.norm.\1"))
     for layer in range(1, 5):
