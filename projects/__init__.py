@@ -8,6 +8,7 @@ from densekit.d2.config import CfgNode
 
 PROJECTS: tuple[str, ...] = (
     "_template",
+    "cacnet",
     "carafe",
     "deeplab",
     "detr",
