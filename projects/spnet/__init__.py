@@ -2,6 +2,7 @@
 
 from . import backbone as backbone  # registers SPNetResNet
 from . import head as head  # registers SPNetHead
+from . import weights as weights  # names in weight files
 from .config import add_config, shrink
 
 __all__ = ["add_config", "shrink"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from densekit.weights.parts import Part, Slot, Vocabulary, register_part, register_vocabulary
 from densekit.weights.renaming import Rule
 
 _BN = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
@@ -65,3 +66,19 @@ AUXILIARY: Sequence[Rule] = (
     (rf"conv5\.1\.{_BN}", r"convs.0.norm.\1"),
     (r"conv5\.4\.(weight|bias)", r"predictor.\1"),
 )
+
+_NAME = "the authors of SPNet"
+
+register_vocabulary(
+    Vocabulary(
+        _NAME,
+        {
+            "backbone": Slot(r"pretrained\.", "backbone.", optional=False),
+            "head": Slot(r"head\.", "sem_seg_head.", optional=False),
+            "auxiliary head": Slot(r"auxlayer\.", "sem_seg_head.auxiliary."),
+        },
+    )
+)
+register_part(Part("ResNet with strip pooling", (_NAME,), "backbone", (r"layer1\.0\.conv1\.weight",), BACKBONE))
+register_part(Part("mixed pooling", (_NAME,), "head", (r"strip_pool1\.conv3\.0\.weight",), HEAD))
+register_part(Part("FCN", (_NAME,), "auxiliary head", (r"conv5\.0\.weight",), AUXILIARY))

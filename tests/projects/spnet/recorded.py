@@ -13,6 +13,7 @@ from densekit.projects.spnet.backbone import StripBottleneck
 from densekit.projects.spnet.pooling import MixedPooling, StripPooling
 from densekit.projects.spnet.weights import AUXILIARY, BACKBONE, HEAD, MIXED_POOLING, STRIP_POOLING
 from densekit.solver import build_lr_scheduler
+from densekit.weights.parts import find_layout
 from densekit.weights.renaming import Rule, rename
 from tests.recorded_cases import Cases, main
 
@@ -231,7 +232,12 @@ def _manifest(name: str, names: Record, cases: Cases) -> None:
     shapes = {key: tuple(shape) for key, shape in names.items()}
     depth = int(name.removeprefix("manifest_spnet").split("_")[0])
     model = _whole(depth, shapes["head.score_layer.4.weight"][0], True)
-    theirs = rename(shapes, _rules(), "SPNet")  # type: ignore[arg-type]
+    layout = find_layout(shapes)
+    cases.equal(f"{name}, layout", layout.name if layout else None, "the authors of SPNet")
+    theirs: dict[str, Any] = rename(shapes, _rules(), "SPNet")  # type: ignore[arg-type]
+    if layout is not None:
+        found = layout.convert({key: torch.empty(shape, device="meta") for key, shape in shapes.items()})
+        cases.equal(f"{name}, names by layout", {key: tuple(value.shape) for key, value in found.items()}, theirs)
     ours = {key: tuple(value.shape) for key, value in model.state_dict().items() if "num_batches" not in key}
     theirs = {key: value for key, value in theirs.items() if "num_batches" not in key}
     cases.equal(f"{name}, names and shapes", theirs, {k: v for k, v in ours.items() if not k.startswith("pixel_")})
