@@ -12,6 +12,7 @@ PROJECTS: tuple[str, ...] = (
     "deeplab",
     "detr",
     "hrnet",
+    "inpainting",
     "mask_scoring",
     "mpvit",
     "ocr",
