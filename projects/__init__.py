@@ -13,6 +13,7 @@ PROJECTS: tuple[str, ...] = (
     "deeplab",
     "detr",
     "hrnet",
+    "inpainting",
     "mask_scoring",
     "mpvit",
     "ocr",

@@ -25,17 +25,23 @@ examples:
     densekit predict output/demo --input streets_val --output found --score-threshold 0
     densekit predict output/demo --input my_test --datasets my.yaml --output found --score-threshold 0
 
+  a model that paints: the hole of one photo, of a folder of photos, and all persons that another run has found
+    densekit predict output/inpainting --input photo.jpg --mask mask.png --output painted
+    densekit predict output/inpainting --input photos/ --mask masks/ --output painted
+    densekit predict output/inpainting --input photos/ --mask found/ --mask-classes person --mask-grow 8 --output empty
+
   4 GPUs; two processes on the CPU; other keys of the configuration
     densekit predict output/demo --input photos/ --output found --num-gpus 4 --batch-size 8
     densekit predict output/demo --input photos/ --output found --num-gpus 2 MODEL.DEVICE cpu INPUT.MIN_SIZE_TEST 600
 
-formats (default: coco, panoptic, semantic, as far as the model gives them):
+formats (default: coco, panoptic, semantic, inpainted, as far as the model gives them):
   coco        coco_instances_results.json, the list of results that evaluations take
   coco_full   coco_full.json, a whole COCO file with images, categories and annotations
   panoptic    panoptic.json and panoptic/*.png, COCO's panoptic format
   semantic    semantic/*.png with the data set's label ids, and semantic.json with their names
   labelme     labelme/*.json, polygons or boxes
   yolo        yolo/labels/*.txt, outlines or boxes, with data.yaml and classes.txt
+  inpainted   inpainted/*.png, pictures that are untouched outside their holes
   overlay     overlay/*.jpg, drawn pictures; an .mp4 for each video
 
 what is always there: predictions.jsonl, a line for each picture, and settings.json.
@@ -58,6 +64,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", default="", metavar="NAME", help="a data set in place of --input")
     parser.add_argument(
         "--datasets", default="", metavar="FILE", help="YAML file of own data sets (what the run has kept)"
+    )
+    parser.add_argument(
+        "--mask", nargs="+", metavar="PATH", help="holes to paint: a mask, a folder of masks, or of a run's predictions"
+    )
+    parser.add_argument(
+        "--mask-polarity", choices=("white", "black"), default="white", help="what of a mask is the hole (white)"
+    )
+    parser.add_argument(
+        "--mask-classes", nargs="+", metavar="NAME", help="of predictions as masks: paint over these alone (all)"
+    )
+    parser.add_argument(
+        "--mask-grow", type=int, default=0, metavar="PIXELS", help="widen the holes by so many pixels (0)"
     )
     parser.add_argument("--output", default="", metavar="DIR", help="folder for the results (RUN_DIR/predictions)")
     parser.add_argument("--format", nargs="+", metavar="NAME", help="what to write, see below")

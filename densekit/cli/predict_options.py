@@ -24,7 +24,7 @@ def complete(args: Namespace) -> PredictOptions:
     keys = load_config("").keys()
     given: dict[str, list[str]] = {}
     opts: list[str] = []
-    for name in ("words", "input", "format"):
+    for name in ("words", "input", "format", "mask", "mask_classes"):
         given[name], pairs = _split(getattr(args, name) or [], keys)
         opts += pairs
     check_formats(given["format"])
@@ -58,6 +58,10 @@ def complete(args: Namespace) -> PredictOptions:
         num_gpus=args.num_gpus,
         input=given["input"],
         format=given["format"],
+        mask=given["mask"],
+        mask_polarity=args.mask_polarity,
+        mask_classes=given["mask_classes"],
+        mask_grow=args.mask_grow,
     )
 
 

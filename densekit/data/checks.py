@@ -7,6 +7,7 @@ from typing import Any
 import densekit.data.builtin  # noqa: F401 - registers the standard names, which are looked up here
 from densekit.d2.config import CfgNode
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
+from densekit.d2.modeling import META_ARCH_REGISTRY
 from densekit.d2.utils.logger import log_first_n
 from densekit.data.class_counts import KEYPOINTS, STUFF, THINGS, count_keys, get_key, shortly
 from densekit.data.file_checks import check_files, check_listed_once, overlap_note
@@ -16,11 +17,19 @@ from densekit.data.pictures import depth_note
 from densekit.data.proposals import check_test_proposals
 from densekit.data.registry import check_registered, load_and_keep
 
-__all__ = ["check_chosen", "check_datasets"]
+__all__ = ["check_chosen", "check_datasets", "evaluator_of_model"]
 
 Records = list[dict[str, Any]]
 
 logger = logging.getLogger(__name__)
+
+
+def evaluator_of_model(cfg: CfgNode) -> str:
+    """The evaluator of what the model gives on whatever data; "" where the data set's own type decides.
+
+    A model says so in the class attribute ``evaluator_type``. It learns from pictures and needs no annotations.
+    """
+    return getattr(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), "evaluator_type", "")
 
 
 def check_datasets(cfg: CfgNode, *, train: bool = True, files: bool = False) -> None:
@@ -102,6 +111,8 @@ def _where(record: dict[str, Any], annotation: dict[str, Any]) -> str:
 
 
 def _check_task(cfg: CfgNode, name: str, records: Records, trains: bool) -> None:
+    if evaluator_of_model(cfg):
+        return
     if not trains and MetadataCatalog.get(name).get("evaluator_type") is None and "annotations" not in records[0]:
         raise ValueError(
             f"Data set {name!r} has images and no annotations, so DATASETS.TEST cannot name it: densekit predict makes "

@@ -28,7 +28,7 @@ __all__ = ["config_for_validation", "untouched", "validation_losses"]
 
 Mapper = Callable[[dict[str, Any]], Any]
 
-_TARGETS = ("instances", "sem_seg", "proposals")
+_TARGETS = ("instances", "sem_seg", "proposals", "hole")
 
 
 def config_for_validation(cfg: CfgNode) -> CfgNode:

@@ -10,6 +10,7 @@ from densekit.d2.evaluation import DatasetEvaluator, DatasetEvaluators
 from densekit.d2.utils.file_io import PathManager
 from densekit.d2.utils.logger import log_first_n
 from densekit.d2.utils.registry import Registry
+from densekit.data.checks import evaluator_of_model
 from densekit.data.cityscapes import list_frames
 from densekit.evaluation.cityscapes import (
     CityscapesInstanceEvaluator,
@@ -95,7 +96,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
         ValueError: The data set has no ``evaluator_type``, or one that is not registered.
     """
     folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
-    return _builder(dataset_name)(cfg, dataset_name, folder)
+    return _builder(dataset_name, evaluator_of_model(cfg))(cfg, dataset_name, folder)
 
 
 def check_evaluation(dataset_names: Iterable[str], cfg: CfgNode | None = None) -> None:
@@ -110,8 +111,11 @@ def check_evaluation(dataset_names: Iterable[str], cfg: CfgNode | None = None) -
             are of another number.
         FileNotFoundError: Files that only the evaluation reads do not exist.
     """
+    own = evaluator_of_model(cfg) if cfg is not None else ""
     for name in dataset_names:
-        _builder(name)
+        _builder(name, own)
+        if own:
+            continue
         metadata = MetadataCatalog.get(name)
         if cfg is not None:
             _check_sigmas(cfg, name)
@@ -184,8 +188,9 @@ def _check_cityscapes_files(name: str) -> None:
             )
 
 
-def _builder(dataset_name: str) -> Callable[[CfgNode, str, str], DatasetEvaluator]:
-    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+def _builder(dataset_name: str, own: str = "") -> Callable[[CfgNode, str, str], DatasetEvaluator]:
+    """Makes the evaluator ``own`` of a model, or "" that of the data set's type."""
+    kind = own or MetadataCatalog.get(dataset_name).get("evaluator_type")
     if kind not in EVALUATORS:
         known = ", ".join(sorted(name for name, _ in EVALUATORS))
         raise ValueError(

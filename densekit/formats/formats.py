@@ -41,10 +41,11 @@ FORMATS = {
     "semantic": Format(("semantic",), (maps.SEMANTIC, "semantic"), maps.write_semantic),
     "labelme": Format(("instances",), (labelme.FOLDER,), each=labelme.write_picture),
     "yolo": Format(("instances",), (yolo.FOLDER,), yolo.write_names, yolo.write_picture),
+    "inpainted": Format(("inpainted",), ("inpainted",)),  # inpainted/*.png, written as they are predicted
     # Drawn by densekit.formats.drawing from all that there is; pictures are read once more for it.
     "overlay": Format(("instances", "semantic", "panoptic"), ("overlay",)),
 }
-_DEFAULTS = ("coco", "panoptic", "semantic")
+_DEFAULTS = ("coco", "panoptic", "semantic", "inpainted")
 
 
 def check_formats(names: Sequence[str]) -> None:

@@ -16,6 +16,10 @@ class PredictOptions:
         input: files, folders, patterns, videos, or one data set's name.
         dataset: a data set's name instead; "" for none.
         datasets: a YAML file of own data sets; "" for what the run has kept.
+        mask: where the holes are, for a model that paints: a mask, a folder of masks, or of another run's predictions.
+        mask_polarity: what of a mask is the hole, "white" or "black".
+        mask_classes: of predictions as masks, the names of those that count; [] for all.
+        mask_grow: pixels by which holes are widened.
         format: names of the formats to write; [] for what the model gives.
         score_threshold: leaves out detections below it, 0 to 1.
         tile: sides of the tiles in pixels; None for whole pictures.
@@ -34,6 +38,10 @@ class PredictOptions:
     input: Sequence[str] = ()
     dataset: str = ""
     datasets: str = ""
+    mask: Sequence[str] = ()
+    mask_polarity: str = "white"
+    mask_classes: Sequence[str] = ()
+    mask_grow: int = 0
     format: Sequence[str] = ()
     score_threshold: float = 0.5
     tile: int | None = None

@@ -21,7 +21,13 @@ from densekit.formats.classes import Classes
 from densekit.inference.instances import tiled_results, whole_results
 from densekit.inference.reading import Loaded
 
-PRODUCTS = {"instances": "instances", "semantic": "sem_seg", "panoptic": "panoptic_seg"}  # ours -> the model's
+# ours -> the model's
+PRODUCTS = {
+    "instances": "instances",
+    "semantic": "sem_seg",
+    "panoptic": "panoptic_seg",
+    "inpainted": "inpainted",
+}
 
 
 # What the host's models return, by class; one of a system says it in an attribute ``output_kinds``.
@@ -58,11 +64,13 @@ class Kept:
         instances: as the model gave them.
         labels: (h, w) the class of each pixel.
         panoptic: (h, w) the segment of each pixel, and the segments.
+        inpainted: (3, h, w) the picture with its hole painted, uint8.
     """
 
     instances: Instances | None = None
     labels: Tensor | None = None
     panoptic: tuple[Tensor, list[dict[str, Any]] | None] | None = None
+    inpainted: Tensor | None = None
 
 
 def keep(output: dict[str, Any], products: Sequence[str]) -> Kept:
@@ -75,6 +83,7 @@ def keep(output: dict[str, Any], products: Sequence[str]) -> Kept:
         instances=output["instances"] if "instances" in products else None,
         labels=labels,
         panoptic=output["panoptic_seg"] if "panoptic" in products else None,
+        inpainted=output["inpainted"] if "inpainted" in products else None,
     )
 
 
@@ -85,10 +94,11 @@ class LineMaker:
         folder: of the output; maps go to ``semantic/<stem>.png`` and ``panoptic/<stem>.png`` below it.
         classes: of the model.
         threshold: smallest score of a detection.
+        is_bgr: whether the model's pictures are blue, green, red.
     """
 
-    def __init__(self, folder: Path, classes: Classes, threshold: float) -> None:
-        self._folder, self._classes, self._threshold = folder, classes, threshold
+    def __init__(self, folder: Path, classes: Classes, threshold: float, *, is_bgr: bool = False) -> None:
+        self._folder, self._classes, self._threshold, self._is_bgr = folder, classes, threshold, is_bgr
 
     def line(self, loaded: Loaded, kept: Sequence[Kept]) -> dict[str, Any]:
         """Returns what is known about a picture, for the journal.
@@ -121,6 +131,8 @@ class LineMaker:
             ids, segments = kept[0].panoptic
             line["segments_info"] = self._segments(ids, segments)
             self._save("panoptic", picture.stem, id2rgb(ids.cpu().numpy()))
+        if kept[0].inpainted is not None:
+            self._save("inpainted", picture.stem, self._painted(loaded, [one.inpainted for one in kept]))
         return line
 
     def _instances(self, loaded: Loaded, found: list[Instances]) -> list[dict[str, Any]]:
@@ -141,6 +153,16 @@ class LineMaker:
             self._classes.label_id(int(core.max()))  # refuses a class that the table does not have
             whole[top:bottom, left:right] = table[core]
         return whole
+
+    def _painted(self, loaded: Loaded, parts: Sequence[Tensor | None]) -> np.ndarray:
+        """The picture (H, W, 3) in RGB, from the middle of each tile."""
+        whole = np.empty((*loaded.size, 3), dtype=np.uint8)
+        for tile, part in zip(loaded.tiles, parts):
+            assert part is not None
+            (x0, y0, _, _), (left, top, right, bottom) = tile.box, tile.core
+            pixels = part.cpu().numpy().transpose(1, 2, 0)
+            whole[top:bottom, left:right] = pixels[top - y0 : bottom - y0, left - x0 : right - x0]
+        return whole[:, :, ::-1] if self._is_bgr else whole
 
     def _segments(self, ids: Tensor, segments: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
         """COCO's description of the segments that the map shows, and which of them are things."""

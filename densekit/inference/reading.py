@@ -17,6 +17,7 @@ from densekit.d2.data import transforms as T
 from densekit.data.pictures import read_picture
 from densekit.files.image_limit import readable
 from densekit.inference.inputs import Picture
+from densekit.inference.masks import Masks
 from densekit.inference.tiles import Tile, Tiling
 from densekit.inference.video import VideoReader
 
@@ -84,6 +85,7 @@ class Views(Dataset):
         augmentations: the resizing of the test.
         tiling: how pictures are cut; None for not at all.
         bits: ``INPUT.BIT_DEPTH``.
+        masks: of the pictures' holes, which a model that paints needs; a picture without one has a problem.
     """
 
     def __init__(
@@ -93,9 +95,10 @@ class Views(Dataset):
         augmentations: T.AugmentationList,
         tiling: Tiling | None,
         bits: int = 0,
+        masks: Masks | None = None,
     ) -> None:
         self._pictures, self._reader = pictures, PictureReader(image_format, bits)
-        self._augmentations, self._tiling = augmentations, tiling
+        self._augmentations, self._tiling, self._masks = augmentations, tiling, masks
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -111,19 +114,26 @@ class Views(Dataset):
             return Loaded(picture, problem=f"{picture.path} cannot be read: {_reason(error)}")
         height, width = array.shape[:2]
         tiles = (self._tiling or Tiling(max(height, width), 0)).tiles(height, width)
+        hole = None
+        if self._masks is not None:
+            try:
+                hole = self._masks.hole(picture, (height, width))
+            except (ValueError, FileNotFoundError) as error:
+                return Loaded(picture, problem=str(error).rstrip("."))
         try:
-            return Loaded(picture, (height, width), tiles, [self._view(array, tile) for tile in tiles])
+            return Loaded(picture, (height, width), tiles, [self._view(array, tile, hole) for tile in tiles])
         except (ValueError, RuntimeError, OverflowError) as error:
             return Loaded(
                 picture, problem=f"{picture.path}, {width} x {height} pixels, cannot be resized: {_reason(error)}"
             )
 
-    def _view(self, array: np.ndarray, tile: Tile) -> dict[str, Any]:
+    def _view(self, array: np.ndarray, tile: Tile, hole: np.ndarray | None) -> dict[str, Any]:
         x0, y0, x1, y1 = tile.box
         inputs = T.AugInput(np.ascontiguousarray(array[y0:y1, x0:x1]))
         self._augmentations(inputs)
         image = torch.as_tensor(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))  # (C, H', W')
-        return {"image": image, "height": y1 - y0, "width": x1 - x0}
+        view = {"image": image, "height": y1 - y0, "width": x1 - x0}
+        return view if hole is None else view | {"hole": torch.from_numpy(hole[y0:y1, x0:x1].copy())}
 
 
 def _reason(error: Exception) -> str:

@@ -8,7 +8,7 @@ an earlier run ended, and neither do the predictions.
 import logging
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from densekit.formats.formats import choose_formats, needed_products
 from densekit.inference.finish import Output
 from densekit.inference.inputs import name_among, pictures_of_dataset, pictures_of_words
 from densekit.inference.journal import JOINED, JoinedLines, Journal, Part
+from densekit.inference.masks import Masks, masks_of_words
 from densekit.inference.names import find_classes
 from densekit.inference.options import PredictOptions
 from densekit.inference.outputs import LineMaker, products_of
@@ -60,6 +61,7 @@ class Job:
         output: the pictures, and where and how their results are written.
         products: which parts of the model's outputs are kept.
         tiling: how pictures are cut.
+        masks: of the pictures' holes, for a model that paints.
     """
 
     cfg: CfgNode
@@ -67,6 +69,7 @@ class Job:
     output: Output
     products: list[str]
     tiling: Tiling | None
+    masks: Masks | None = None
 
 
 def run(options: PredictOptions) -> None:
@@ -117,7 +120,7 @@ def _prepare(options: PredictOptions) -> Job:
         logger.info(note)
     if tiling is not None and comm.is_main_process() and (note := _tile_note(tiling, inference_augmentations(cfg))):
         logger.warning(note)
-    return Job(cfg, model, Output(folder, pictures, classes, formats), products, tiling)
+    return Job(cfg, model, Output(folder, pictures, classes, formats), products, tiling, _masks(options, given))
 
 
 def _tile_note(tiling: Tiling, augmentations: T.AugmentationList) -> str:
@@ -131,6 +134,18 @@ def _tile_note(tiling: Tiling, augmentations: T.AugmentationList) -> str:
         f"Tiles of {tiling.size} x {tiling.size} pixels are resized to {side} x {side} for the model, as "
         f"INPUT.MIN_SIZE_TEST says. INPUT.MIN_SIZE_TEST {tiling.size} keeps their size."
     )
+
+
+def _masks(options: PredictOptions, given: Sequence[str]) -> Masks | None:
+    """The holes of the pictures, which a model that paints needs and others have no use for."""
+    masks = masks_of_words(options.mask, options.mask_polarity, options.mask_classes, options.mask_grow)
+    if ("inpainted" in given) != (masks is not None):
+        raise ValueError(
+            "This model paints the holes of pictures: say where they are with --mask FILE, or a folder of masks."
+            if masks is None
+            else f"--mask: this model gives {', '.join(given)} and paints nothing."
+        )
+    return masks
 
 
 def _data_set(options: PredictOptions, cfg: CfgNode) -> str:
@@ -152,11 +167,17 @@ def _predict(options: PredictOptions, job: Job, done: set[int], num_workers: int
     batches = open_batches(len(output.pictures), options.batch_size, done)[comm.get_rank() :: comm.get_world_size()]
     if not batches:
         return
-    maker = LineMaker(output.folder, output.classes, options.score_threshold)
+    is_bgr = job.cfg.INPUT.FORMAT == "BGR"
+    maker = LineMaker(output.folder, output.classes, options.score_threshold, is_bgr=is_bgr)
     predict_batches(
         job.model,
         Views(
-            output.pictures, job.cfg.INPUT.FORMAT, inference_augmentations(job.cfg), job.tiling, job.cfg.INPUT.BIT_DEPTH
+            output.pictures,
+            job.cfg.INPUT.FORMAT,
+            inference_augmentations(job.cfg),
+            job.tiling,
+            job.cfg.INPUT.BIT_DEPTH,
+            job.masks,
         ),
         batches,
         Recorder(Part(output.folder), maker, done),

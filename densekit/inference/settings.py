@@ -28,6 +28,7 @@ def describe(
     batch_size: int,
     tile: int | None,
     overlap: float | None,
+    masks: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Returns the settings of a run; equal settings give equal predictions.
 
@@ -42,6 +43,7 @@ def describe(
         "batch_size": batch_size,
         "tile": tile,
         "overlap": overlap,
+        "masks": list(masks),
         "config": config,
         "input": [[p.path, p.image_id] if p.frame is None else [p.path, p.image_id, p.frame] for p in pictures],
     }

@@ -15,6 +15,7 @@ from densekit.report.gallery import instance_gallery, panoptic_gallery, semantic
 from densekit.report.html import Markup, el, page, table
 from densekit.report.instances import Instances, instances_data, read_instances
 from densekit.report.learning import learning_groups
+from densekit.report.painted import painted_section
 from densekit.report.panoptic import Panoptic, panoptic_data, read_panoptic
 from densekit.report.run_files import RunFiles
 from densekit.report.semantic import Semantic, read_semantic, semantic_data
@@ -25,10 +26,10 @@ Results = Mapping[str, Mapping[str, float | None]]
 
 _TASKS = {
     "bbox": "boxes", "segm": "masks", "boundary": "mask boundaries", "keypoints": "keypoints", "sem_seg": "semantic",
-    "panoptic_seg": "panoptic", "box_proposals": "proposals",
+    "panoptic_seg": "panoptic", "box_proposals": "proposals", "inpainting": "inpainting",
 }  # fmt: skip
 _MOST_COLOURS = 40  # in a legend
-_MAIN = ("AP", "mIoU", "IoU", "PQ")  # the number of a task that is shown large, the first that it has
+_MAIN = ("AP", "mIoU", "IoU", "PQ", "PSNR")  # the number of a task that is shown large, the first that it has
 _SETTINGS = (
     "MODEL.META_ARCHITECTURE", "MODEL.WEIGHTS", "MODEL.BACKBONE.NAME", "MODEL.RESNETS.DEPTH", "DATASETS.TRAIN",
     "DATASETS.TEST", "SOLVER.OPTIMIZER", "SOLVER.BASE_LR", "SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER",
@@ -94,6 +95,7 @@ def evaluation_page(run: RunFiles, images: int) -> str:
             for gallery, kind in zip(galleries, parts.classes())
             if gallery is not None
         ],
+        painted_section(run, images),
         _curves(parts.instances) if parts.instances is not None else None,
         [_confusion(kind) for kind in ("instances", "semantic", "panoptic") if kind in data],
         _learning() if data["learning"] else None,

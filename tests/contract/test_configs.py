@@ -40,7 +40,7 @@ def sample(cfg: CfgNode) -> dict:
     sem_seg = torch.zeros(SIZE, dtype=torch.int64)
     sem_seg[:, 40:80], sem_seg[:, 80:] = 1, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
     frame = {"height": SIZE[0] * 2, "width": SIZE[1] * 2}
-    record = {"image": image, **frame, "instances": instances, "sem_seg": sem_seg}
+    record = {"image": image, **frame, "instances": instances, "sem_seg": sem_seg, "hole": sem_seg == 1}
     if cfg.MODEL.LOAD_PROPOSALS:
         proposals = Instances(SIZE)
         proposals.proposal_boxes = Boxes(instances.gt_boxes.tensor + 3)
@@ -76,6 +76,7 @@ def test_config_trains_and_evaluates_a_step(path):
         sizes = [value.image_size for value in output.values() if isinstance(value, Instances)]
         sizes += [output["sem_seg"].shape[1:]] if "sem_seg" in output else []
         sizes += [output["panoptic_seg"][0].shape] if "panoptic_seg" in output else []
+        sizes += [output["inpainted"].shape[1:]] if "inpainted" in output else []
         assert sizes and all(tuple(size) == (SIZE[0] * 2, SIZE[1] * 2) for size in sizes)
 
 
