@@ -109,14 +109,14 @@ def _scalar(dtype: _Dtype, data: Any = b"") -> Any:
 
 
 def _latin1_bytes(text: str, encoding: str = "latin1") -> bytes:
-    """How protocol 2 spells bytes; other codecs would decompress or decode what the file likes."""
+    """Returns text as bytes, as pickle protocol 2 spells them; other codecs could decompress or decode at will."""
     if codecs.lookup(encoding).name != "iso8859-1":
         raise UnsafePickleError(f"bytes in the encoding {encoding!r}")
     return text.encode("latin1")
 
 
 def _no_bytes() -> bytes:
-    """How protocol 2 spells bytes of no length; with an argument it would be a wish for memory."""
+    """Returns no bytes, as protocol 2 spells them; an argument would be a request for memory."""
     return b""
 
 
@@ -142,7 +142,7 @@ _BUILDERS: dict[tuple[str, str], Any] = {
 
 
 def safe_beside_weights() -> list[Any]:
-    """What training scripts keep beside the weights and torch does not take by itself, for its ``safe_globals``.
+    """Lists the types that training scripts save beside the weights, for the ``safe_globals`` of torch.
 
     That are command lines, numbers and arrays of numpy (with the checks of :class:`ArrayUnpickler`), and the curves of
     mmengine, which are left out.
