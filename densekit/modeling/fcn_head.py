@@ -75,7 +75,7 @@ def add_config(cfg: CfgNode) -> None:
 
 
 def head_options(cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
-    """What every head on maps of the backbone takes from ``MODEL.SEM_SEG_HEAD``.
+    """Reads the options of ``MODEL.SEM_SEG_HEAD`` that every head on maps of the backbone takes.
 
     Raises:
         ValueError: The backbone does not return what the head or its auxiliary head needs.
