@@ -1,4 +1,4 @@
-"""How the ground truth reaches the region heads in an evaluation, for the upper bound that arXiv 1903.00241 discusses.
+"""Ground truth for the region heads in an evaluation, for the upper bound that arXiv 1903.00241 discusses.
 
 A host's detector hides the ground truth from its heads outside training, and its mapper does not read it.
 """
