@@ -27,6 +27,7 @@ def load_config(config: str | CfgNode, opts: Sequence[Any] = ()) -> CfgNode:
         ValueError: A file is not YAML, a key does not exist or a value has the wrong type; the message names file,
             line, key and the nearest keys.
     """
+    from densekit.modeling.semantic_fpn import take_loss_keys
     from densekit.projects import adapt_all_configs
 
     if isinstance(config, CfgNode):
@@ -35,6 +36,7 @@ def load_config(config: str | CfgNode, opts: Sequence[Any] = ()) -> CfgNode:
         _override(cfg, opts)
         return cfg
     cfg = _merged(config, opts)
+    take_loss_keys(cfg)
     adapt_all_configs(cfg)
     return cfg
 

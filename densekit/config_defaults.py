@@ -11,9 +11,7 @@ def add_densekit_config(cfg: CfgNode) -> None:
     # YAML file of own data sets, as --datasets, which goes before it; docs/own_data.md. Relative to where the command
     # is started, like every other path of a configuration.
     cfg.DATASETS.CATALOG = ""
-    cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0  # of CropAfterResizeMapper: a crop holds less of any class than that
-    cfg.INPUT.COLOR_AUG_SSD = False  # of CropAfterResizeMapper: the colour distortions of SSD (arXiv 1512.02325)
-    cfg.INPUT.MAPPER = ""  # name of the mapper that turns an annotation into training tensors; "": by the task
+    _add_input(cfg)
     # A batch of IMS_PER_BATCH images is cut into so many parts, one forward and backward pass each: the same step in
     # less memory. Losses and gradients are the means over the parts.
     cfg.SOLVER.ACCUMULATE = 1
@@ -43,6 +41,7 @@ def add_densekit_config(cfg: CfgNode) -> None:
     cfg.SOLVER.WARMUP_MOMENTUM = -1.0
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0  # on the learning rate of the parameters below a module named `backbone`
     cfg.TEST.BOUNDARY = False  # judge masks and classes by their boundaries too (arXiv 2103.16562)
+    cfg.TEST.COCO_DETECTIONS = 0  # of an image and class, the best so many count in COCO's AP; 0: COCO's 100
     cfg.SOLVER.CHECKPOINT_KEEP = 0  # how many of the periodic checkpoints stay on the disk; 0: all of them
     cfg.SOLVER.CHECKPOINT_KEEP_BEST = 1  # how many of the best by BEST_METRIC stay beside those; needs CHECKPOINT_KEEP
     # The result that decides which weights are model_best.pth, as metrics.json names it: "bbox/AP", "validation_loss",
@@ -66,6 +65,14 @@ def add_densekit_config(cfg: CfgNode) -> None:
     # architecture's, and refused. A backbone alone is well above it; 0.0 takes what fits, however little.
     cfg.MODEL.WEIGHTS_MIN_COVERAGE = 0.1
     add_modeling_config(cfg)
+
+
+def _add_input(cfg: CfgNode) -> None:
+    cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0  # of CropAfterResizeMapper: a crop holds less of any class than that
+    cfg.INPUT.COLOR_AUG_SSD = False  # of CropAfterResizeMapper: the colour distortions of SSD (arXiv 1512.02325)
+    # How many bits of a grey picture's 16 are used: 12 for 0 .. 4095; 0: what the file says, and 16 if it says nothing.
+    cfg.INPUT.BIT_DEPTH = 0
+    cfg.INPUT.MAPPER = ""  # name of the mapper that turns an annotation into training tensors; "": by the task
 
 
 def default_config() -> CfgNode:

@@ -11,12 +11,16 @@ PROJECTS: tuple[str, ...] = (
     "carafe",
     "deeplab",
     "detr",
+    "hrnet",
     "mask_scoring",
     "mpvit",
+    "ocr",
     "pointrend",
+    "pose",
     "swin",
     "timm_backbone",
     "upernet",
+    "yolov6",
 )
 
 

@@ -5,6 +5,7 @@ torch before ``run``, so that ``--help`` answers at once. ``train`` reads its wo
 """
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -62,5 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from densekit.engine.errors import user_errors
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files that are no UTF-8
     with user_errors():
         return int(modules[words[0]].run(args))

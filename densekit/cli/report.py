@@ -27,7 +27,9 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         FileNotFoundError, ValueError: the run has no such evaluation, or its files do not fit the data set.
     """
-    from densekit.data.own.runs import register_for_run
+    from densekit.data.own.runs import register_for_run, use_root_of_run
+
+    use_root_of_run(args.run)  # before the standard data sets are registered
     from densekit.files.atomic import atomic_write
     from densekit.report.evaluation_page import evaluation_page
     from densekit.report.run_files import read_run

@@ -37,7 +37,9 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ValueError: There are no predictions, or not of every frame, or some cannot be used.
     """
-    from densekit.data.own.runs import register_for_run, run_of
+    from densekit.data.own.runs import register_for_run, run_of, use_root_of_run
+
+    use_root_of_run(args.run)  # before the standard data sets are registered
     from densekit.evaluation.cityscapes.submission import find_predictions, image_folder, list_images, write_submission
 
     if args.output.suffix != ".zip":

@@ -1,14 +1,18 @@
 """What can be known to be wrong before a run begins: data sets that do not fit the config."""
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
 import densekit.data.builtin  # noqa: F401 - registers the standard names, which are looked up here
 from densekit.d2.config import CfgNode
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
+from densekit.d2.utils.logger import log_first_n
 from densekit.data.class_counts import KEYPOINTS, STUFF, THINGS, count_keys, get_key, shortly
+from densekit.data.file_checks import check_files, check_listed_once, overlap_note
 from densekit.data.labels import load_sem_seg
 from densekit.data.mapper import mapper_class
+from densekit.data.pictures import depth_note
 from densekit.data.proposals import check_test_proposals
 from densekit.data.registry import check_registered, load_and_keep
 
@@ -16,8 +20,10 @@ __all__ = ["check_chosen", "check_datasets"]
 
 Records = list[dict[str, Any]]
 
+logger = logging.getLogger(__name__)
 
-def check_datasets(cfg: CfgNode, *, train: bool = True) -> None:
+
+def check_datasets(cfg: CfgNode, *, train: bool = True, files: bool = False) -> None:
     """Loads the data sets of a config and compares them with it.
 
     What the run loads first, to train or to evaluate, is kept for it, so that no file is parsed twice on the way.
@@ -25,6 +31,7 @@ def check_datasets(cfg: CfgNode, *, train: bool = True) -> None:
     Args:
         cfg: The config of the run.
         train: Whether the run trains; otherwise only DATASETS.TEST is looked at.
+        files: Whether to look at the pictures and label maps themselves.
 
     Raises:
         ValueError: An unknown name, no images, a number of classes or keypoints that contradicts the model, other
@@ -37,6 +44,7 @@ def check_datasets(cfg: CfgNode, *, train: bool = True) -> None:
     chosen = [*(cfg.DATASETS.TRAIN if train else ()), *cfg.DATASETS.TEST]
     for name in dict.fromkeys(chosen):
         check_chosen(name)
+    paths: dict[bool, dict[str, Records]] = {}
     for name in dict.fromkeys(chosen):
         comes_first = name in (cfg.DATASETS.TRAIN if train else cfg.DATASETS.TEST)
         records = load_and_keep(name) if comes_first else DatasetCatalog.get(name)
@@ -55,7 +63,20 @@ def check_datasets(cfg: CfgNode, *, train: bool = True) -> None:
             _check_keypoints(cfg, name, records, trains)
         if trains:
             _check_something_left(cfg, name, records)
+            check_listed_once(name, records)
+        paths.setdefault(trains, {})[name] = [{"file_name": record.get("file_name", "")} for record in records]
+        if files:
+            _check_files(cfg, name, records)
     _check_agreement(cfg, list(dict.fromkeys(chosen)))
+    if note := overlap_note(paths.get(True, {}), paths.get(False, {})):
+        logger.warning(note)
+
+
+def _check_files(cfg: CfgNode, name: str, records: Records) -> None:
+    check_files(name, records, labels=STUFF in count_keys(cfg).values())
+    bits = records[0].get("bit_depth", cfg.INPUT.get("BIT_DEPTH", 0))
+    if note := depth_note(records[0]["file_name"], bits):
+        log_first_n(logging.INFO, note, key="message")
 
 
 def check_chosen(name: str) -> None:
@@ -200,9 +221,12 @@ def _check_something_left(cfg: CfgNode, name: str, records: Records) -> None:
     if "annotations" not in records[0]:
         return
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and next(_objects(records), None) is None:
+        crowds = sum(len(record.get("annotations", ())) for record in records)
+        why = f"its {crowds} annotations are crowds" if crowds else "its records have none"
         raise ValueError(
-            f"Data set {name!r} has {len(records)} images and no annotation to train on (crowds do not count). Set "
-            "DATALOADER.FILTER_EMPTY_ANNOTATIONS False to train on background alone, or correct the annotation file."
+            f"Data set {name!r} has {len(records)} images and no annotation to train on: {why}; what was left out on "
+            "reading is named above. Correct the annotations (densekit check lists what is wrong with them), or set "
+            "DATALOADER.FILTER_EMPTY_ANNOTATIONS False to train on background alone."
         )
     least = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
     if least and not any(

@@ -18,6 +18,7 @@ from cityscapesscripts.helpers.labels import labels as LABELS
 
 from densekit.data.cityscapes_files import FIRST_INSTANCE, label_of
 from densekit.data.labels import IGNORE, read_values
+from densekit.data.outline_cache import OutlineCache
 from densekit.data.pictures import image_size
 from densekit.data.regions import in_threads, outline_regions
 from densekit.data.registry import Entry, Records
@@ -86,8 +87,10 @@ def list_frames(image_dir: str, gt_dir: str) -> list[Frame]:
     frames = []
     for city in sorted(os.listdir(image_dir)):
         folder = os.path.join(image_dir, city)
+        if city.startswith("."):
+            continue
         for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
-            if name.endswith(IMAGE_ENDING):
+            if name.endswith(IMAGE_ENDING) and not name.startswith("."):  # macOS' ._ files are none
                 stem = name.removesuffix(IMAGE_ENDING)
                 frames.append(Frame(os.path.join(folder, name), os.path.join(gt_dir, city, f"{stem}_{kind}")))
     if not frames:
@@ -135,7 +138,10 @@ def load_cityscapes_instances(image_dir: str, gt_dir: str) -> Records:
     """
     frames = list_frames(image_dir, gt_dir)
     logger.info("Outlining the instances of %d pictures of %s", len(frames), gt_dir)
-    return in_threads(_instances_of, frames)
+    cache = OutlineCache(gt_dir)
+    records = in_threads(lambda frame: _instances_of(frame, cache), frames)
+    cache.save()
+    return records
 
 
 def instance_annotations(path: str, ids: np.ndarray) -> list[dict[str, Any]]:
@@ -155,18 +161,17 @@ def instance_annotations(path: str, ids: np.ndarray) -> list[dict[str, Any]]:
     ]
 
 
-def _instances_of(frame: Frame) -> dict[str, Any]:
+def _instances_of(frame: Frame, cache: OutlineCache) -> dict[str, Any]:
     path = frame.need("_instanceIds.png")
-    ids = read_values(path)
-    if ids.shape != image_size(frame.image):
+    found = cache.get(path)
+    if found is None:
+        ids = read_values(path)
+        size = {"height": ids.shape[0], "width": ids.shape[1]}
+        found = {**size, "annotations": instance_annotations(path, ids)}
+        cache.put(path, found)
+    if (found["height"], found["width"]) != image_size(frame.image):
         raise ValueError(f"{path} and its image {frame.image} have different sizes. Unpack both anew.")
-    return {
-        "file_name": frame.image,
-        "image_id": os.path.basename(frame.image),
-        "height": ids.shape[0],
-        "width": ids.shape[1],
-        "annotations": instance_annotations(path, ids),
-    }
+    return {"file_name": frame.image, "image_id": os.path.basename(frame.image), **found}
 
 
 def cityscapes_metadata() -> dict[str, Any]:

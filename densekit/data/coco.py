@@ -13,14 +13,15 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pycocotools.mask as mask_util
 
 from densekit.d2.data import Metadata, MetadataCatalog
 from densekit.d2.structures import BoxMode
 from densekit.d2.utils.colormap import colormap
 from densekit.d2.utils.logger import log_first_n
+from densekit.data.coco_fields import number
 from densekit.data.coco_json import CocoFile, drop_unusable, is_limb, read_coco_file
+from densekit.data.coco_masks import polygon_problem, rle_problem
 from densekit.data.registry import Entry, register
 
 __all__ = ["load_coco_json", "register_coco_instances"]
@@ -57,6 +58,7 @@ def load_coco_json(
     """
     path = os.fspath(json_file)
     file = read_coco_file(path, os.fspath(image_root))
+    _check_keypoint_names(file)
     numbers = {category_id: index for index, category_id in enumerate(file.categories)}
     if dataset_name is None:
         numbers = {category_id: category_id for category_id in file.categories}
@@ -86,11 +88,26 @@ def load_coco_json(
     ]
 
 
+def _check_keypoint_names(file: CocoFile) -> None:
+    for category in file.categories.values():
+        names = category.get("keypoints")
+        if names and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise ValueError(
+                f"{file.path}: category {category['name']!r} has keypoints {str(names)[:60]!r}; they are a list of "
+                "names."
+            )
+
+
 class _Converter:
     """Turns annotations of one file into the standard format."""
 
     _NO_POLYGON = "annotations without any polygon of three points"
-    _SHORT = "polygons of fewer than three points in annotations with others"
+    _BOX = (
+        "annotations whose segmentation is four numbers, a box or a line, and no polygon (write [[x0, y0, x1, y1, x2, "
+        "y2, ...]], or leave 'segmentation' out and set MODEL.MASK_ON False)"
+    )
+    _SHORT = "polygons of fewer than three points or without area in annotations with others"
+    _EMPTY = "masks without a pixel"
 
     def __init__(
         self, file: CocoFile, numbers: dict[Any, Any], keys: Sequence[str], left_out: dict[str, list[Any]]
@@ -100,6 +117,11 @@ class _Converter:
 
     def __call__(self, annotation: dict[str, Any]) -> dict[str, Any] | None:
         """Returns the converted annotation, None where it must be left out."""
+        crowd = annotation.get("iscrowd", 0)
+        if crowd not in (0, 1):
+            self._file.fail(
+                annotation, f"has iscrowd {str(crowd)[:40]!r}, which says neither yes nor no. Write 0 or 1."
+            )
         out = {key: annotation[key] for key in self._keys if key in annotation}
         out["bbox"] = [float(number) for number in out["bbox"]]  # resizing an array of integers would round down
         out["bbox_mode"] = BoxMode.XYWH_ABS
@@ -124,19 +146,23 @@ class _Converter:
                 f"has a segmentation that begins with {str(segmentation)[:40]}; it must be a list of polygons, "
                 "[[x0, y0, x1, y1, ...], ...], or an RLE object with 'size' and 'counts'.",
             )
-        polygons = [polygon for polygon in segmentation if len(polygon) >= 6 and len(polygon) % 2 == 0]
-        if len(polygons) < len(segmentation):
-            kind = self._SHORT if polygons else self._NO_POLYGON
-            self._left_out.setdefault(kind, []).append(annotation["id"])
-        odd = next((p for p in polygons if not set(map(type, p)) <= {int, float}), None)
-        if odd is not None:
-            value = next(value for value in odd if type(value) not in (int, float))
-            self._file.fail(annotation, f"has a polygon with the coordinate {value!r}. Write numbers, without quotes.")
-        if self._file.has_non_finite and not all(np.isfinite(polygon).all() for polygon in polygons):
-            self._file.fail(annotation, "has a polygon with NaN or infinite coordinates. Remove or correct it.")
-        return polygons
+        problems = [polygon_problem(polygon) for polygon in segmentation]
+        kept = [polygon for polygon, (kind, _) in zip(segmentation, problems) if not kind]
+        for polygon, (kind, _) in zip(segmentation, problems):
+            if kind == "segmentation-malformed":
+                value = next(value for value in polygon if type(value) not in (int, float))
+                self._file.fail(
+                    annotation, f"has a polygon with the coordinate {str(value)[:40]!r}. Write numbers, without quotes."
+                )
+            if kind == "polygon-nan":
+                self._file.fail(annotation, "has a polygon with NaN or infinite coordinates. Remove or correct it.")
+        if len(kept) < len(segmentation):
+            boxes = any(kind == "polygon-box" for kind, _ in problems)
+            what = self._SHORT if kept else self._BOX if boxes else self._NO_POLYGON
+            self._left_out.setdefault(what, []).append(annotation["id"])
+        return kept
 
-    def _rle(self, annotation: dict[str, Any], rle: dict[str, Any]) -> dict[str, Any]:
+    def _rle(self, annotation: dict[str, Any], rle: dict[str, Any]) -> dict[str, Any] | None:
         image = self._file.images[annotation["image_id"]]
         size, counts = [image["height"], image["width"]], rle.get("counts")
         if rle.get("size") != size or not counts:
@@ -145,18 +171,19 @@ class _Converter:
                 f"has an RLE mask of size {rle.get('size')} (height, width) in image {annotation['image_id']}, which "
                 f"is {size}. Mask and image must have one size, and the mask its 'counts'.",
             )
-        if not isinstance(counts, list):
-            return rle
-        if not all(isinstance(count, int) and count >= 0 for count in counts):
-            self._file.fail(annotation, f"has RLE counts that begin with {str(counts)[:40]} and are no run lengths.")
-        if sum(counts) != size[0] * size[1]:
-            self._file.fail(annotation, f"has RLE counts of {sum(counts)} pixels for a mask of {size} (height, width).")
-        return mask_util.frPyObjects(rle, *size)
+        kind, detail = rle_problem(rle, image)
+        if kind == "mask-empty":
+            self._left_out.setdefault(self._EMPTY, []).append(annotation["id"])
+            return None
+        if kind:
+            self._file.fail(annotation, f"has an RLE mask that cannot be decoded: {detail}. Encode it again.")
+        return mask_util.frPyObjects(rle, *size) if isinstance(counts, list) else rle
 
     def _keypoints(self, annotation: dict[str, Any], keypoints: list[float]) -> list[float]:
+        if not isinstance(keypoints, list):
+            self._file.fail(annotation, f"has keypoints {str(keypoints)[:40]!r}; they are a list of x, y, visibility.")
         expected = self._points.get(annotation["category_id"], len(keypoints) // 3)
-        finite = set(map(type, keypoints)) <= {int, float}
-        finite = finite and not (self._file.has_non_finite and not np.isfinite(keypoints).all())
+        finite = set(map(type, keypoints)) <= {int, float} and None not in map(number, keypoints)
         if len(keypoints) != 3 * expected or not finite:
             self._file.fail(
                 annotation,
@@ -194,7 +221,7 @@ def _enter_metadata(file: CocoFile, name: str, numbers: dict[Any, int]) -> None:
         )
         if pairs and metadata.get("keypoint_flip_map") is None:
             metadata.keypoint_flip_map = pairs
-        limbs = next((category["skeleton"] for category in categories if category.get("skeleton")), None)
+        limbs = next((c["skeleton"] for c in categories if isinstance(c.get("skeleton"), list) and c["skeleton"]), None)
         if limbs and metadata.get("keypoint_connection_rules") is None:
             metadata.keypoint_connection_rules = _limbs(limbs, points)
 

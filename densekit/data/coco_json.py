@@ -8,19 +8,38 @@ import logging
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
 from densekit.d2.utils.file_io import PathManager
+from densekit.d2.utils.logger import log_first_n
+from densekit.data.coco_fields import is_id, normalised, number
 from densekit.files.atomic import leads_out
 
-__all__ = ["CocoFile", "check_inside", "drop_unusable", "entries_by_id", "is_limb", "read_coco_file", "read_json"]
+__all__ = [
+    "BORDER",
+    "MOST_ID",
+    "CocoFile",
+    "check_inside",
+    "convention",
+    "drop_unusable",
+    "entries_by_id",
+    "is_limb",
+    "read_coco_file",
+    "read_json",
+]
 
 logger = logging.getLogger(__name__)
 
 _ANNOTATION_KEYS = frozenset({"id", "image_id", "category_id", "bbox"})
+BORDER = 1.0  # pixels by which rounding may carry an annotation over the border
+_LEAST_FOR_ALL = 5  # so many boxes before all of them are called wrong
+_SHOWN_KEYS = 12
+_MOST_PIXELS = 10**6  # of a side
+MOST_ID = 2**53  # of a category, which the metrics count with
 _BOX_RULE = "A bbox is four finite numbers [x, y, width, height], in pixels."
 
 
@@ -63,6 +82,14 @@ def read_coco_file(path: str, image_root: str | None = None) -> CocoFile:
     """
     content, has_non_finite = read_json(path)
     _check_form(path, content)
+    reading = normalised(content)
+    content = reading.content
+    if reading.changes:
+        log_first_n(
+            logging.WARNING,
+            f"{path}: read as what they mean: {reading.describe()}. densekit check --fix writes them in COCO's types.",
+            key="message",  # a run reads its files for the checks and again for its loaders
+        )
     images = entries_by_id(path, "image", content["images"], ("id", "file_name", "height", "width"))
     categories = entries_by_id(path, "category", content["categories"], ("id", "name"))
     if not images:
@@ -133,7 +160,7 @@ def _check_form(path: str, content: Any) -> None:
     if missing:
         raise ValueError(
             f"{path} is not a COCO annotation file: {', '.join(missing)} missing; its top level has "
-            f"{', '.join(sorted(content)) or 'nothing'}."
+            f"{_first(sorted(map(str, content)), _SHOWN_KEYS) or 'nothing'}."
         )
     for key in wanted:
         if not isinstance(content[key], list):
@@ -152,10 +179,15 @@ def entries_by_id(path: str, kind: str, entries: list[Any], keys: tuple[str, ...
     Raises:
         ValueError: An entry lacks a key, or an id occurs twice.
     """
-    for number, entry in enumerate(entries):
+    for place, entry in enumerate(entries):
         missing = [key for key in keys if not isinstance(entry, dict) or entry.get(key) is None]
         if missing:
-            raise ValueError(f"{path}: {kind} {_name(entry, number)} has no {', '.join(missing)}.")
+            raise ValueError(f"{path}: {kind} {_name(entry, place)} has no {', '.join(missing)}.")
+        if type(entry["id"]) not in (int, str):
+            raise ValueError(
+                f"{path}: {kind} number {place} of the list has the id {str(entry['id'])[:40]!r}. Ids are whole "
+                "numbers or text."
+            )
     _check_unique(path, kind, [entry["id"] for entry in entries])
     try:
         ordered = sorted(entries, key=lambda entry: entry["id"])
@@ -205,13 +237,19 @@ def _check_sizes(path: str, images: dict[Any, dict[str, Any]]) -> None:
     for image_id, image in images.items():
         for key in ("width", "height"):
             value = image[key]
-            if isinstance(value, float) and value.is_integer():
-                value = image[key] = int(value)
-            if not isinstance(value, int) or value <= 0:
+            if type(value) is not int or not 0 < value < _MOST_PIXELS:
                 raise ValueError(f"{path}: image {image_id} ({image['file_name']}) has {key} {value!r}, not pixels.")
 
 
 def _check_category_ids(path: str, categories: dict[Any, dict[str, Any]]) -> None:
+    for key, category in categories.items():
+        if type(category["name"]) not in (int, float, str):
+            raise ValueError(f"{path}: category {key} has the name {category['name']!r}, which is no text.")
+        if not isinstance(key, str) and (type(key) is not int or abs(key) > MOST_ID):
+            raise ValueError(
+                f"{path}: category {category['name']!r} has the id {key!r}. COCO numbers its categories: write whole "
+                "numbers, also as 'category_id' of the annotations."
+            )
     text = [key for key in categories if isinstance(key, str)]
     if text:
         raise ValueError(
@@ -222,19 +260,27 @@ def _check_category_ids(path: str, categories: dict[Any, dict[str, Any]]) -> Non
 
 def _check_ids(file: CocoFile) -> None:
     annotations, path = file.annotations, file.path
-    for number, annotation in enumerate(annotations):
-        if not isinstance(annotation, dict) or not annotation.keys() >= _ANNOTATION_KEYS:
-            _explain_missing(path, number, annotation)
+    for place, annotation in enumerate(annotations):
+        if not isinstance(annotation, dict) or any(annotation.get(key) is None for key in _ANNOTATION_KEYS):
+            _explain_missing(path, place, annotation)
     # COCO's own minival files of 2014 repeat some annotations and name images of other splits.
     if "minival" in Path(path).name:
         file.annotations = [a for a in annotations if a["image_id"] in file.images]
         return
+    nameless = next((a for a in annotations if not is_id(a["id"])), None)
+    if nameless is not None:
+        raise ValueError(
+            f"{path}: an annotation of image {nameless['image_id']!r} has the id {nameless['id']!r}. Ids are numbers "
+            "or text."
+        )
     _check_unique(path, "annotation", [annotation["id"] for annotation in annotations])
     for key, known in (("image_id", file.images), ("category_id", file.categories)):
         with suppress(TypeError):  # of a list as an id
-            if {annotation[key] for annotation in annotations} <= known.keys():
+            if {annotation[key] for annotation in annotations} <= known.keys() and not any(
+                isinstance(annotation[key], bool) for annotation in annotations
+            ):
                 continue
-        wrong = [a for a in annotations if isinstance(a[key], list | dict) or a[key] not in known]
+        wrong = [a for a in annotations if isinstance(a[key], bool | list | dict) or a[key] not in known]
         which = "image" if key == "image_id" else "category"
         listed = f"The known ids are {_first(known, 100)}." if which == "category" else f"It lists {len(known)} images."
         raise ValueError(
@@ -243,15 +289,15 @@ def _check_ids(file: CocoFile) -> None:
         )
 
 
-def _explain_missing(path: str, number: int, annotation: Any) -> NoReturn:
+def _explain_missing(path: str, place: int, annotation: Any) -> NoReturn:
     keys = annotation if isinstance(annotation, dict) else {}
-    missing = sorted(_ANNOTATION_KEYS - set(keys))
+    missing = sorted(key for key in _ANNOTATION_KEYS if keys.get(key) is None)
     hint = ""
     if "segments_info" in keys:
         hint = " This is a panoptic file; densekit's instance data sets need the instances file."
     elif "caption" in keys:
         hint = " This is a captions file; the instances file is needed."
-    raise ValueError(f"{path}: annotation {_name(annotation, number)} has no {', '.join(missing)}.{hint}")
+    raise ValueError(f"{path}: annotation {_name(annotation, place)} has no {', '.join(missing)}.{hint}")
 
 
 def _read_boxes(file: CocoFile) -> np.ndarray:
@@ -259,17 +305,20 @@ def _read_boxes(file: CocoFile) -> np.ndarray:
     raw = [annotation["bbox"] for annotation in file.annotations]
     if not raw:
         return np.zeros((0, 4))
-    try:
-        boxes = np.array(raw)
-    except (ValueError, TypeError):  # lengths differ
-        boxes = np.array(None)
-    if boxes.ndim == 2 and boxes.shape[1] == 4 and boxes.dtype.kind in "if" and np.isfinite(boxes).all():
-        return boxes.astype(np.float64)
+    # As whole columns first: a check number by number takes seconds for a million of boxes.
+    fours = set(map(type, raw)) == {list} and set(map(len, raw)) == {4}
+    if fours and set(map(type, chain.from_iterable(raw))) <= {int, float}:
+        with suppress(OverflowError):  # a whole number of hundreds of digits
+            boxes = np.array(raw, dtype=np.float64)
+            if np.isfinite(boxes).all():
+                return boxes
     for annotation, box in zip(file.annotations, raw):
-        numbers = isinstance(box, list) and all(isinstance(v, int | float) and np.isfinite(v) for v in box)
+        numbers = isinstance(box, list) and all(not isinstance(v, str) and number(v) is not None for v in box)
         if not numbers or len(box) != 4:
-            file.fail(annotation, f"of image {annotation['image_id']} has bbox {box!r}. {_BOX_RULE}")
-    return np.array(raw, dtype=np.float64)
+            shown = repr(box)
+            shown = shown if len(shown) <= 80 else f"{shown[:80]}..."
+            file.fail(annotation, f"of image {annotation['image_id']} has bbox {shown}. {_BOX_RULE}")
+    return np.array([list(map(float, box)) for box in raw])
 
 
 def drop_unusable(file: CocoFile, report: Callable[[str, list[Any]], None]) -> np.ndarray:
@@ -296,6 +345,13 @@ def drop_unusable(file: CocoFile, report: Callable[[str, list[Any]], None]) -> n
         )
     size_of = {image_id: (image["width"], image["height"]) for image_id, image in file.images.items()}
     sizes = np.array([size_of[annotation["image_id"]] for annotation in file.annotations])
+    kind, evidence = convention(boxes, sizes)
+    if kind == "xyxy":
+        file.fail(
+            file.annotations[0],
+            f"and the others have boxes that look like [x0, y0, x1, y1]: {evidence}. {_BOX_RULE} densekit check --fix "
+            "subtracts the first corner from the second.",
+        )
     flat = (boxes[:, 2:] <= 0).any(axis=1)
     outside = ~flat & ((boxes[:, :2] >= sizes) | (boxes[:, :2] + boxes[:, 2:] <= 0)).any(axis=1)
     if (flat | outside).all():
@@ -310,11 +366,34 @@ def drop_unusable(file: CocoFile, report: Callable[[str, list[Any]], None]) -> n
     return flat | outside
 
 
-def _name(entry: Any, number: int | None = None) -> str:
+def convention(boxes: np.ndarray, sizes: np.ndarray) -> tuple[str, str]:
+    """Tells from all boxes of a file together how they were written.
+
+    Args:
+        boxes: (N, 4), pixels if they are ``xywh``.
+        sizes: (N, 2) width and height of their images.
+
+    Returns:
+        ``xywh``, ``xyxy`` or ``fractions``, and the evidence where it is not ``xywh``.
+    """
+    if len(boxes) < _LEAST_FOR_ALL:
+        return "xywh", ""
+    first, second = boxes[:, :2], boxes[:, 2:]
+    shown = [value.item() for value in (*boxes[0], *sizes[0])]
+    example = f"{len(boxes)} boxes, such as {shown[:4]} in an image of {shown[4]:g} x {shown[5]:g}"
+    if (np.abs(boxes) <= 1).all():
+        return "fractions", example
+    over = (first + second > sizes + BORDER).any(axis=1).mean()
+    if over > 0.5 and (second > first).all() and (second <= sizes + BORDER).all():
+        return "xyxy", f"{over:.0%} leave their image as xywh: {example}"
+    return "xywh", ""
+
+
+def _name(entry: Any, place: int | None = None) -> str:
     """Names an entry by its id, or by its place in the list."""
     if isinstance(entry, dict) and entry.get("id") is not None:
         return str(entry["id"])
-    return f"number {number} of the list (no id)"
+    return f"number {place} of the list (no id)"
 
 
 def _first(ids: Iterable[Any], count: int = 5) -> str:

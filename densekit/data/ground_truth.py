@@ -4,10 +4,9 @@ The index is the evaluator's own: image ids, which may be strings, become the nu
 order in which COCO breaks ties), and nothing that a data set catalogue holds is touched.
 """
 
-import json
 import logging
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,9 @@ from faster_coco_eval.core.coco import COCO
 
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.d2.structures import BoxMode
-from densekit.d2.utils.file_io import PathManager
+from densekit.data.coco_fields import is_id, normalised
+from densekit.data.coco_json import entries_by_id, read_json
+from densekit.data.coco_masks import polygon_problem
 
 _FIELDS = ("id", "category_id", "bbox", "area", "iscrowd", "segmentation", "keypoints", "num_keypoints")
 
@@ -33,6 +34,7 @@ class GroundTruth:
         image_numbers: The data set's image id -> the number of that image.
         categories: The data set's category id -> name, by ascending id.
         annotated: Whether the data set has annotations at all; a test set without them can only be predicted on.
+        annotation_ids: The number of an annotation in ``coco`` -> the data set's id, which may be text.
     """
 
     source: str
@@ -40,6 +42,7 @@ class GroundTruth:
     image_numbers: dict[Any, int]
     categories: dict[int, str]
     annotated: bool
+    annotation_ids: dict[int, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, dataset_name: str) -> "GroundTruth":
@@ -56,15 +59,18 @@ class GroundTruth:
         Raises:
             ValueError: An annotation belongs to no image, or two annotations share an id.
         """
-        numbers = {
-            key: number for number, key in enumerate(sorted(image["id"] for image in content["images"]), start=1)
-        }
-        categories = {category["id"]: str(category["name"]) for category in content["categories"]}
-        annotations = [_renumbered(annotation, numbers, source) for annotation in content.get("annotations", ())]
+        content = normalised(content).content
+        listed_images = entries_by_id(source, "image", content["images"], ("id",))
+        numbers = {key: number for number, key in enumerate(listed_images, start=1)}
+        listed_categories = entries_by_id(source, "category", content["categories"], ("id", "name"))
+        categories = {key: str(category["name"]) for key, category in listed_categories.items()}
+        listed = content.get("annotations", ())
+        annotations = [_renumbered(annotation, numbers, source) for annotation in listed]
         _check_annotations(annotations, categories, source)
+        annotation_ids = _numbered(annotations)
         images = [
             {"id": numbers[image["id"]], "height": _pixels(image, "height"), "width": _pixels(image, "width")}
-            for image in content["images"]
+            for image in listed_images.values()
         ]
         coco = COCO(
             {
@@ -73,7 +79,8 @@ class GroundTruth:
                 "categories": [{"id": key, "name": name} for key, name in sorted(categories.items())],
             }
         )
-        return cls(source, coco, numbers, dict(sorted(categories.items())), "annotations" in content)
+        names = dict(sorted(categories.items()))
+        return cls(source, coco, numbers, names, "annotations" in content, annotation_ids)
 
 
 def _pixels(image: Mapping[str, Any], side: str) -> int | None:
@@ -87,11 +94,7 @@ def read_coco_json(path: str) -> dict[str, Any]:
     Raises:
         ValueError: The file is not JSON, or it lacks the images or the categories.
     """
-    with PathManager.open(path, "r") as file:
-        try:
-            content = json.load(file)
-        except ValueError as error:
-            raise ValueError(f"{path} is not JSON: {error}") from error
+    content, _ = read_json(path)
     missing = {"images", "categories"} - set(content) if isinstance(content, dict) else {"images", "categories"}
     if missing:
         raise ValueError(f"{path} is not a COCO file: it has no {' and no '.join(sorted(missing))} at its top level.")
@@ -122,6 +125,7 @@ def dataset_to_coco(dataset_name: str, records: list[dict[str, Any]] | None = No
     }
     if any("annotations" in record for record in dicts):
         content["annotations"] = []
+    keys = _own_ids(dicts)
     for index, record in enumerate(dicts):
         image_id = record.get("image_id", index)
         size = {"height": int(record["height"]), "width": int(record["width"])}
@@ -129,8 +133,16 @@ def dataset_to_coco(dataset_name: str, records: list[dict[str, Any]] | None = No
         for annotation in record.get("annotations", ()):
             converted = _annotation_to_coco(annotation, size)
             converted["category_id"] = to_dataset_id.get(converted["category_id"], converted["category_id"])
-            content["annotations"].append({"id": len(content["annotations"]) + 1, "image_id": image_id, **converted})
+            key = next(keys) if keys else len(content["annotations"]) + 1
+            content["annotations"].append({"id": key, "image_id": image_id, **converted})
     return content
+
+
+def _own_ids(dicts: list[dict[str, Any]]) -> Iterator[Any] | None:
+    """The annotations' own ids, where each has one and no two the same."""
+    ids = [annotation.get("id") for record in dicts for annotation in record.get("annotations", ())]
+    usable = all(map(is_id, ids)) and len(set(ids)) == len(ids)
+    return iter(ids) if usable else None
 
 
 def _annotation_to_coco(annotation: Mapping[str, Any], size: Mapping[str, int]) -> dict[str, Any]:
@@ -175,29 +187,55 @@ def segmentation_area(segmentation: list[list[float]] | dict[str, Any]) -> float
 
 def _renumbered(annotation: Mapping[str, Any], numbers: Mapping[Any, int], source: str) -> dict[str, Any]:
     """Returns the fields that metrics use, complete: own data often lacks the crowd flag and the area."""
-    if annotation["image_id"] not in numbers:
+    lacks = [key for key in ("id", "image_id", "category_id") if annotation.get(key) is None]
+    if lacks:
+        raise ValueError(f"{source}: annotation {annotation.get('id', '(no id)')} has no {', '.join(lacks)}.")
+    if isinstance(annotation["image_id"], list | dict) or annotation["image_id"] not in numbers:
         raise ValueError(
             f"{source}: annotation {annotation.get('id')} belongs to image {annotation['image_id']!r}, which is not "
             "among the images of that file."
         )
     kept = {name: annotation[name] for name in _FIELDS if annotation.get(name) is not None}
-    if not kept.get("segmentation", True):
-        del kept["segmentation"]  # an empty list is no mask
+    for name in ("segmentation", "keypoints"):
+        if not kept.get(name, True):
+            del kept[name]  # an empty list is no mask
     kept["image_id"] = numbers[annotation["image_id"]]
-    kept.setdefault("iscrowd", 0)
+    if kept.setdefault("iscrowd", 0) not in (0, 1):
+        raise ValueError(
+            f"{source}: annotation {annotation.get('id')} has iscrowd {kept['iscrowd']!r}, which says neither yes nor "
+            "no. Write 0 or 1."
+        )
     if "area" not in kept:
         _, _, width, height = kept["bbox"]
-        kept["area"] = segmentation_area(kept["segmentation"]) if "segmentation" in kept else width * height
+        masks = kept.get("segmentation")
+        if isinstance(masks, list):
+            masks = [polygon for polygon in masks if isinstance(polygon, list) and not polygon_problem(polygon)[0]]
+        kept["area"] = segmentation_area(masks) if masks else width * height
     if "keypoints" in kept:
         kept.setdefault("num_keypoints", sum(flag > 0 for flag in kept["keypoints"][2::3]))
     return kept
 
 
+def _numbered(annotations: list[dict[str, Any]]) -> dict[int, Any]:
+    """Gives annotations the numbers 1, 2 ... for the metrics' tables, which hold floats; returns their ids.
+
+    What has the id 0 keeps it: COCO's code takes it for 'no match', and its numbers are to be equal here.
+    """
+    ids: dict[int, Any] = {}
+    for place, annotation in enumerate(annotations, start=1):
+        number = 0 if annotation["id"] == 0 else place
+        ids[number] = annotation["id"]
+        annotation["id"] = number
+    return ids
+
+
 def _check_annotations(annotations: Iterable[Mapping[str, Any]], categories: Mapping[int, str], source: str) -> None:
     """Refuses ids that would mix annotations up and reports what COCO's metrics would pass over in silence."""
-    seen: set[int] = set()
+    seen: set[Any] = set()
     unknown: set[Any] = set()
     for annotation in annotations:
+        if not is_id(annotation.get("id")):
+            raise ValueError(f"{source}: an annotation has the id {annotation.get('id')!r}. Ids are numbers or text.")
         if annotation["id"] in seen:
             raise ValueError(f"{source}: two annotations have the id {annotation['id']}; ids must be unique.")
         seen.add(annotation["id"])

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from densekit.d2.config import CfgNode
+from densekit.d2.config import CfgNode, configurable
 from densekit.d2.data import DatasetMapper as HostMapper
 from densekit.d2.data import detection_utils as utils
 from densekit.d2.data import transforms as T
@@ -17,7 +17,7 @@ from densekit.d2.utils.file_io import PathManager
 from densekit.d2.utils.registry import Registry
 from densekit.data.colour import SSDColours
 from densekit.data.labels import load_sem_seg, without_label_map
-from densekit.data.pictures import TURNED, exif_orientation
+from densekit.data.pictures import TURNED, exif_orientation, name_hint, read_picture
 from densekit.data.training_images import TrainingInput, as_planes, read_training_image
 from densekit.files.image_limit import readable
 
@@ -29,6 +29,7 @@ __all__ = [
     "build_mapper",
     "inference_augmentations",
     "mapper_class",
+    "size_message",
 ]
 
 # What INPUT.MAPPER may name: called with the config and whether it is for training.
@@ -89,12 +90,28 @@ class DatasetMapper(HostMapper):
 
     learns_segments = False
 
+    @configurable
+    def __init__(self, *args: Any, bit_depth: int = 0, **options: Any) -> None:
+        """Takes the host's arguments.
+
+        Args:
+            *args: As the host's.
+            bit_depth: How many bits of a picture's 16 are used; 0 takes what the file says. A record's own goes before.
+            **options: As the host's.
+        """
+        super().__init__(*args, **options)
+        self.bit_depth = bit_depth
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        return super().from_config(cfg, is_train) | {"bit_depth": cfg.INPUT.get("BIT_DEPTH", 0)}
+
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         labelled = self.is_train and "sem_seg_file_name" in dataset_dict
         labels = load_sem_seg(dataset_dict) if labelled else None
         record = without_label_map(dataset_dict)
         try:
-            return self._for_training(record, labels) if self.is_train else super().__call__(record)
+            return self._for_training(record, labels) if self.is_train else self._for_inference(record)
         except Exception as error:
             raise self._explained(dataset_dict, error) from error
 
@@ -106,7 +123,7 @@ class DatasetMapper(HostMapper):
             labels: (H, W) uint8, which are augmented with the image.
         """
         record = pickle.loads(pickle.dumps(record))  # a deep copy in a tenth of copy.deepcopy's time
-        image = read_training_image(record["file_name"], self.image_format)
+        image = read_training_image(record["file_name"], self.image_format, self._bits(record))
         utils.check_image_size(record, image)
         inputs = TrainingInput(image, sem_seg=labels)
         transforms = self.augmentations(inputs)
@@ -119,6 +136,22 @@ class DatasetMapper(HostMapper):
         if "annotations" in record:
             record["instances"] = self._targets(record.pop("annotations"), transforms, size)
         return record
+
+    def _for_inference(self, record: dict[str, Any]) -> dict[str, Any]:
+        """What the host's mapper returns in inference."""
+        record = pickle.loads(pickle.dumps(record))
+        image = read_picture(record["file_name"], self.image_format, self._bits(record))
+        utils.check_image_size(record, image)
+        inputs = T.AugInput(image)
+        transforms = self.augmentations(inputs)
+        record["image"] = as_planes(inputs.image)
+        if self.proposal_topk is not None:
+            utils.transform_proposals(record, inputs.image.shape[:2], transforms, proposal_topk=self.proposal_topk)
+        record.pop("annotations", None)
+        return record
+
+    def _bits(self, record: dict[str, Any]) -> int:
+        return record.get("bit_depth", self.bit_depth)
 
     def _targets(
         self, annotations: list[dict[str, Any]], transforms: T.TransformList, size: tuple[int, int]
@@ -145,10 +178,10 @@ class DatasetMapper(HostMapper):
         if not PathManager.isfile(name):
             return FileNotFoundError(
                 f"Image {name} (image id {record.get('image_id')}) does not exist. The folder is the data set's "
-                "image_root, the rest is file_name in its annotation file."
+                f"image_root, the rest is file_name in its annotation file. {name_hint(name)}".rstrip()
             )
         try:
-            image = utils.read_image(name)
+            image = read_picture(name)
         except Exception as reason:
             return ValueError(
                 f"Image {name} (image id {record.get('image_id')}) cannot be read: {readable(reason)}. Copy or "
@@ -157,7 +190,7 @@ class DatasetMapper(HostMapper):
         height, width = image.shape[:2]
         expected = (record.get("width", width), record.get("height", height))
         if (width, height) != expected:
-            return utils.SizeMismatchError(_size_message(name, (width, height), expected))
+            return utils.SizeMismatchError(size_message(name, (width, height), expected))
         return self._annotation_error(record, (height, width)) or ValueError(
             f"Image {name} (image id {record.get('image_id')}) cannot be mapped: {type(error).__name__}: {error}"
         )
@@ -246,7 +279,8 @@ def _crop(keys: CfgNode) -> T.Augmentation:
     return T.AugmentationList([T.ResizeShortestEdge(_BEFORE_CROP, sample_style="choice"), window])
 
 
-def _size_message(name: str, found: tuple[Any, Any], expected: tuple[Any, Any]) -> str:
+def size_message(name: str, found: tuple[Any, Any], expected: tuple[Any, Any]) -> str:
+    """Says that a picture is not of the size of its record, both (width, height), and why that may be."""
     message = (
         f"Image {name} is {found[0]} x {found[1]} (width x height) and its annotation file says "
         f"{expected[0]} x {expected[1]}."

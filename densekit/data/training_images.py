@@ -1,12 +1,12 @@
 """Reading and resizing of training images at several times the speed of Pillow, with its pixels.
 
 JPEG files are decoded by OpenCV, which uses the same library as Pillow and spares the copies between. What is not an
-ordinary colour photograph is left to the host's reader: other formats, grey and CMYK pictures, files that EXIF turns,
+ordinary colour photograph is left to Pillow: other formats, grey and CMYK pictures, files that EXIF turns,
 files that break off. Bilinear enlarging is OpenCV's, which rounds its weights more coarsely: no value differs from
 Pillow's by more than 1 of 255. OpenCV has no bilinear shrinking that averages over all pixels, as Pillow's does and
 what detectors were trained with; torch has, and differs in about one value of a thousand, by 1.
 
-Evaluation does not come here: its pixels are the host's own.
+Evaluation does not come here: its pixels are Pillow's own.
 """
 
 import io
@@ -18,22 +18,22 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from densekit.d2.data import detection_utils as utils
 from densekit.d2.data import transforms as T
 from densekit.d2.utils.file_io import PathManager
-from densekit.data.pictures import exif_orientation
+from densekit.data.pictures import exif_orientation, read_picture
 
 __all__ = ["TrainingInput", "as_planes", "read_training_image"]
 
 _JPEG_END = b"\xff\xd9"
 
 
-def read_training_image(path: str, format: str) -> np.ndarray:
-    """Reads an image as the host's ``read_image`` does.
+def read_training_image(path: str, format: str, bits: int = 0) -> np.ndarray:
+    """Reads an image as :func:`~densekit.data.pictures.read_picture` does.
 
     Args:
         path: the file.
         format: as for the host: "BGR", "RGB", "L" ...
+        bits: how many bits of a channel of 16 are used; 0 takes what the file says.
 
     Returns:
         (H, W, C) array, uint8 in 0..255 for the formats named.
@@ -48,7 +48,7 @@ def read_training_image(path: str, format: str) -> np.ndarray:
             image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
             if image is not None:
                 return image if format == "BGR" else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    return utils.read_image(path, format=format)
+    return read_picture(path, format, bits)
 
 
 def _is_plain_photo(content: bytes) -> bool:
@@ -61,7 +61,7 @@ def _is_plain_photo(content: bytes) -> bool:
     try:
         with Image.open(io.BytesIO(content)) as header:
             return header.mode == "RGB" and exif_orientation(header) == 1
-    except Exception:  # a damaged header or EXIF block: the host's reader decides
+    except Exception:  # a damaged header or EXIF block: Pillow decides
         return False
 
 

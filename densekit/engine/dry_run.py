@@ -22,6 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from densekit.checkpoint.sources import is_remote
 from densekit.d2.config import CfgNode
+from densekit.d2.data import DatasetCatalog
+from densekit.d2.data import transforms as T
 from densekit.d2.engine import HookBase
 from densekit.d2.utils.env import seed_all_rng
 from densekit.d2.utils.events import EventStorage
@@ -194,6 +196,7 @@ def measure(cfg: CfgNode) -> Needs:
     needs.anchors = describe(boxes, sizes, anchors) if anchors and len(boxes) else ""
     needs.weights = tensor_bytes([*model.parameters(), *model.buffers()])
     batch, needs.data_time = trainer.loaded.batch, trainer.loaded.seconds
+    _enlarge(batch, largest_size(cfg), cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
     part = cut(batch, cfg.SOLVER.ACCUMULATE)[0]
     model.train()
     before = {name: value.to("cpu", copy=True) for name, value in model.state_dict().items()}
@@ -216,6 +219,37 @@ def measure(cfg: CfgNode) -> Needs:
     needs.peak = torch.cuda.max_memory_allocated() if on_gpu else max(_peak_resident() - resident, 0)
     needs.checkpoint = checkpoint_size(cfg, model, *optimizers)
     return needs
+
+
+def largest_size(cfg: CfgNode) -> tuple[int, int]:
+    """(height, width) of the largest batch that the training images give; (0, 0) where crops have the last word.
+
+    The images of a batch are padded to the highest and the widest of them; with DATALOADER.ASPECT_RATIO_GROUPING they
+    are all wider than high, or none is.
+    """
+    if cfg.INPUT.CROP.ENABLED or not max(cfg.INPUT.MIN_SIZE_TRAIN, default=0):
+        return 0, 0
+    groups: dict[bool, list[int]] = {}
+    for record in itertools.chain.from_iterable(map(DatasetCatalog.get, cfg.DATASETS.TRAIN)):
+        if "height" not in record or "width" not in record:
+            return 0, 0
+        size = T.ResizeShortestEdge.get_output_shape(
+            record["height"], record["width"], max(cfg.INPUT.MIN_SIZE_TRAIN), cfg.INPUT.MAX_SIZE_TRAIN
+        )
+        wide = cfg.DATALOADER.ASPECT_RATIO_GROUPING and size[1] > size[0]
+        groups[wide] = [max(pair) for pair in zip(size, groups.get(wide, (0, 0)))]
+    height, width = max(groups.values(), key=lambda size: size[0] * size[1], default=[0, 0])
+    return height, width
+
+
+def _enlarge(batch: list[dict[str, Any]], size: tuple[int, int], ignore: int) -> None:
+    """Pads the images of a batch, and their label maps, to a size."""
+    for sample in batch:
+        for key, value in (("image", 0), ("sem_seg", ignore)):
+            if key in sample:
+                height, width = sample[key].shape[-2:]
+                below, right = max(size[0] - height, 0), max(size[1] - width, 0)
+                sample[key] = torch.nn.functional.pad(sample[key], (0, right, 0, below), value=value)
 
 
 def _training_boxes(cfg: CfgNode) -> tuple[Tensor, Tensor]:

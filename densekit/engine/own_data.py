@@ -1,6 +1,7 @@
 """The user's own data sets in a run: registered in every process, and described in the run's folder."""
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import yaml
@@ -9,6 +10,7 @@ from densekit.d2.config import CfgNode
 from densekit.d2.utils import comm
 from densekit.data.own.catalog import read_catalog, register_entries, register_flag
 from densekit.data.own.runs import CATALOG
+from densekit.data.own.ultralytics import is_ultralytics_file
 from densekit.files.atomic import atomic_write
 from densekit.run_options import RunOptions
 
@@ -34,6 +36,10 @@ def register_own_data(cfg: CfgNode, options: RunOptions, *, writes: bool = True)
         FileNotFoundError, ValueError: A description is wrong, or contradicts an override.
     """
     flagged: dict[str, Any] = {}
+    given = options.train_data.strip()
+    both = is_ultralytics_file(given) and not options.val_data and "DATASETS.TEST" not in options.opts[::2]
+    if both and "val" in read_catalog(given):
+        options = replace(options, val_data=given)  # Ultralytics' data.yaml names both
     for attribute, flag, name, key in _FLAGS:
         if value := getattr(options, attribute):
             if f"DATASETS.{key}" in options.opts[::2]:
@@ -45,6 +51,10 @@ def register_own_data(cfg: CfgNode, options: RunOptions, *, writes: bool = True)
         cfg.DATASETS.TEST = ()
         notes.append("There is no --val-data: nothing will be evaluated.")
     path = options.datasets or cfg.DATASETS.CATALOG
+    if options.datasets and is_ultralytics_file(options.datasets):
+        for key, name in (("TRAIN", "train"), ("TEST", "val")):
+            if f"DATASETS.{key}" not in options.opts[::2] and not flagged:
+                cfg.DATASETS[key] = (name,) if name in read_catalog(path) else ()
     used = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     entries = (register_entries(path, used) if path else {}) | flagged
     if entries:

@@ -12,19 +12,23 @@ from densekit.config import describe_config, explicit_keys, load_config
 from densekit.d2 import HOST
 from densekit.d2.config import CfgNode
 from densekit.d2.engine import default_setup
-from densekit.d2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, PanopticFPN
+from densekit.d2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, GeneralizedRCNN, PanopticFPN
 from densekit.d2.utils import comm
 from densekit.d2.utils.logger import setup_logger
 from densekit.data import check_datasets
 from densekit.data.checks import check_chosen
-from densekit.data.class_counts import count_keys, set_class_counts
+from densekit.data.class_counts import STUFF, count_keys, set_class_counts
 from densekit.data.identity import check_classes_of_weights, write_classes
+from densekit.data.own.runs import keep_root
+from densekit.data.pixel_counts import class_weights, pixel_counts
+from densekit.data.registry import load_and_keep
 from densekit.engine.own_data import register_own_data
 from densekit.engine.precision import why_not_mixed
 from densekit.engine.run_folder import claim
 from densekit.engine.schedule import nearness, scale_learning_rate
 from densekit.evaluation import check_evaluation
 from densekit.files.atomic import atomic_write
+from densekit.modeling.semantic_losses import BY_FREQUENCY
 from densekit.run_options import RunOptions
 
 
@@ -75,7 +79,7 @@ def prepare(options: RunOptions, *, writes: bool = True) -> tuple[CfgNode, list[
         if comm.is_main_process():
             claim(cfg.OUTPUT_DIR)
     warnings += register_own_data(cfg, options, writes=writes)
-    notes = _count_classes(cfg, options)
+    notes = _count_classes(cfg, options) + _weigh_classes(cfg, options)
     if not options.eval_only and (note := scale_learning_rate(cfg, nearness(options.config_file, options.opts))):
         notes.append(note)
     return cfg, warnings, notes
@@ -121,11 +125,14 @@ def setup(options: RunOptions) -> CfgNode:
     for note in notes:
         logger.info(note)
     cfg.freeze()
+    if not options.eval_only:
+        _check_batch_norm(cfg)
     if comm.is_main_process():
         check_data(cfg, options)
     default_setup(cfg, options)
     if comm.is_main_process():
         write_config(cfg)
+        keep_root(cfg.OUTPUT_DIR)
         if not options.eval_only:
             write_classes(cfg.OUTPUT_DIR, cfg.DATASETS.TRAIN[0])
     return cfg
@@ -143,8 +150,8 @@ def check_data(cfg: CfgNode, options: RunOptions) -> None:
     Raises:
         ValueError, FileNotFoundError, KeyError: with what is wrong and where.
     """
-    check_datasets(cfg, train=not options.eval_only)
-    check_evaluation(cfg.DATASETS.TEST)
+    check_datasets(cfg, train=not options.eval_only, files=True)
+    check_evaluation(cfg.DATASETS.TEST, cfg)
     _check_identity(cfg, options)
 
 
@@ -155,6 +162,22 @@ def _count_classes(cfg: CfgNode, options: RunOptions) -> list[str]:
         return []
     check_chosen(names[0])
     return set_class_counts(cfg, names[0], explicit_keys(options.config_file, options.opts))
+
+
+def _weigh_classes(cfg: CfgNode, options: RunOptions) -> list[str]:
+    """Puts numbers in the place of ``SEM_SEG_HEAD.LOSS.CLASS_WEIGHTS ["frequency"]``; the first process counts."""
+    node = cfg.MODEL.SEM_SEG_HEAD
+    if list(node.LOSS.CLASS_WEIGHTS) != [BY_FREQUENCY]:
+        return []
+    if options.eval_only or not cfg.DATASETS.TRAIN:
+        node.LOSS.CLASS_WEIGHTS = []
+        return []
+    weights: list[float] = []
+    if comm.is_main_process():
+        records = [record for name in cfg.DATASETS.TRAIN for record in load_and_keep(name)]
+        weights = class_weights(pixel_counts(records, node.NUM_CLASSES))
+    node.LOSS.CLASS_WEIGHTS = comm.all_gather(weights)[0]
+    return [f"MODEL.SEM_SEG_HEAD.LOSS.CLASS_WEIGHTS from the training data: {node.LOSS.CLASS_WEIGHTS}"]
 
 
 def _check_identity(cfg: CfgNode, options: RunOptions) -> None:
@@ -179,6 +202,32 @@ def _check_augmented_test(cfg: CfgNode) -> None:
             f"TEST.AUG.ENABLED: test-time augmentation does not work with {' and '.join(obstacles)}. Set "
             "TEST.AUG.ENABLED False."
         )
+
+
+def _check_batch_norm(cfg: CfgNode) -> None:
+    """Refuses batch norm over single values, which torch meets in the first step: it has no variance.
+
+    Heads say of themselves which norms those are (``norms_of_single_values``).
+    """
+    if STUFF not in count_keys(cfg).values() or cfg.MODEL.SEM_SEG_HEAD.NAME not in SEM_SEG_HEADS_REGISTRY:
+        return
+    head = SEM_SEG_HEADS_REGISTRY.get(cfg.MODEL.SEM_SEG_HEAD.NAME)
+    norms: dict[str, str] = getattr(head, "norms_of_single_values", lambda cfg: {})(cfg)
+    images = cfg.SOLVER.IMS_PER_BATCH // max(1, comm.get_world_size() * cfg.SOLVER.ACCUMULATE)
+    for key, norm in norms.items():
+        together = comm.get_world_size() if "Sync" in norm else 1
+        single = images * together <= 1
+        if norm.endswith(("BN", "BN_N")) and norm != "FrozenBN" and (single or cfg.TEST.VALIDATION_LOSS):
+            why = (
+                f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} leaves one image to a pass"
+                if single
+                else "TEST.VALIDATION_LOSS takes one image at a time"
+            )
+            raise ValueError(
+                f"{key} is {norm} behind a map of 1 x 1, and {why}: there is one value of each channel, and no mean of "
+                f"several. Set {key} GN, or more images (SOLVER.IMS_PER_BATCH, fewer parts by SOLVER.ACCUMULATE; "
+                "SyncBN counts those of all processes), or TEST.VALIDATION_LOSS False where that is the reason."
+            )
 
 
 def versions() -> str:

@@ -1,5 +1,6 @@
 """The evaluator of a data set: its ``evaluator_type`` names an entry of one registry."""
 
+import logging
 import os
 from collections.abc import Callable, Iterable
 
@@ -7,15 +8,21 @@ from densekit.d2.config import CfgNode
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.d2.evaluation import DatasetEvaluator, DatasetEvaluators
 from densekit.d2.utils.file_io import PathManager
+from densekit.d2.utils.logger import log_first_n
 from densekit.d2.utils.registry import Registry
+from densekit.data.cityscapes import list_frames
 from densekit.evaluation.cityscapes import (
     CityscapesInstanceEvaluator,
     CityscapesPanopticEvaluator,
     CityscapesSemSegEvaluator,
 )
+from densekit.evaluation.cityscapes.frames import ground_truth
 from densekit.evaluation.coco import COCOEvaluator
 from densekit.evaluation.panoptic import COCOPanopticEvaluator
 from densekit.evaluation.sem_seg import SemSegEvaluator
+
+_PERSON_SIGMAS = 17
+_COCO_DETECTIONS = 100
 
 # evaluator_type -> maker, called with the config, the data set's name and the folder for files.
 EVALUATORS = Registry("EVALUATOR")
@@ -29,6 +36,7 @@ def coco(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluato
         output_dir=output_folder,
         kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
         boundary=cfg.TEST.BOUNDARY,
+        max_dets_per_image=cfg.TEST.get("COCO_DETECTIONS", 0) or None,
     )
 
 
@@ -90,16 +98,27 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
     return _builder(dataset_name)(cfg, dataset_name, folder)
 
 
-def check_evaluation(dataset_names: Iterable[str]) -> None:
+def check_evaluation(dataset_names: Iterable[str], cfg: CfgNode | None = None) -> None:
     """Refuses, before a training, test sets of which its end could not evaluate the predictions.
 
+    Args:
+        dataset_names: As of DATASETS.TEST.
+        cfg: The config, for what depends on the model; None looks at files alone.
+
     Raises:
-        ValueError: A data set has no ``evaluator_type``, or one that is not registered.
+        ValueError: A data set has no ``evaluator_type``, or one that is not registered, or the sigmas of keypoints
+            are of another number.
         FileNotFoundError: Files that only the evaluation reads do not exist.
     """
     for name in dataset_names:
         _builder(name)
         metadata = MetadataCatalog.get(name)
+        if cfg is not None:
+            _check_sigmas(cfg, name)
+            if metadata.evaluator_type == "coco" and (note := _detections_note(cfg)):
+                log_first_n(logging.WARNING, note, key="message")
+        if metadata.evaluator_type.startswith("cityscapes"):
+            _check_cityscapes_files(name)
         for key in ("panoptic_json", "panoptic_root"):
             path = metadata.get(key)
             if not path or PathManager.exists(path):
@@ -111,6 +130,58 @@ def check_evaluation(dataset_names: Iterable[str]) -> None:
                     f" It is made from the instance labels with `python datasets/prepare_cityscapes.py --root {tree}`."
                 )
             raise FileNotFoundError(f"{path} does not exist, with which data set '{name}' is evaluated.{remedy}")
+
+
+def _check_sigmas(cfg: CfgNode, name: str) -> None:
+    """COCO's metric of keypoints needs a sigma for each; its own are for the 17 of a person."""
+    keypoints = MetadataCatalog.get(name).get("keypoint_names")
+    if not cfg.MODEL.KEYPOINT_ON or MetadataCatalog.get(name).evaluator_type != "coco" or keypoints is None:
+        return
+    sigmas = len(cfg.TEST.KEYPOINT_OKS_SIGMAS) or _PERSON_SIGMAS
+    if sigmas != len(keypoints):
+        values = ", ".join(["0.05"] * len(keypoints))
+        given = (
+            f"TEST.KEYPOINT_OKS_SIGMAS has {sigmas} numbers"
+            if cfg.TEST.KEYPOINT_OKS_SIGMAS
+            else (f"COCO's own {sigmas} sigmas, of persons, are the default")
+        )
+        raise ValueError(
+            f"Data set {name!r} has {len(keypoints)} keypoints, and {given}: its evaluation needs one for each. Set "
+            f"TEST.KEYPOINT_OKS_SIGMAS, such as '[{values}]' (0.025 is exact as an eye, 0.1 vague as a hip)."
+        )
+
+
+def _detections_note(cfg: CfgNode) -> str:
+    kept, counted = cfg.TEST.DETECTIONS_PER_IMAGE, cfg.TEST.get("COCO_DETECTIONS", 0) or _COCO_DETECTIONS
+    if kept <= counted:
+        return ""
+    return (
+        f"TEST.DETECTIONS_PER_IMAGE {kept} keeps more detections than COCO's AP counts, the best {counted} of an image "
+        f"and class. TEST.COCO_DETECTIONS {kept} counts them all; such an AP is not COCO's."
+    )
+
+
+def _check_cityscapes_files(name: str) -> None:
+    """The files of the frames that the benchmark's measures read beside the predictions."""
+    metadata = MetadataCatalog.get(name)
+    images, labels = metadata.get("image_dir") or metadata.get("image_root"), metadata.get("gt_dir")
+    if not images or not labels or not os.path.isdir(images) or not os.path.isdir(labels):
+        return  # the loader has said so
+    needed = {"cityscapes_instance": ("instanceIds",)}.get(metadata.evaluator_type, ("labelIds", "instanceIds"))
+    frames = list_frames(images, labels)
+    annotated = {os.path.basename(frame.labels).rpartition("_")[0] for frame in frames}
+    for kind in needed:
+        truth = ground_truth(labels, kind)
+        if not truth and kind == needed[0]:
+            return  # a test split without annotations can be predicted on
+        for frame in frames:
+            frame.need(f"_{kind}.png")
+        strays = sorted(truth.keys() - annotated)
+        if strays:
+            raise FileNotFoundError(
+                f"{len(strays)} frames of data set {name!r} have labels and no image in {images}, such as "
+                f"{truth[strays[0]]}: they would count as missed. Unpack the images too, or take the labels away."
+            )
 
 
 def _builder(dataset_name: str) -> Callable[[CfgNode, str, str], DatasetEvaluator]:

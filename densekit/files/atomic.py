@@ -30,7 +30,9 @@ def atomic_write(path: str | Path, mode: str = "w", *, durable: bool = True) -> 
     # Opened like any file of the user's, and not by tempfile: the umask, which belongs to all threads, stays untouched.
     handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
-        with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
+        # Names of files that are no UTF-8 come from the system with placeholders, which become \\udcXX.
+        encoding, errors = (None, None) if "b" in mode else ("utf-8", "backslashreplace")
+        with os.fdopen(handle, mode, encoding=encoding, errors=errors) as file:
             yield file
             file.flush()
             if durable:

@@ -62,7 +62,9 @@ def results_to_instances(
     return instances
 
 
-def draw_picture(pixels: np.ndarray, line: Mapping[str, Any], folder: Path, classes: Classes) -> np.ndarray:
+def draw_picture(
+    pixels: np.ndarray, line: Mapping[str, Any], folder: Path, classes: Classes, *, keep_size: bool = False
+) -> np.ndarray:
     """Draws what a line says: the panoptic map if there is one, else the semantic map below the objects.
 
     Args:
@@ -70,15 +72,16 @@ def draw_picture(pixels: np.ndarray, line: Mapping[str, Any], folder: Path, clas
         line: the picture's; see :mod:`densekit.formats.formats`.
         folder: the output's, with its label maps.
         classes: the line's.
+        keep_size: draw at the size of the picture, as frames of a video are.
 
     Returns:
         (H, W, 3) in RGB: small pictures larger, so that names can be read, and huge ones smaller.
     """
     longer = max(line["height"], line["width"])
-    if longer > _LARGE:
+    if longer > _LARGE and not keep_size:
         line, pixels = _shrunk(line, pixels, _LARGE / longer)
     metadata = classes.metadata()
-    canvas = Visualizer(pixels, metadata, scale=max(1.0, _SMALL / longer))
+    canvas = Visualizer(pixels, metadata, scale=1.0 if keep_size else max(1.0, _SMALL / longer))
     if "segments_info" in line:
         _draw_panoptic(canvas, line, _read_map(folder / "panoptic" / f"{line['stem']}.png", pixels), classes)
         return canvas.output.get_image()

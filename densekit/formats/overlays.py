@@ -17,11 +17,11 @@ from tqdm import tqdm
 
 import densekit.data.builtin  # noqa: F401  (registers the standard names)
 from densekit.d2.data import DatasetCatalog, Metadata, MetadataCatalog
-from densekit.d2.data.detection_utils import read_image
 from densekit.d2.structures import Instances
 from densekit.d2.utils.logger import setup_logger
 from densekit.d2.utils.visualizer import Visualizer
 from densekit.data import register_from_yaml
+from densekit.data.pictures import read_picture
 from densekit.evaluation.predictions import read_results
 from densekit.files.atomic import atomic_write
 from densekit.formats.drawing import results_to_instances
@@ -103,7 +103,7 @@ def _by_image(
 
 def _draw(record: dict[str, Any], instances: Instances, metadata: Metadata, ground_truth: bool) -> np.ndarray:
     """Returns the picture (H, W, 3) in RGB: the predictions, and to their right the annotations if wanted."""
-    image = read_image(record["file_name"], format="RGB")
+    image = read_picture(record["file_name"], "RGB", record.get("bit_depth", 0))
     scale = max(1.0, _LONGER_SIDE / max(image.shape[:2]))
     panels = [Visualizer(image, metadata, scale=scale).draw_instance_predictions(instances).get_image()]
     if ground_truth:

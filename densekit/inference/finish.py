@@ -83,7 +83,8 @@ class Output:
         reader = PictureReader("RGB")
         for number in tqdm(numbers, desc="video", unit="frame", disable=None):
             line = lines[number]
-            yield draw_picture(reader.read(self.pictures[line["index"]]), line, self.folder, self.classes)
+            pixels = reader.read(self.pictures[line["index"]])
+            yield draw_picture(pixels, line, self.folder, self.classes, keep_size=True)
 
 
 class _EachPicture(Dataset):

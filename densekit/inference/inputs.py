@@ -12,7 +12,7 @@ from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.data.registry import check_registered
 from densekit.inference.video import count_frames
 
-IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+IMAGE_SUFFIXES = {".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
 
 _Entry = tuple[str, int | None, Any]  # path, frame, image id or None
@@ -87,7 +87,7 @@ def _expand(word: str) -> list[str]:
         return [path]
     folder = os.path.isdir(path)
     matches = glob.glob(os.path.join(glob.escape(path), "**") if folder else path, recursive=True)
-    files = sorted(match for match in matches if os.path.isfile(match))
+    files = sorted(match for match in matches if os.path.isfile(match) and not os.path.basename(match).startswith("._"))
     if folder:
         files = [file for file in files if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES]
     if not files:

@@ -110,7 +110,11 @@ class LineMaker:
             "width": loaded.size[1],
         }
         if kept[0].instances is not None:
-            line["instances"] = self._instances(loaded, [one.instances for one in kept if one.instances is not None])
+            found = [one.instances for one in kept if one.instances is not None]
+            line["instances"] = self._instances(loaded, found)
+            scores = torch.cat([instances.scores for instances in found])
+            if not line["instances"] and len(scores):
+                line["highest_score"] = float(scores.max())  # what --score-threshold has left out
         if kept[0].labels is not None:
             self._save("semantic", picture.stem, self._labels(loaded, [one.labels for one in kept]))
         if kept[0].panoptic is not None:

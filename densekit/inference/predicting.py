@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from densekit.inference.reading import Loaded, Views
 from densekit.inference.recorder import Recorder
 
 logger = logging.getLogger(__name__)
+
+_NARROW = 32  # pixels of a side, as resized: many models cannot take less
 
 
 def open_batches(count: int, size: int, done: set[int]) -> list[list[int]]:
@@ -66,8 +69,11 @@ def predict_batches(
             for loaded in batch:
                 if loaded.problem:
                     _unreadable(loaded, recorder, strict)
-            for loaded, kept in zip(readable, _outputs(model, readable, batch_size, products)):
-                recorder.put(loaded, kept)
+            for loaded, kept in _survivors(model, readable, batch_size, products):
+                if loaded.problem:
+                    _unreadable(loaded, recorder, strict)
+                else:
+                    recorder.put(loaded, kept)
             bar.update(len(batch))
     seconds = time.perf_counter() - started
     logger.info(f"{count} pictures in {seconds:.1f} s, {count / max(seconds, 1e-9):.2f} a second in this process")
@@ -78,6 +84,23 @@ def _unreadable(loaded: Loaded, recorder: Recorder, strict: bool) -> None:
         raise DataError(f"{loaded.problem}. Without --strict such pictures are skipped.")
     logger.warning(loaded.problem)
     recorder.put(loaded, [])
+
+
+def _survivors(
+    model: Any, batch: Sequence[Loaded], batch_size: int, products: Sequence[str]
+) -> Iterator[tuple[Loaded, list[Kept]]]:
+    """Pictures with what is kept of them; one that is too narrow for the model gets its problem instead."""
+    try:
+        yield from zip(batch, _outputs(model, batch, batch_size, products))
+    except (ValueError, RuntimeError) as error:
+        narrow = [loaded for loaded in batch if min(min(view["image"].shape[1:]) for view in loaded.views) < _NARROW]
+        if not narrow or isinstance(error, torch.OutOfMemoryError):
+            raise
+        for loaded in narrow:
+            height, width = loaded.size
+            reason = " ".join(str(error).split())
+            yield replace(loaded, problem=f"{loaded.picture.path}, {width} x {height} pixels: {reason}"), []
+        yield from _survivors(model, [loaded for loaded in batch if loaded not in narrow], batch_size, products)
 
 
 def _outputs(model: Any, batch: Sequence[Loaded], batch_size: int, products: Sequence[str]) -> list[list[Kept]]:

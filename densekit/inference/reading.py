@@ -10,18 +10,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch.utils.data import Dataset
 
-from densekit.d2.data import detection_utils as utils
 from densekit.d2.data import transforms as T
+from densekit.data.pictures import read_picture
 from densekit.files.image_limit import readable
 from densekit.inference.inputs import Picture
 from densekit.inference.tiles import Tile, Tiling
 from densekit.inference.video import VideoReader
 
 _TILED_PIXELS = 2**30
-_FROM_16_BITS = 257  # 65535 becomes 255
 
 
 @dataclass
@@ -48,35 +47,31 @@ class PictureReader:
 
     Args:
         image_format: the channels' order that the model wants, ``INPUT.FORMAT``.
+        bits: how many bits of a channel of 16 are used, ``INPUT.BIT_DEPTH``; 0 takes what the file says.
     """
 
-    def __init__(self, image_format: str) -> None:
-        self._format = image_format
+    def __init__(self, image_format: str, bits: int = 0) -> None:
+        self._format, self._bits = image_format, bits
         self._videos = VideoReader()
 
     def read(self, picture: Picture) -> np.ndarray:
         """Returns a picture as (H, W, C) in 0..255, upright as its EXIF orientation says.
 
-        Grey pictures get three equal channels, an alpha channel is dropped as in training, the first of several
-        pictures in a file counts, and 16 bits become the upper 8 of them.
+        Grey pictures get as many equal channels as the model wants, an alpha channel is dropped as in training, the
+        first of several pictures in a file counts, and 16 bits become 8.
 
         Raises:
             ValueError, OSError: It cannot be read.
         """
         if picture.frame is not None:
             return self._ordered(self._videos.read(picture.path, picture.frame)[:, :, ::-1])
-        with Image.open(picture.path) as image:
-            if image.mode == "F":
-                raise ValueError("its pixels are floating-point numbers of unknown range; save it with 8 or 16 bits")
-            if image.mode.startswith("I"):
-                deep = np.asarray(ImageOps.exif_transpose(image), dtype=np.int64)
-                grey = (deep.clip(0, 65535) // _FROM_16_BITS).astype(np.uint8)
-                return self._ordered(np.repeat(grey[:, :, None], 3, axis=2))
-        return utils.read_image(picture.path, format=self._format)
+        return read_picture(picture.path, self._format, self._bits)
 
     def _ordered(self, rgb: np.ndarray) -> np.ndarray:
+        if self._format == "L":
+            return np.asarray(Image.fromarray(rgb).convert("L"))[:, :, None]
         if self._format not in ("RGB", "BGR"):
-            raise ValueError(f"INPUT.FORMAT {self._format} is for image files of 8 bits only")
+            raise ValueError(f"INPUT.FORMAT {self._format} is for image files only, not for videos")
         return rgb if self._format == "RGB" else rgb[:, :, ::-1]
 
 
@@ -88,6 +83,7 @@ class Views(Dataset):
         image_format: ``INPUT.FORMAT``.
         augmentations: the resizing of the test.
         tiling: how pictures are cut; None for not at all.
+        bits: ``INPUT.BIT_DEPTH``.
     """
 
     def __init__(
@@ -96,8 +92,9 @@ class Views(Dataset):
         image_format: str,
         augmentations: T.AugmentationList,
         tiling: Tiling | None,
+        bits: int = 0,
     ) -> None:
-        self._pictures, self._reader = pictures, PictureReader(image_format)
+        self._pictures, self._reader = pictures, PictureReader(image_format, bits)
         self._augmentations, self._tiling = augmentations, tiling
 
     def __len__(self) -> int:
@@ -114,7 +111,12 @@ class Views(Dataset):
             return Loaded(picture, problem=f"{picture.path} cannot be read: {_reason(error)}")
         height, width = array.shape[:2]
         tiles = (self._tiling or Tiling(max(height, width), 0)).tiles(height, width)
-        return Loaded(picture, (height, width), tiles, [self._view(array, tile) for tile in tiles])
+        try:
+            return Loaded(picture, (height, width), tiles, [self._view(array, tile) for tile in tiles])
+        except (ValueError, RuntimeError, OverflowError) as error:
+            return Loaded(
+                picture, problem=f"{picture.path}, {width} x {height} pixels, cannot be resized: {_reason(error)}"
+            )
 
     def _view(self, array: np.ndarray, tile: Tile) -> dict[str, Any]:
         x0, y0, x1, y1 = tile.box

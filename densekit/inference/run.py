@@ -8,20 +8,24 @@ an earlier run ended, and neither do the predictions.
 import logging
 import os
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 
 import densekit.data.builtin  # noqa: F401 - registers the standard names
 from densekit.d2.config import CfgNode
 from densekit.d2.data import DatasetCatalog
+from densekit.d2.data import transforms as T
 from densekit.d2.utils import comm
 from densekit.d2.utils.logger import setup_logger
 from densekit.data import register_from_yaml
 from densekit.data.mapper import inference_augmentations
 from densekit.data.own.runs import catalog_of_run
+from densekit.data.pictures import depth_note
 from densekit.engine.errors import DataError, user_errors
 from densekit.engine.loading import build_with_weights
 from densekit.engine.setup import read_config
@@ -29,7 +33,7 @@ from densekit.files.atomic import atomic_write
 from densekit.formats.formats import choose_formats, needed_products
 from densekit.inference.finish import Output
 from densekit.inference.inputs import name_among, pictures_of_dataset, pictures_of_words
-from densekit.inference.journal import Journal, Part
+from densekit.inference.journal import JOINED, JoinedLines, Journal, Part
 from densekit.inference.names import find_classes
 from densekit.inference.options import PredictOptions
 from densekit.inference.outputs import LineMaker, products_of
@@ -105,7 +109,28 @@ def _prepare(options: PredictOptions) -> Job:
             "--tile cannot make panoptic maps: which of two segments lies in front is known within a tile only. Leave "
             "out --tile, or ask for other formats, such as --format coco semantic."
         )
+    if (
+        comm.is_main_process()
+        and pictures[0].frame is None
+        and (note := depth_note(pictures[0].path, cfg.INPUT.BIT_DEPTH))
+    ):
+        logger.info(note)
+    if tiling is not None and comm.is_main_process() and (note := _tile_note(tiling, inference_augmentations(cfg))):
+        logger.warning(note)
     return Job(cfg, model, Output(folder, pictures, classes, formats), products, tiling)
+
+
+def _tile_note(tiling: Tiling, augmentations: T.AugmentationList) -> str:
+    """Says to what size the model's tiles are resized; "" where they keep theirs."""
+    inputs = T.AugInput(np.zeros((tiling.size, tiling.size, 3), dtype=np.uint8))
+    augmentations(inputs)
+    side = inputs.image.shape[0]
+    if side == tiling.size:
+        return ""
+    return (
+        f"Tiles of {tiling.size} x {tiling.size} pixels are resized to {side} x {side} for the model, as "
+        f"INPUT.MIN_SIZE_TEST says. INPUT.MIN_SIZE_TEST {tiling.size} keeps their size."
+    )
 
 
 def _data_set(options: PredictOptions, cfg: CfgNode) -> str:
@@ -130,7 +155,9 @@ def _predict(options: PredictOptions, job: Job, done: set[int], num_workers: int
     maker = LineMaker(output.folder, output.classes, options.score_threshold)
     predict_batches(
         job.model,
-        Views(output.pictures, job.cfg.INPUT.FORMAT, inference_augmentations(job.cfg), job.tiling),
+        Views(
+            output.pictures, job.cfg.INPUT.FORMAT, inference_augmentations(job.cfg), job.tiling, job.cfg.INPUT.BIT_DEPTH
+        ),
         batches,
         Recorder(Part(output.folder), maker, done),
         products=job.products,
@@ -191,11 +218,28 @@ def _finish(output: Output, num_workers: int) -> None:
     logger.info(
         f"{len(journal.done)} of {len(output.pictures)} pictures are in {output.folder}: {', '.join(output.formats)}"
     )
+    if note := _nothing_left(JoinedLines(output.folder / JOINED)):
+        logger.warning(note)
     missing = [picture for picture in output.pictures if picture.index not in journal.done]
     reasons = [journal.problems.get(picture.index, f"{picture.path} is missing") for picture in missing]
     _list_unreadable(output.folder / UNREADABLE, reasons)
     if missing:
         sys.exit(SOME_UNREADABLE)
+
+
+def _nothing_left(lines: Iterable[dict[str, Any]]) -> str:
+    """Says that no detection has reached the threshold, and what would; "" where some have, or there are none."""
+    highest = -1.0
+    for line in lines:
+        if line.get("instances"):
+            return ""
+        highest = max(highest, line.get("highest_score", -1.0))
+    if highest < 0:
+        return ""
+    return (
+        f"No detection reaches --score-threshold: the highest score is {highest:.3f}. Give --score-threshold "
+        f"{max(0.0, int(highest * 10) / 10):g} (with --overwrite) to see the best ones."
+    )
 
 
 def _list_unreadable(path: Path, reasons: list[str]) -> None:

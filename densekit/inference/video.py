@@ -24,6 +24,10 @@ def count_frames(path: str) -> int:
     return count
 
 
+# Browsers play the first (VP9); the last (MPEG-4) is in every OpenCV, and only players outside of browsers take it.
+_CODECS = ("vp09", "mp4v")
+
+
 class VideoReader:
     """Gives the frames of videos, cheaply where their numbers rise; jumps by seeking are not exact in all formats."""
 
@@ -59,12 +63,27 @@ def frames_per_second(path: str) -> float:
     return pace if 0 < pace < 1000 else 25.0
 
 
+def _open(path: Path, pace: float, size: tuple[int, int]) -> cv2.VideoWriter | None:
+    """A writer with the first codec that this OpenCV has; None where it has none."""
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what it has not is no news
+    try:
+        for codec in _CODECS:
+            writer = cv2.VideoWriter(os.fspath(path), cv2.VideoWriter.fourcc(*codec), pace, size)
+            if writer.isOpened():
+                return writer
+            writer.release()
+        return None
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+
+
 def write_video(path: Path, pictures: Iterable[np.ndarray], pace: float) -> None:
     """Writes an MP4 file, which takes its name when it is complete.
 
     Args:
         path: the file.
-        pictures: (H, W, 3) uint8 in RGB, all of one size; an odd last row or column is cut off, as the codec wants.
+        pictures: (H, W, 3) uint8 in RGB, all of one size; an odd last row or column is cut off, as the codecs want.
         pace: frames per second.
 
     Raises:
@@ -75,8 +94,8 @@ def write_video(path: Path, pictures: Iterable[np.ndarray], pace: float) -> None
     for picture in pictures:
         height, width = picture.shape[0] // 2 * 2, picture.shape[1] // 2 * 2
         if writer is None:
-            writer = cv2.VideoWriter(os.fspath(partial), cv2.VideoWriter.fourcc(*"mp4v"), pace, (width, height))
-            if not writer.isOpened():
+            writer = _open(partial, pace, (width, height))
+            if writer is None:
                 raise ValueError(
                     f"This OpenCV cannot write the video {path}; ask for the format overlay of its frames."
                 )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from densekit.d2.config import CfgNode
 from densekit.d2.layers import Conv2d, ShapeSpec
 from densekit.modeling.semantic import Features, SemanticHead, conv_norm_relu, finest_first
+from densekit.modeling.semantic_losses import auxiliary_criterion, criterion_from_config
 
 
 class FCNHead(SemanticHead):
@@ -89,6 +90,7 @@ def head_options(cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str
         "loss_weight": node.LOSS_WEIGHT,
         "ignore_value": node.IGNORE_VALUE,
         "auxiliary": _auxiliary(cfg, input_shape),
+        "criterion": criterion_from_config(cfg),
     }
 
 
@@ -118,4 +120,5 @@ def _auxiliary(cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> FCNHead | 
         stride=shape.stride,
         loss_weight=node.LOSS_WEIGHT,
         ignore_value=head.IGNORE_VALUE,
+        criterion=auxiliary_criterion(cfg),
     )

@@ -7,11 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from densekit.d2.config import CfgNode
 from densekit.d2.layers import Conv2d, ShapeSpec, get_norm
+from densekit.layers.pixel_losses import PixelLoss
 from densekit.ops.precision import at_least_single
 
 Features = Mapping[str, Tensor]
@@ -28,6 +30,8 @@ class SemanticHead(nn.Module, ABC):
         loss_stride: Image pixels from one pixel with a loss to the next: 1, every pixel, where scores are interpolated
             as in inference, or ``stride``, every score as it is.
         auxiliary: A head on an earlier map that helps in training and is not used in inference, or None.
+        align_corners: Whether scores are enlarged between the centres of the corner pixels, not between their edges.
+        criterion: The loss of scores (N, C, ...) with labels (N, ...); None is :func:`mean_cross_entropy`.
     """
 
     def __init__(
@@ -38,6 +42,8 @@ class SemanticHead(nn.Module, ABC):
         ignore_value: int = 255,
         loss_stride: int = 1,
         auxiliary: "SemanticHead | None" = None,
+        align_corners: bool = False,
+        criterion: PixelLoss | None = None,
     ) -> None:
         super().__init__()
         if loss_stride not in (1, stride):
@@ -47,6 +53,8 @@ class SemanticHead(nn.Module, ABC):
         self.ignore_value = ignore_value
         self.loss_stride = loss_stride
         self.auxiliary = auxiliary
+        self.align_corners = align_corners
+        self.criterion = criterion or PixelLoss(ignore_value=ignore_value, terms={"cross_entropy": 1.0})
 
     @abstractmethod
     def layers(self, features: Features) -> Tensor:
@@ -66,36 +74,54 @@ class SemanticHead(nn.Module, ABC):
         Raises:
             ValueError: There are no labels in training.
         """
-        scores = self.layers(features)
         if not self.training:
-            return enlarge(scores, self.stride), {}
+            return enlarge(self.layers(features), self.stride, self.align_corners), {}
         if targets is None:
             raise ValueError(f"{type(self).__name__} needs labels in training; the inputs have no 'sem_seg'.")
-        return None, all_losses(self, features, scores, targets)
+        return None, self.scores_and_losses(features, targets)[1]
+
+    def scores_and_losses(self, features: Features, targets: Tensor) -> tuple[Tensor, Losses]:
+        """The scores of :meth:`layers` and the losses with labels (N, height, width), the auxiliary head's too."""
+        scores = self.layers(features)
+        losses = self.losses(scores, targets)
+        if self.auxiliary is not None:
+            auxiliary = self.auxiliary.losses(self.auxiliary.layers(features), targets)
+            losses |= {f"{name}_auxiliary": loss for name, loss in auxiliary.items()}
+        return scores, losses
 
     def losses(self, predictions: Tensor, targets: Tensor) -> Losses:
-        """Cross-entropy of the scores of :meth:`layers` with labels (N, height, width); not the auxiliary head's."""
-        scores = at_least_single(predictions)  # the sum over a whole batch of pixels overflows half precision
+        """The loss of the scores of :meth:`layers` with labels (N, height, width); not the auxiliary head's."""
+        return {"loss_sem_seg": self.loss_weight * self.loss(predictions, targets, self.criterion)}
+
+    def loss(self, predictions: Tensor, targets: Tensor, criterion: nn.Module) -> Tensor:
+        """A criterion of scores (N, C, H, W) with labels (N, height, width), where :attr:`loss_stride` wants it."""
+        scores = at_least_single(predictions)
         if self.loss_stride == 1:
             height, width = targets.shape[-2:]
-            scores = enlarge(scores, self.stride)[..., :height, :width]
+            scores = enlarge(scores, self.stride, self.align_corners)[..., :height, :width]
         else:
             targets = _thin_labels(targets, scores.shape[-2:], self.stride, self.ignore_value)
-        return {"loss_sem_seg": self.loss_weight * mean_cross_entropy(scores, targets, self.ignore_value)}
+        return criterion(scores, targets)
 
 
-def all_losses(head: Any, features: Features, scores: Tensor, targets: Tensor) -> Losses:
-    """The losses of a head with ``layers`` and ``losses``, and those of its auxiliary head if it has one."""
-    losses = head.losses(scores, targets)
-    if isinstance(head, SemanticHead) and head.auxiliary is not None:
-        auxiliary = head.auxiliary.losses(head.auxiliary.layers(features), targets)
-        losses |= {f"{name}_auxiliary": loss for name, loss in auxiliary.items()}
-    return losses
+def scores_and_losses(head: Any, features: Features, targets: Tensor) -> tuple[Tensor, Losses]:
+    """As :meth:`SemanticHead.scores_and_losses`, of any head with ``layers`` and ``losses``, such as the host's."""
+    if isinstance(head, SemanticHead):
+        return head.scores_and_losses(features, targets)
+    scores = head.layers(features)
+    return scores, head.losses(scores, targets)
 
 
-def enlarge(x: Tensor, factor: int) -> Tensor:
-    """(N, C, H, W) to (N, C, H * factor, W * factor), bilinear with half-pixel centres."""
-    return F.interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=False)
+def enlarge(x: Tensor, factor: int, align_corners: bool = False) -> Tensor:
+    """(N, C, H, W) to (N, C, H * factor, W * factor), bilinear, with half-pixel centres unless corners are aligned."""
+    return F.interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=align_corners)
+
+
+def at_finest(maps: Sequence[Tensor], align_corners: bool = False) -> Tensor:
+    """Maps (N, Ci, Hi, Wi), finest first, side by side at the size of the first: (N, sum of Ci, H0, W0), bilinear."""
+    size = maps[0].shape[-2:]
+    larger = (F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners) for x in maps[1:])
+    return torch.cat([maps[0], *larger], dim=1)
 
 
 def pad_labels(labels: Tensor, size: Sequence[int], ignore_value: int) -> Tensor:
@@ -108,12 +134,6 @@ def _thin_labels(labels: Tensor, size: tuple[int, ...], stride: int, ignore_valu
     """The labels nearest to the centres of the scores, (N, height, width) to (N, H, W)."""
     labels = pad_labels(labels, [stride * side for side in size], ignore_value)
     return labels[:, stride // 2 :: stride, stride // 2 :: stride]
-
-
-def mean_cross_entropy(scores: Tensor, labels: Tensor, ignore_value: int) -> Tensor:
-    """The mean over labelled pixels; 0 where there are none, which torch's own mean divides by."""
-    total = F.cross_entropy(scores, labels, ignore_index=ignore_value, reduction="sum")
-    return total / (labels != ignore_value).sum().clamp(min=1)
 
 
 def conv_norm_relu(in_channels: int, out_channels: int, kernel_size: int, norm: str, *, stride: int = 1) -> Conv2d:

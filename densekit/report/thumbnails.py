@@ -5,9 +5,10 @@ import io
 import warnings
 from dataclasses import dataclass
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from densekit.data.pictures import TURNED, exif_orientation
+from densekit.files.picture import eight_bits, upright
 
 __all__ = ["Thumbnail", "thumbnail"]
 
@@ -43,11 +44,11 @@ def thumbnail(path: str, longest: int) -> Thumbnail | None:
                 width, height = image.size
                 turned = exif_orientation(image) in TURNED
                 image.draft("RGB", (longest, longest))  # JPEGs are decoded at a fraction of their size
-                upright = ImageOps.exif_transpose(image).convert("RGB")
-                upright.thumbnail((longest, longest))
+                small = upright(eight_bits(image), image).convert("RGB")
+                small.thumbnail((longest, longest))
     except Exception:  # the readers of damaged files raise what they like, and the page says why they are damaged
         return None
     buffer = io.BytesIO()
-    upright.save(buffer, "JPEG", quality=_QUALITY, optimize=True)
+    small.save(buffer, "JPEG", quality=_QUALITY, optimize=True)
     uri = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
     return Thumbnail(uri, *((height, width) if turned else (width, height)))

@@ -1,6 +1,6 @@
 """Readers of weight files. None of them runs code from the file.
 
-- ``.pth`` / ``.pt`` / ``.bin``: torch.save, read with ``weights_only=True``.
+- ``.pth`` / ``.pt`` / ``.bin``: torch.save, read with ``weights_only=True``; of a pickled module the tensors.
 - ``.pkl``: the model zoos of Detectron2, Detectron (Caffe2) and MSRA; numpy arrays in plain containers.
 - ``.pyth``: pycls.
 - ``.safetensors``.
@@ -15,7 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from densekit.weights.unpickling import ArrayUnpickler, UnsafePickleError, safe_beside_weights
+from densekit.weights.unpickling import (
+    ArrayUnpickler,
+    RecordPickle,
+    UnsafePickleError,
+    is_module,
+    module_tensors,
+    safe_beside_weights,
+)
 
 _REFUSED = (
     "{path}: the file asks for {what}, and a weight file may hold tensors, arrays, numbers, strings and plain "
@@ -59,11 +66,29 @@ def _read_torch(path: Path) -> dict[str, Any]:
     return {"model": data["state_dict"] if isinstance(data.get("state_dict"), dict) else data}
 
 
+def _pickled_module(path: Path) -> dict[str, Any] | None:
+    """The weights of a file that pickles a whole module, or None if there is none in it.
+
+    Classes of the file become inert records, whose tensors are collected by path. Of an average and the weights in
+    training, "ema" and "model" of the YOLO lineage, the average is taken.
+    """
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=False, pickle_module=RecordPickle)
+    except (*ArrayUnpickler.DAMAGED, AssertionError, RuntimeError):
+        return None  # it needs more than to be kept
+    places = [data.get(key) for key in ("ema", "model")] if isinstance(data, dict) else [data]
+    module = next((place for place in places if is_module(place)), None)
+    return None if module is None else {"model": module_tensors(module)}
+
+
 def _load_torch(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals(safe_beside_weights()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        module = _pickled_module(path) if not isinstance(error.__context__, UnsafePickleError) else None
+        if module is not None:
+            return module
         raise ValueError(_REFUSED.format(path=path, what=_named_global(error))) from error
     except (*ArrayUnpickler.DAMAGED, RuntimeError) as error:
         raise ValueError(f"{path}: damaged, or not a file of torch.save ({error}).") from error

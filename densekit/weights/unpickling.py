@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import IO, Any
 
 import numpy as np
+import torch
 
 # Where old and new numpy keep the functions that their pickles name.
 _NUMPY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric")
@@ -151,3 +152,113 @@ def safe_beside_weights() -> list[Any]:
     own = {key: made for key, made in _BUILDERS.items() if key[0] in ("numpy", "argparse")}
     curves = {("mmengine.logging.history_buffer", "HistoryBuffer"): _LeftOut}
     return [(made, ".".join(key)) for key, made in (numpy | own | curves).items()]
+
+
+class Record:
+    """Stands for an object of a class that is not imported: it keeps what the file says of it, and does nothing.
+
+    Each class that a file names gets a subclass of its own, so that the file's instructions to make objects find a
+    class; their arguments are dropped.
+
+    Attributes:
+        entries: the attributes that the file gives the object; empty if it describes itself otherwise.
+    """
+
+    kind = ""
+
+    def __new__(cls, *_: Any, **__: Any) -> "Record":
+        made = super().__new__(cls)
+        made.entries = {}
+        return made
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, tuple) and len(state) == 2 and isinstance(state[0], dict):
+            state = state[0]  # attributes, and slots
+        self.entries: dict[str, Any] = state if isinstance(state, dict) else {}
+
+    # A file may also put items into what is a list, a set or a dictionary where it was written.
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def append(self, value: Any) -> None:
+        pass
+
+    def extend(self, values: Any) -> None:
+        pass
+
+
+class RecordUnpickler(pickle.Unpickler):
+    """Rebuilds tensors and plain containers; any other name in the file becomes a :class:`Record`.
+
+    Nothing is imported, and of functions only those of :data:`_BUILDERS` and :data:`_TORCH_BUILDERS` run. Given
+    :class:`RecordPickle`, ``torch.load`` adds the tensors' memory.
+    """
+
+    def find_class(self, module: str, name: str) -> Any:
+        known = (_BUILDERS | _TORCH_BUILDERS).get((module, name))
+        if known is None and module in _NUMPY_MODULES:
+            known = _NUMPY_BUILDERS.get(name)
+        if known is None and module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+            known = getattr(torch, name)
+        return known or type(name.rpartition(".")[2] or "Record", (Record,), {"kind": f"{module}.{name}"})
+
+
+class RecordPickle:
+    """What ``torch.load`` wants of its ``pickle_module``."""
+
+    Unpickler = RecordUnpickler
+
+    @staticmethod
+    def load(file: IO[bytes], **options: Any) -> Any:
+        return RecordUnpickler(file, **options).load()
+
+
+def _tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> torch.Tensor:
+    """A tensor without its gradient's flag, hooks and metadata."""
+    return torch._utils._rebuild_tensor_v2(storage, offset, size, stride, False, OrderedDict())
+
+
+def _itself(data: Any, *_: Any) -> Any:
+    return data
+
+
+_TORCH_BUILDERS: dict[tuple[str, str], Any] = {
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch._utils", "_rebuild_tensor"): _tensor,
+    ("torch._utils", "_rebuild_parameter"): _itself,
+    ("torch._utils", "_rebuild_parameter_with_state"): _itself,
+    ("torch", "Size"): tuple,
+}
+
+
+def module_tensors(record: Record) -> dict[str, Any]:
+    """The parameters and buffers of a recorded ``torch.nn.Module`` by their paths, as its ``state_dict`` has them."""
+    found: dict[str, Any] = {}
+    _collect(record, "", found, set())
+    return found
+
+
+def _collect(record: Record, prefix: str, found: dict[str, Any], around: set[int]) -> None:
+    entries = record.entries
+    if id(record) in around:
+        raise UnsafePickleError(f"a module that holds itself, at {prefix!r}")
+    left_out = entries.get("_non_persistent_buffers_set", ())
+    for table in ("_parameters", "_buffers"):
+        for name, value in _items(entries.get(table)):
+            if value is not None and not (table == "_buffers" and name in left_out):
+                found[prefix + name] = value
+    for name, module in _items(entries.get("_modules")):
+        if isinstance(module, Record):
+            _collect(module, f"{prefix}{name}.", found, around | {id(record)})
+
+
+def _items(table: Any) -> list[tuple[str, Any]]:
+    return [(str(name), value) for name, value in table.items()] if isinstance(table, dict) else []
+
+
+def is_module(value: Any) -> bool:
+    """Whether a value is the record of a ``torch.nn.Module``."""
+    return isinstance(value, Record) and {"_parameters", "_buffers", "_modules"} <= value.entries.keys()

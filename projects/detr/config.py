@@ -15,6 +15,8 @@ def adapt_config(cfg: CfgNode) -> None:
             cfg.SOLVER.OPTIMIZER = "AdamW"  # as densekit writes it
         if not cfg.INPUT.MAPPER:
             cfg.INPUT.MAPPER = "DetrDatasetMapper"  # the wrapper's launcher takes its own for this architecture
+        if cfg.MODEL.RESNETS.RES5_DILATION == 2 and cfg.MODEL.BACKBONE.NAME == "build_resnet_backbone":
+            cfg.MODEL.BACKBONE.NAME = "build_half_dilated_resnet_backbone"  # what its weights were trained with
 
 
 def add_config(cfg: CfgNode) -> None:

@@ -259,8 +259,6 @@ def _build_detector(cfg: CfgNode, backbone: Backbone) -> DETR:
         raise ValueError(
             f"MODEL.DETR.POSITION_EMBEDDING is {keys.POSITION_EMBEDDING!r}; it can be one of {', '.join(_POSITIONS)}."
         )
-    if cfg.MODEL.RESNETS.RES5_DILATION == 2 and hasattr(backbone, "res5"):
-        _dilate_like_torchvision(backbone)
     channels, stride = _maps(backbone)[-1]
     return DETR(
         backbone=MaskedBackbone(backbone, stride=stride, padding_mask=keys.PADDING_MASK),
@@ -281,12 +279,6 @@ def _build_detector(cfg: CfgNode, backbone: Backbone) -> DETR:
         aux_loss=keys.DEEP_SUPERVISION,
         selection=QuerySelection(keys.HIDDEN_DIM, keys.NUM_CLASSES) if keys.QUERY_SELECTION else None,
     )
-
-
-def _dilate_like_torchvision(backbone: Any) -> None:
-    """Gives the first block of a dilated res5 no dilation: what torchvision's models, and so DETR's weights, have."""
-    conv = backbone.res5[0].conv2
-    conv.dilation = conv.padding = (1, 1)
 
 
 def _padded_masks(truth: Instances, images: ImageList) -> Tensor:

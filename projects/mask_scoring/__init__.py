@@ -3,6 +3,7 @@
 from densekit.d2.config import CfgNode
 from densekit.data.class_counts import CLASS_COUNTS, THINGS
 
+from . import anchors as anchors  # registers WholePixelAnchorGenerator
 from . import roi_heads as roi_heads  # registers MaskScoringROIHeads and MaskScoringCascadeROIHeads
 from . import upper_bound as upper_bound  # registers TruthfulRCNN and TruthfulMapper
 from . import weights as weights  # registers the names of published checkpoints

@@ -4,7 +4,7 @@ from densekit.d2.config import CfgNode
 
 
 def adapt_config(cfg: CfgNode) -> None:
-    """With the upper bound, takes the model and the mapper that bring the ground truth to the region heads.
+    """With the upper bound, takes the model and the mapper that compare with the ground truth.
 
     Raises:
         ValueError: the host's PanopticFPN or its test-time augmentation, which do not do so.
@@ -18,7 +18,7 @@ def adapt_config(cfg: CfgNode) -> None:
         if cfg.MODEL.META_ARCHITECTURE == "PanopticFPN":
             raise ValueError(
                 "MODEL.MASK_SCORING.UPPER_BOUND needs the ground truth in its evaluation, which PanopticFPN does not "
-                "show to its region heads: evaluate its weights with MODEL.META_ARCHITECTURE GeneralizedRCNN."
+                "read: evaluate its weights with MODEL.META_ARCHITECTURE GeneralizedRCNN."
             )
         if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":
             cfg.MODEL.META_ARCHITECTURE = "TruthfulRCNN"

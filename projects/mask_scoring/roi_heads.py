@@ -20,7 +20,7 @@ from densekit.d2.structures import Instances
 from densekit.modeling.mask_logits import check_gives_logits, concat_classes, forward_with_logits, select_classes
 
 from .maskiou_head import MaskIoUHead, TargetClasses, mask_iou_loss
-from .targets import best_overlaps, maskiou_targets
+from .targets import ImageObjects, maskiou_targets
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -35,7 +35,6 @@ class MaskScoringROIHeads(StandardROIHeads):
         maskiou_pooler: of the regions' features for it; None if it takes those of the mask head.
         maskiou_targets: which classes' overlap is learned.
         maskiou_loss_weight: factor of its loss.
-        maskiou_upper_bound: in inference, take the true overlaps with what :meth:`show_truth` was given.
         **kwargs: see :class:`StandardROIHeads`.
 
     Raises:
@@ -50,7 +49,6 @@ class MaskScoringROIHeads(StandardROIHeads):
         maskiou_pooler: ROIPooler | None = None,
         maskiou_targets: TargetClasses = "selected",
         maskiou_loss_weight: float = 1.0,
-        maskiou_upper_bound: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -63,8 +61,6 @@ class MaskScoringROIHeads(StandardROIHeads):
         self.maskiou_pooler = maskiou_pooler
         self.maskiou_targets = maskiou_targets
         self.maskiou_loss_weight = maskiou_loss_weight
-        self.maskiou_upper_bound = maskiou_upper_bound
-        self._truth: list[Instances] = []
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
@@ -98,17 +94,15 @@ class MaskScoringROIHeads(StandardROIHeads):
             "maskiou_pooler": pooler,
             "maskiou_targets": own.TARGET,
             "maskiou_loss_weight": own.LOSS_WEIGHT,
-            "maskiou_upper_bound": own.UPPER_BOUND,
         }
 
-    def show_truth(self, truth: list[Instances]) -> None:
-        """Hands over the objects of the images that come next: "gt_boxes", "gt_classes" and "gt_masks" of each."""
-        self._truth = truth
-
     def label_and_sample_proposals(self, proposals: list[Instances], targets: list[Instances]) -> list[Instances]:
-        """Also keeps the ground truth until the masks are there, where the targets ask for more than the matches."""
-        self._truth = targets if self.maskiou_targets != "selected" else []
-        return super().label_and_sample_proposals(proposals, targets)
+        """Also gives each region the objects of its image, where more is learned than the one that it matches."""
+        sampled = super().label_and_sample_proposals(proposals, targets)
+        if self.maskiou_targets != "selected":
+            for x, truth in zip(sampled, targets):
+                x.gt_image = ImageObjects(truth, torch.arange(len(x)))
+        return sampled
 
     def _forward_mask(self, features: dict[str, torch.Tensor], instances: list[Instances]) -> Any:
         """The mask branch and the MaskIoU head: losses in training, masks and their scores in inference."""
@@ -119,9 +113,6 @@ class MaskScoringROIHeads(StandardROIHeads):
         if self.mask_pooler is not None:
             x = self.mask_pooler(list(x.values()), boxes)
         result, logits = forward_with_logits(self.mask_head, x, instances)
-        if self.maskiou_upper_bound and not self.training:
-            _set_mask_scores(self._true_overlaps(logits, instances), instances)
-            return result
         if self.maskiou_pooler is not None:
             x = self.maskiou_pooler([features[name] for name in self.box_in_features], boxes)
         classes = concat_classes(instances, "gt_classes" if self.training else "pred_classes")
@@ -129,21 +120,8 @@ class MaskScoringROIHeads(StandardROIHeads):
         if self.training:
             result["loss_maskiou"] = self._loss(overlaps, logits.detach() > 0, instances)
         else:
-            _set_mask_scores(select_classes(overlaps, classes), instances)
+            set_mask_scores(select_classes(overlaps, classes).split([len(x) for x in instances]), instances)
         return result
-
-    def _true_overlaps(self, logits: torch.Tensor, instances: list[Instances]) -> torch.Tensor:
-        """The overlap (R,) of each detection's mask with the best object of its class."""
-        if len(self._truth) != len(instances):
-            raise ValueError(
-                f"MODEL.MASK_SCORING.UPPER_BOUND has the ground truth of {len(self._truth)} images for the detections "
-                f"of {len(instances)}; META_ARCHITECTURE TruthfulRCNN hands it over."
-            )
-        masks = select_classes(logits, concat_classes(instances, "pred_classes")) > 0
-        per_image = zip(masks.split([len(x) for x in instances]), instances, self._truth)
-        overlaps = torch.cat([best_overlaps(m, x, truth) for m, x, truth in per_image])
-        self._truth = []
-        return overlaps
 
     def _masks(self, logits: torch.Tensor, classes: torch.Tensor, instances: list[Instances]) -> torch.Tensor:
         """The masks that the MaskIoU head sees. In training their gradient goes back into the mask head."""
@@ -155,10 +133,8 @@ class MaskScoringROIHeads(StandardROIHeads):
 
     def _loss(self, overlaps: torch.Tensor, masks: torch.Tensor, instances: list[Instances]) -> torch.Tensor:
         """The l2 loss of predicted overlaps (R, K), given the binary masks (R, C, M, M)."""
-        truths: Sequence[Instances | None] = self._truth or [None] * len(instances)
-        per_image = zip(masks.split([len(x) for x in instances]), instances, truths)
-        targets = torch.cat([maskiou_targets(m, x, self.num_classes, truth) for m, x, truth in per_image])
-        self._truth = []
+        per_image = zip(masks.split([len(x) for x in instances]), instances)
+        targets = torch.cat([maskiou_targets(m, x, self.num_classes) for m, x in per_image])
         counted = torch.ones_like(targets, dtype=torch.bool) if self.maskiou_targets == "all" else targets > 0
         return mask_iou_loss(overlaps, targets, counted) * self.maskiou_loss_weight
 
@@ -174,6 +150,7 @@ def _mask_channels(cfg: CfgNode, mask_head: nn.Module) -> int:
     return getattr(mask_head, "mask_channels", usual)
 
 
-def _set_mask_scores(overlaps: torch.Tensor, instances: list[Instances]) -> None:
-    for x, image_overlaps in zip(instances, overlaps.split([len(x) for x in instances])):
+def set_mask_scores(overlaps: Sequence[torch.Tensor], instances: Sequence[Instances]) -> None:
+    """Ranks the masks of each image by the class score times the overlap (Ri,), as "mask_scores"."""
+    for x, image_overlaps in zip(instances, overlaps):
         x.mask_scores = x.scores * image_overlaps

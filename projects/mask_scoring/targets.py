@@ -12,17 +12,34 @@ from .maskiou_head import mask_iou
 from .visible_area import visible_fraction
 
 
-def maskiou_targets(
-    masks: torch.Tensor, regions: Instances, num_classes: int, truth: Instances | None = None
-) -> torch.Tensor:
+class ImageObjects:
+    """A field of regions that holds all objects of their image, and is selected along with the regions.
+
+    Args:
+        objects: "gt_boxes", "gt_classes" and "gt_masks".
+        rows: (R,), one entry for each region.
+    """
+
+    def __init__(self, objects: Instances, rows: torch.Tensor) -> None:
+        self.objects = objects
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, item: slice | torch.Tensor) -> "ImageObjects":
+        return ImageObjects(self.objects, self.rows[item.to(self.rows.device) if torch.is_tensor(item) else item])
+
+
+def maskiou_targets(masks: torch.Tensor, regions: Instances, num_classes: int) -> torch.Tensor:
     """The overlaps to learn.
 
     Args:
         masks: (R, C, M, M) bool, the predicted masks.
-        regions: "proposal_boxes", and the matched object's "gt_classes" and "gt_masks".
+        regions: "proposal_boxes", and the matched object's "gt_classes" and "gt_masks"; with a "gt_image"
+            (:class:`ImageObjects`) the masks of other classes than the region's are learned too: of each class the
+            object that overlaps the region most.
         num_classes: K.
-        truth: all objects of the image, "gt_boxes", "gt_classes" and "gt_masks", to learn the masks of other classes
-            than the region's too: of each class the object that overlaps the region most. None for its class only.
 
     Returns:
         (R, K) in [0, 1]; 0 for a class without an object in the region.
@@ -31,6 +48,7 @@ def maskiou_targets(
     if len(regions) == 0:
         return targets
     boxes, classes, size = regions.proposal_boxes.tensor, regions.gt_classes, regions.image_size
+    truth = regions.gt_image.objects if regions.has("gt_image") else None
     if truth is not None and len(truth):
         region, obj = _best_of_other_classes(boxes, classes, truth).nonzero(as_tuple=True)
         other = truth.gt_classes[obj]

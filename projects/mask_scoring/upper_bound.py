@@ -1,6 +1,6 @@
-"""Ground truth for the region heads in an evaluation, for the upper bound that arXiv 1903.00241 discusses.
+"""The upper bound that arXiv 1903.00241 discusses: masks ranked by their true overlaps.
 
-A host's detector hides the ground truth from its heads outside training, and its mapper does not read it.
+The host's mapper does not read the ground truth outside training; the one here does.
 """
 
 from typing import Any
@@ -10,14 +10,13 @@ from densekit.d2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from densekit.d2.structures import Instances
 from densekit.data.mapper import MAPPERS, DatasetMapper
 
-from .roi_heads import MaskScoringROIHeads
+from .roi_heads import set_mask_scores
+from .targets import best_overlaps
 
 
 @META_ARCH_REGISTRY.register()
 class TruthfulRCNN(GeneralizedRCNN):
-    """The host's detector; in inference too, the ``instances`` of its inputs are shown to its mask-scoring heads."""
-
-    roi_heads: MaskScoringROIHeads
+    """The host's detector; masks are scored by their true overlap with the ``instances`` of its inputs."""
 
     def inference(
         self,
@@ -36,8 +35,10 @@ class TruthfulRCNN(GeneralizedRCNN):
                     f"{item.get('file_name', 'An input')} has no 'instances'. MODEL.MASK_SCORING.UPPER_BOUND compares "
                     "masks with the ground truth: use it to evaluate, and with INPUT.MAPPER TruthfulMapper."
                 )
-        self.roi_heads.show_truth([item["instances"].to(self.device) for item in batched_inputs])
-        return super().inference(batched_inputs, detected_instances, do_postprocess)
+        found = super().inference(batched_inputs, detected_instances, do_postprocess=False)
+        truths = [item["instances"].to(self.device) for item in batched_inputs]
+        set_mask_scores([best_overlaps(x.pred_masks[:, 0] > 0.5, x, truth) for x, truth in zip(found, truths)], found)
+        return self._postprocess(found, batched_inputs, [x.image_size for x in found]) if do_postprocess else found
 
 
 @MAPPERS.register()

@@ -23,8 +23,10 @@ def visible_fraction(masks: PolygonMasks | BitMasks, boxes: torch.Tensor, image_
     """
     if isinstance(masks, BitMasks):
         return _of_bitmaps(masks.tensor, boxes)
-    frames = boxes.detach().cpu().numpy().astype(np.float64)
-    shares = [_of_polygons(polygons, frame, image_size) for polygons, frame in zip(masks.polygons, frames)]
+    # In single precision, as the authors': where a corner falls on the grid of pixels, doubles may count another one.
+    frames = boxes.detach().cpu().numpy().astype(np.float32)
+    single = ([np.asarray(polygon, dtype=np.float32) for polygon in polygons] for polygons in masks.polygons)
+    shares = [_of_polygons(polygons, frame, image_size) for polygons, frame in zip(single, frames)]
     return torch.tensor(shares, dtype=torch.float32, device=boxes.device)
 
 
@@ -51,9 +53,9 @@ def _of_polygons(polygons: list[np.ndarray], box: np.ndarray, image_size: tuple[
     if not polygons:
         return 0.0
     points = np.concatenate(polygons).reshape(-1, 2)
-    low = np.maximum(np.minimum(box[:2].astype(int), points.min(axis=0)), 0)
-    last = np.array([image_size[1] - 1, image_size[0] - 1])
-    high = np.minimum(np.maximum(box[2:].astype(int) + 1, points.max(axis=0)), last)
+    low = np.maximum(np.minimum(np.trunc(box[:2]), points.min(axis=0)), np.float32(0))
+    last = np.array([image_size[1] - 1, image_size[0] - 1], dtype=np.float32)
+    high = np.minimum(np.maximum(np.trunc(box[2:]) + np.float32(1), points.max(axis=0)), last)
     whole = _pixels(polygons, low, high)
     return min(_pixels(polygons, box[:2], box[2:]) / whole, 1.0) if whole else 0.0
 

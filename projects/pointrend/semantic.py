@@ -12,8 +12,10 @@ from torch import nn
 
 from densekit.d2.config import CfgNode, configurable
 from densekit.d2.modeling import SEM_SEG_HEADS_REGISTRY
+from densekit.layers.pixel_losses import mean_cross_entropy
 from densekit.layers.points import point_sample, random_uncertain_points, uncertain_grid_points
-from densekit.modeling.semantic import all_losses, mean_cross_entropy, pad_labels
+from densekit.modeling.semantic import pad_labels, scores_and_losses
+from densekit.modeling.semantic_fpn import with_loss_keys
 
 from .point_head import build_point_head
 
@@ -82,7 +84,9 @@ class PointRendSemanticHead(nn.Module):
                 "give the background a class of its own."
             )
         return {
-            "coarse_sem_seg_head": SEM_SEG_HEADS_REGISTRY.get(node.COARSE_SEM_SEG_HEAD_NAME)(cfg, input_shape),
+            "coarse_sem_seg_head": SEM_SEG_HEADS_REGISTRY.get(with_loss_keys(node.COARSE_SEM_SEG_HEAD_NAME))(
+                cfg, input_shape
+            ),
             "point_head": build_point_head(cfg, input_shape, classes),
             "in_features": node.IN_FEATURES,
             "train_num_points": node.TRAIN_NUM_POINTS,
@@ -106,12 +110,11 @@ class PointRendSemanticHead(nn.Module):
         Returns:
             In training None and the losses by name; else scores (N, C, H * stride, W * stride) and no losses.
         """
-        coarse = self.coarse_sem_seg_head.layers(features)
         if not self.training:
-            return self._subdivide(features, coarse), {}
+            return self._subdivide(features, self.coarse_sem_seg_head.layers(features)), {}
         if targets is None:
             raise ValueError("PointRendSemanticHead needs labels in training; the inputs have no 'sem_seg'.")
-        losses = all_losses(self.coarse_sem_seg_head, features, coarse, targets)
+        coarse, losses = scores_and_losses(self.coarse_sem_seg_head, features, targets)
         return None, {**losses, "loss_sem_seg_point": self._point_loss(features, coarse, targets)}
 
     def _point_loss(

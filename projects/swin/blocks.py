@@ -57,7 +57,11 @@ class WindowAttention(nn.Module):
         if mask is not None:
             bias = bias + mask[:, None]  # (K, A, T, T)
             bias = bias.repeat(x.shape[0] // mask.shape[0], 1, 1, 1)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
+        if torch.compiler.is_exporting():
+            # The fused kernel's result has an order in memory that its plain operators, of which a graph is made, lack.
+            y = (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1) + bias).softmax(dim=-1) @ v
+        else:
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
         return self.proj(y.transpose(1, 2).flatten(2))
 
 

@@ -22,7 +22,7 @@ def add_config(cfg: CfgNode) -> None:
 
     # What the port does not have.
     # -1: all learns. 0: the patch embedding does not; 1: nor do absolute positions; k: nor do the first k - 1 stages.
-    cfg.MODEL.SWIN.FROZEN_STAGES = -1
+    cfg.MODEL.SWIN.FROZEN_STAGES = -1  # see above
     cfg.MODEL.SWIN.LAYER_DECAY = 1.0  # factor on the learning rate from each block to the one before it
 
 

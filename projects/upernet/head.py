@@ -173,6 +173,14 @@ class UPerHead(SemanticHead):
             **makers,
         }
 
+    @staticmethod
+    def norms_of_single_values(cfg: CfgNode) -> dict[str, str]:
+        """The norms, by key, that see one value of a channel for each image: behind a grid of 1 x 1."""
+        one = 1 in cfg.MODEL.UPERNET.POOL_SCALES
+        # The authors enlarge what was pooled before its convolution, so that equal values fill a map.
+        pools = one and cfg.MODEL.UPERNET.CONVENTION != "csail"
+        return {"MODEL.SEM_SEG_HEAD.NORM": cfg.MODEL.SEM_SEG_HEAD.NORM} if pools else {}
+
     def layers(self, features: Features) -> Tensor:
         """The scores (N, C, H0, W0) from the maps of a batch by name."""
         *finer, coarsest = [features[name] for name in self.in_features]

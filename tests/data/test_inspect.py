@@ -12,8 +12,8 @@ from PIL import Image
 
 from densekit.cli import main
 from densekit.data.coco import load_coco_json
+from densekit.data.coco_masks import _runs
 from densekit.data.inspect import KINDS, Options, content_hashes, fix_coco, inspect_coco
-from densekit.data.inspect.masks import _runs
 from densekit.files.atomic import strict
 
 OPTIONS = Options(workers=2, progress=False)
@@ -180,7 +180,7 @@ FAULTS = {
     ),
     "unknown image": (lambda d: add(d, image_id=77), {"image-unknown": 1}),
     "unknown category": (lambda d: add(d, category_id=77), {"category-unknown": 1}),
-    "ids of two types": (lambda d: d.car(1).update(id="11"), {"id-type": 1}),
+    "ids of two types": (lambda d: d.car(1).update(id="11"), {"annotation-id-odd": 1}),
     "category ids of text": (text_ids_of_categories, {"id-type": 1}),
     "no category": (lambda d: add(d, category_id=None), {"entry-incomplete": 1}),
     "no box": (lambda d: drop(d.car(1), "bbox"), {"entry-incomplete": 1}),
@@ -219,7 +219,7 @@ FAULTS = {
     "crowd flag 2": (lambda d: d.car(1).update(iscrowd=2), {"crowd-flag": 1}),
     "crowd flag null": (lambda d: d.car(1).update(iscrowd=None), {"crowd-flag": 1}),
     "ignore flag": (lambda d: d.car(1).update(ignore=1), {"ignore-flag": 1}),
-    "polygon of two points": (lambda d: d.person(1)["segmentation"].append([1, 1, 5, 5]), {"polygon-degenerate": 1}),
+    "polygon of two points": (lambda d: d.person(1)["segmentation"].append([1, 1, 5, 5]), {"polygon-box": 1}),
     "polygon of seven numbers": (
         lambda d: d.person(1)["segmentation"].append([1, 1, 5, 5, 1, 5, 3]), {"polygon-degenerate": 1}
     ),
@@ -453,11 +453,11 @@ def test_command_line(data, tmp_path, capsys):
     assert "box-empty" in out and "[10, 10, 0, 5]" in out and "boxes taken from their masks" in out
     text = page.read_text()
     assert "<script>alert" not in text and "&lt;script&gt;alert(1)" in text and "<b>&" not in text
-    assert main(["check", "--coco", str(fixed), "--images", str(data.images)]) == 1  # ids of mixed types are left
+    assert main(["check", "--coco", str(fixed), "--images", str(data.images)]) == 0  # ids of text are names, and stay
     capsys.readouterr()
     assert main([*words, "--json"]) == 1
     result = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(name))
-    assert {entry["kind"]: entry["count"] for entry in result["findings"]} == {"box-empty": 1, "id-type": 1}
+    assert {entry["kind"]: entry["count"] for entry in result["findings"]} == {"box-empty": 1, "annotation-id-odd": 1}
 
 
 @pytest.mark.parametrize(

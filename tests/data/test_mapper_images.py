@@ -64,7 +64,10 @@ def test_other_files_are_left_to_the_host(tmp_path, name):
     image, options = OTHERS[name]
     path = str(tmp_path / name)
     image.save(path, **options)
-    assert np.array_equal(read_training_image(path, "BGR"), utils.read_image(path, "BGR"))
+    expected = utils.read_image(path, "BGR")
+    if name == "sixteen.png":  # which Detectron2 cuts off at 255
+        expected = np.repeat((picture()[..., :1].astype(int) * 200 // 257).astype(np.uint8), 3, axis=2)
+    assert np.array_equal(read_training_image(path, "BGR"), expected)
 
 
 def test_what_follows_the_picture_does_no_harm(tmp_path):

@@ -73,8 +73,10 @@ def _files(folder: str, ending: str) -> Iterator[tuple[str, str]]:
     """Goes through (frame, file) of the cities of a folder."""
     for city in sorted(os.listdir(folder)):
         place = os.path.join(folder, city)
+        if city.startswith("."):
+            continue
         for file in sorted(os.listdir(place)) if os.path.isdir(place) else ():
-            if file.endswith(ending):
+            if file.endswith(ending) and not file.startswith("."):
                 yield file.removesuffix(ending), os.path.join(place, file)
 
 

@@ -3,18 +3,22 @@
 The loader (:mod:`densekit.data.coco_json`) stops at the first fault; here all of them are wanted.
 """
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from densekit.data import coco_json
+from densekit.data.coco_fields import Change, is_id, normalised
 from densekit.data.inspect.findings import Findings, Histogram
 from densekit.files.atomic import leads_out
 
 __all__ = ["Entries", "Entry", "inside", "is_complete", "read_entries", "read_json"]
 
 Entry = dict[str, Any]
+
+_SHOWN_KEYS = 12
+_KINDS = {"iscrowd": "crowd-flag", "keypoints": "keypoint-visibility"}  # of fields with a kind of their own
 
 
 @dataclass
@@ -63,29 +67,26 @@ def read_json(path: str, findings: Findings) -> Any:
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"Annotation file {path} does not exist.")
-    constants: list[str] = []
-
-    def constant(name: str) -> float:
-        constants.append(name)
-        return float(name.replace("Infinity", "inf"))
-
     try:
-        with open(path, "rb") as file:
-            content = json.loads(file.read(), parse_constant=constant)
-    except (ValueError, RecursionError) as error:
-        findings.add("annotations-unreadable", path, f"not JSON: {error}")
+        content, has_non_finite = coco_json.read_json(path)
+    except ValueError as error:
+        findings.add("annotations-unreadable", path, str(error).removeprefix(f"{path} ").rstrip("."))
         return None
     if content is None:
         findings.add("annotations-unreadable", path, "it holds nothing but null")
-    if constants:
-        findings.add("json-nan", path, f"{len(constants)} times, first {constants[0]}")
+    if has_non_finite:
+        findings.add("json-nan", path)
     return content
 
 
 def read_entries(path: str, content: Any, folder: str, findings: Findings) -> Entries | None:
     """Sorts out the entries of a file; returns None where it is no COCO file at all."""
+    reading = normalised(content)
+    content = reading.content
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
-        kind = type(content).__name__ if not isinstance(content, dict) else f"keys {', '.join(sorted(content))}"
+        kind = type(content).__name__
+        if isinstance(content, dict):
+            kind = f"keys {', '.join(sorted(content)[:_SHOWN_KEYS])}{', ...' if len(content) > _SHOWN_KEYS else ''}"
         findings.add("annotations-unreadable", path, f"no COCO file: an object with 'images' is needed, found {kind}")
         return None
     lists = {}
@@ -104,6 +105,8 @@ def read_entries(path: str, content: Any, folder: str, findings: Findings) -> En
     entries = Entries(images, categories, [], folder)
     _check_files(entries, findings)
     entries.annotations = _known(entries, lists["annotations"], findings)
+    for change in reading.changes:
+        _report_change(change, entries, findings)
     _check_annotation_ids(entries, findings)
     findings.images, findings.objects = len(images), len(entries.annotations)
     findings.histogram = _histogram(entries)
@@ -114,11 +117,25 @@ def read_entries(path: str, content: Any, folder: str, findings: Findings) -> En
     return entries
 
 
+def _report_change(change: Change, entries: Entries, findings: Findings) -> None:
+    entry, value = change.entry, repr(change.value)
+    detail = f"{change.field} {value[:60]}{'...' if len(value) > 60 else ''}"
+    kind = _KINDS.get(change.field, "value-type")
+    image = entry.get("image_id")
+    if "image_id" in entry and _is_in(image, entries.images):
+        findings.add(kind, entries.where(dict(entry)), detail, **entries.place(dict(entry)))
+    else:
+        what = "annotation" if "image_id" in entry else "image" if "file_name" in entry else "category"
+        findings.add(kind, f"{what} {entry.get('id')}", detail)
+
+
 def is_complete(entry: Any, name: str) -> bool:
     """Returns whether an image or category has an id and its name."""
-    if not isinstance(entry, dict) or not isinstance(entry.get("id"), int | str):
+    if not isinstance(entry, dict) or type(entry.get("id")) not in (int, str):
         return False
-    return isinstance(entry.get(name), int | str if name == "name" else str)  # a category may be called 7
+    if name == "name":
+        return type(entry.get(name)) in (int, float, str)  # a category may be called 7
+    return isinstance(entry.get(name), str) and bool(entry[name])
 
 
 def _by_id(kind: str, listed: list[Any], name: str, findings: Findings) -> dict[Any, Entry]:
@@ -135,9 +152,13 @@ def _by_id(kind: str, listed: list[Any], name: str, findings: Findings) -> dict[
             kept[entry["id"]] = entry
     if len({type(key) for key in kept}) > 1:
         findings.add("id-type", f"{kind} ids", f"such as {', '.join(repr(k) for k in _one_of_each_type(kept))}")
-    elif kind == "category" and any(isinstance(key, str) for key in kept):
-        findings.add("id-type", "category ids", f"such as {next(iter(kept))!r}, which is text")
+    elif kind == "category" and (odd := [key for key in kept if _is_no_number(key)]):
+        findings.add("id-type", "category ids", f"such as {odd[0]!r}, which is no number that metrics count with")
     return kept
+
+
+def _is_no_number(key: int | str) -> bool:
+    return isinstance(key, str) or abs(key) > coco_json.MOST_ID
 
 
 def _one_of_each_type(values: Any) -> list[Any]:
@@ -183,6 +204,8 @@ def _known(entries: Entries, listed: list[Any], findings: Findings) -> list[Entr
         if missing:
             hint = " (a panoptic file?)" if isinstance(annotation, dict) and "segments_info" in annotation else ""
             findings.add("entry-incomplete", label, f"has no {', '.join(missing)}{hint}", annotation_id=named)
+        elif not is_id(named):
+            findings.add("entry-incomplete", label, f"has the id {str(named)[:40]!r}")
         if {"image_id", "category_id"} & set(missing) or not isinstance(annotation, dict):
             continue
         if not _is_in(annotation["image_id"], entries.images):
@@ -207,20 +230,21 @@ def _is_in(key: Any, known: dict[Any, Entry]) -> bool:
 
 def _check_annotation_ids(entries: Entries, findings: Findings) -> None:
     seen: set[Any] = set()
-    types = set()
+    odd: list[Any] = []
     for annotation in entries.annotations:
         key = annotation.get("id")
-        if not isinstance(key, int | str):
+        if not is_id(key):
             continue
-        types.add(type(key))
+        if not isinstance(key, int) or not 0 <= key < 2**63:
+            odd.append(key)
         if key in seen:
             findings.add("annotation-id-twice", entries.where(annotation), **entries.place(annotation))
         seen.add(key)
-    if 0 in seen:
+    if 0 in seen:  # 0.0 too
         zero = next(annotation for annotation in entries.annotations if annotation.get("id") == 0)
         findings.add("annotation-id-zero", entries.where(zero), **entries.place(zero))
-    if len(types) > 1:
-        findings.add("id-type", "annotation ids", f"such as {', '.join(repr(k) for k in _one_of_each_type(seen))}")
+    if odd:
+        findings.add("annotation-id-odd", "annotation ids", f"{len(odd)}, such as {str(odd[0])[:40]!r}")
 
 
 def _histogram(entries: Entries) -> Histogram:

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from densekit.data.coco_fields import is_id, normalised
 from densekit.data.coco_json import is_limb
+from densekit.data.coco_masks import polygon_problem, rle_problem, segmentation_extent
 from densekit.data.ground_truth import segmentation_area
 from densekit.data.inspect.coco_file import Entry, is_complete
 from densekit.data.inspect.keypoints import keypoint_names, keypoint_table
-from densekit.data.inspect.masks import polygon_problem, rle_problem, segmentation_extent
 from densekit.data.inspect.objects import (
     BORDER,
     area_problem,
@@ -30,7 +31,6 @@ from densekit.data.inspect.pictures import PictureFacts
 __all__ = ["fix_coco"]
 
 Changes = Counter[str]
-_NO = ("none", "false", "no", "0", "0.0", "")  # what other programs write for an iscrowd of 0
 
 
 def fix_coco(
@@ -50,8 +50,9 @@ def fix_coco(
     Returns:
         The corrected content, and how often each change was made.
     """
-    fixed = copy.deepcopy(dict(content))
-    changes: Changes = Counter()
+    reading = normalised(content)
+    fixed = copy.deepcopy(dict(reading.content))
+    changes: Changes = Counter(f"values of '{change.field}' written in COCO's form" for change in reading.changes)
     fixed["categories"] = _unique("category", fixed.get("categories", []), "name", changes)
     for category in fixed["categories"]:
         _fix_skeleton(category, changes)
@@ -241,9 +242,9 @@ def _fix_flags(annotation: Entry, changes: Changes) -> None:
     if annotation.pop("ignore", None):
         annotation["iscrowd"] = 1
         changes["'ignore' turned into iscrowd"] += 1
-    if (crowd := annotation.setdefault("iscrowd", 0)) not in (0, 1):
-        annotation["iscrowd"] = 0 if str(crowd).lower() in _NO else 1
-        changes[f"iscrowd set to {annotation['iscrowd']}"] += 1
+    if annotation.setdefault("iscrowd", 0) not in (0, 1):
+        annotation["iscrowd"] = 0  # an object that is no crowd can be looked at; a crowd would be lost
+        changes["iscrowd that says neither yes nor no set to 0"] += 1
 
 
 def _fix_area(annotation: Entry, changes: Changes) -> None:
@@ -281,10 +282,10 @@ def _fix_keypoints(annotation: Entry, image: Entry, category: Entry, changes: Ch
 def _number(annotations: list[Entry], changes: Changes) -> None:
     """Gives new ids to annotations without one, with a used one, or with 0."""
     seen: set[Any] = set()
-    free = max((a["id"] for a in annotations if isinstance(a.get("id"), int)), default=0)
+    free = max((a["id"] for a in annotations if type(a.get("id")) is int), default=0)
     for annotation in annotations:
         key = annotation.get("id")
-        if not isinstance(key, int | str) or key in seen or key == 0:
+        if not is_id(key) or key in seen or key == 0:
             free += 1
             annotation["id"] = free
             changes["annotations numbered anew"] += 1

@@ -22,7 +22,7 @@ def image_files(folder: str) -> list[str]:
         os.path.join(parent, name)
         for parent, _, names in os.walk(folder)
         for name in names
-        if name.lower().endswith(SUFFIXES)
+        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
     )
 
 
@@ -45,7 +45,9 @@ def check_images(
         if not os.path.isdir(folder):
             continue
         with os.scandir(folder) as files:
-            names = sorted(entry.name for entry in files if entry.name.lower().endswith(SUFFIXES))
+            names = sorted(
+                entry.name for entry in files if entry.name.lower().endswith(SUFFIXES) and entry.name[0] != "."
+            )
         for name in names:
             path = os.path.join(folder, name)
             if path not in listed:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from densekit.data.coco_fields import number
+from densekit.data.coco_json import BORDER, convention
 from densekit.data.inspect.coco_file import Entries, Entry
 from densekit.data.inspect.findings import Findings
 from densekit.data.inspect.keypoints import check_keypoints
@@ -25,8 +27,6 @@ __all__ = [
     "without_wrong_sizes",
 ]
 
-BORDER = 1.0  # pixels by which rounding may carry an annotation over the border
-_LEAST_FOR_ALL = 5  # so many boxes before all of them are called wrong
 _NO_NUMBERS = ("box-malformed", "box-nan")
 _IOU, _OFF = 0.75, 2.0  # a mask contradicts its box if they overlap less and a side is off by more pixels
 _AREA_SLACK = 1.05
@@ -89,8 +89,8 @@ def box_problem(box: Any, size: tuple[float, float] | None) -> tuple[str, str]:
     numbers = isinstance(box, list) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in box)
     if not numbers or len(box) != 4:
         return "box-malformed", f"bbox {str(box)[:80]}"
-    if not np.isfinite(box).all():
-        return "box-nan", f"bbox {box}"
+    if None in map(number, box):
+        return "box-nan", f"bbox {str(box)[:80]}"
     x, y, width, height = box
     shown = f"bbox {[round(v, 2) for v in box]}"
     if width <= 0 or height <= 0:
@@ -116,17 +116,8 @@ def box_convention(annotations: Sequence[Entry], images: Mapping[Any, Entry]) ->
         size = image_size(images[annotation["image_id"]])
         if size and box_problem(annotation.get("bbox"), None)[0] not in _NO_NUMBERS:
             rows.append([*annotation["bbox"], *size])
-    if len(rows) < _LEAST_FOR_ALL:
-        return "xywh", ""
-    table = np.array(rows, dtype=np.float64)
-    first, second, sizes = table[:, :2], table[:, 2:4], table[:, 4:]
-    example = f"{len(rows)} boxes, such as {rows[0][:4]} in an image of {rows[0][4]} x {rows[0][5]}"
-    if (np.abs(table[:, :4]) <= 1).all():
-        return "fractions", example
-    over = (first + second > sizes + BORDER).any(axis=1).mean()
-    if over > 0.5 and (second > first).all() and (second <= sizes + BORDER).all():
-        return "xyxy", f"{over:.0%} leave their image as xywh: {example}"
-    return "xywh", ""
+    table = np.array(rows, dtype=np.float64).reshape(-1, 6)
+    return convention(table[:, :4], table[:, 4:])
 
 
 class _Boxes:
@@ -162,7 +153,7 @@ def _corners(box: list[float]) -> tuple[float, float, float, float]:
 def _check_flags(annotation: Entry, entries: Entries, findings: Findings) -> None:
     crowd = annotation.get("iscrowd", 0)
     if crowd not in (0, 1):
-        findings.add("crowd-flag", entries.where(annotation), f"iscrowd {crowd!r}", **entries.place(annotation))
+        findings.add("crowd-unclear", entries.where(annotation), f"iscrowd {crowd!r}", **entries.place(annotation))
     if annotation.get("ignore"):
         findings.add("ignore-flag", entries.where(annotation), **entries.place(annotation))
 

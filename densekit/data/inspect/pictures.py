@@ -22,7 +22,7 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from densekit.data.pictures import TURNED, exif_orientation
+from densekit.data.pictures import TURNED, exif_orientation, name_hint
 from densekit.files.image_limit import readable
 
 __all__ = ["Picture", "PictureFacts", "progress_map", "read_picture", "read_pictures"]
@@ -111,7 +111,7 @@ def progress_map(function: Any, items: list[Any], workers: int, progress: bool, 
 def read_picture(path: str, *, decode: bool = False) -> PictureFacts:
     """Reads one file; never raises for what is wrong with it."""
     if not os.path.isfile(path):
-        return PictureFacts("image-missing", _near_name(path))
+        return PictureFacts("image-missing", name_hint(path) or _near_name(path))
     try:
         with open(path, "rb") as file:
             data = file.read()
@@ -129,12 +129,17 @@ def read_picture(path: str, *, decode: bool = False) -> PictureFacts:
                     "orientation": _orientation(image, data),
                 }  # fmt: skip
                 problem, detail = _broken_off(data, image.format or "")
+                if decode and problem == "image-damaged":
+                    refused = _decode(image)
+                    problem, detail = refused if refused[0] else (problem, detail)
                 if not problem and (decode or image.format not in ("JPEG", "MPO", "PNG")):
                     problem, detail = _decode(image)
     except Exception as error:  # Pillow's readers raise what they like: SyntaxError, struct.error, ValueError ...
         # A file cut within its header is not recognised at all, but begins like an image.
         kind = "JPEG" if data.startswith(b"\xff\xd8") else "PNG" if data.startswith(_PNG_MAGIC) else ""
         problem, detail = _broken_off(data, kind)
+        if problem == "image-damaged":  # a warning elsewhere, where decoders guess the rest
+            problem = "image-unreadable"
         return PictureFacts(problem or "image-unreadable", detail or _plain_reason(error), digest=digest)
     return PictureFacts(problem, detail, **known)
 

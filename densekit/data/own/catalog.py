@@ -9,9 +9,10 @@ The file maps each name to its form and its files; paths are relative to the YAM
 """
 
 import difflib
+import functools
 import logging
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import yaml
@@ -23,9 +24,10 @@ from densekit.data.own.images import IMAGES
 from densekit.data.own.labelme import LABELME
 from densekit.data.own.options import Form, Place, portable
 from densekit.data.own.semantic import SEMANTIC
+from densekit.data.own.ultralytics import entries_of, is_ultralytics
 from densekit.data.own.voc import VOC
 from densekit.data.own.yolo import YOLO
-from densekit.data.registry import register
+from densekit.data.registry import Records, register
 
 __all__ = ["FORMS", "register_dataset", "register_from_yaml"]
 
@@ -39,6 +41,8 @@ FORMS: dict[str, Form] = {
     "labelme": LABELME,
     "images": IMAGES,
 }
+
+_DEPTH = "bit_depth"  # of every form: how many bits of a picture's 16 are used
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +95,8 @@ def register_flag(flag: str, name: str, value: str) -> dict[str, Any]:
         FileNotFoundError, ValueError: As :func:`register_dataset`; or the value is no such entry.
     """
     words = value.strip()
+    if words.lower().endswith((".yaml", ".yml")) and os.path.isfile(words):
+        return _register(Place(f"{flag} {value!r}", os.getcwd()), name, _split_of(flag, words))
     try:
         entry = yaml.load(words if words.startswith("{") else f"{{{words}}}", Loader=_UniqueKeys)
     except yaml.YAMLError as error:
@@ -98,6 +104,15 @@ def register_flag(flag: str, name: str, value: str) -> dict[str, Any]:
             f"{flag} {value!r} cannot be read: {error}. Write it as 'form: coco, json: train.json, images: photos'."
         ) from error
     return _register(Place(f"{flag} {value!r}", os.getcwd()), name, entry)
+
+
+def _split_of(flag: str, path: str) -> dict[str, Any]:
+    """The entry of Ultralytics' file that a flag means."""
+    entries = read_catalog(path)
+    split = "train" if flag == "--train-data" else "val"
+    if entries.get(split, {}).get("classes") != os.path.abspath(path):
+        raise ValueError(f"{flag} {path}: the file has no {split}, or is no data.yaml; a data set file is --datasets.")
+    return entries[split]
 
 
 def read_catalog(path: str) -> dict[str, Any]:
@@ -114,6 +129,8 @@ def read_catalog(path: str) -> dict[str, Any]:
             entries = yaml.load(file, Loader=_UniqueKeys)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"Data set file {path} is not YAML: {error}") from error
+    if is_ultralytics(entries):
+        return dict(entries_of(entries, path))
     if not isinstance(entries, dict) or not entries:
         raise ValueError(f"Data set file {path}: expected 'NAME: {{form: coco, json: FILE, images: FOLDER}}' entries.")
     return {str(name): entry for name, entry in entries.items()}
@@ -147,6 +164,21 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def with_depth(load: "functools.partial[Records]", bits: int) -> "functools.partial[Records]":
+    """A loader whose records say how many bits of their pictures' 16 are used."""
+    return functools.partial(load_with_depth, bits, load.func, load.args, tuple(sorted(load.keywords.items())))
+
+
+def load_with_depth(
+    bits: int, load: Callable[..., Records], args: tuple[Any, ...], keywords: tuple[tuple[str, Any], ...]
+) -> Records:
+    """Calls a loader and adds ``bit_depth`` to its records."""
+    records = load(*args, **dict(keywords))
+    for record in records:
+        record[_DEPTH] = bits
+    return records
+
+
 def _register(place: Place, name: str, entry: Any) -> dict[str, Any]:
     """Registers an entry; returns it with absolute paths."""
     form_name = entry.get("form", "coco") if isinstance(entry, Mapping) else None
@@ -155,7 +187,10 @@ def _register(place: Place, name: str, entry: Any) -> dict[str, Any]:
         near = difflib.get_close_matches(str(form_name), FORMS, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise ValueError(f"{place.where}: form is {form_name!r}; known forms: {', '.join(FORMS)}.{hint}")
-    given = {key: value for key, value in entry.items() if key != "form" and value is not None}
+    given = {key: value for key, value in entry.items() if key not in ("form", _DEPTH) and value is not None}
+    bits = entry.get(_DEPTH, 0)
+    if type(bits) is not int or bits not in (0, *range(9, 17)):
+        raise ValueError(f"{place.where}: {_DEPTH} is {bits!r}; it is the number of bits, 9 to 16.")
     missing = [key for key, option in form.options.items() if option.required and key not in given]
     unknown = sorted(str(key) for key in given.keys() - form.options.keys())
     if missing or unknown:
@@ -163,7 +198,11 @@ def _register(place: Place, name: str, entry: Any) -> dict[str, Any]:
         raise ValueError(f"{place.where}: {problem}; form {form_name!r} takes {form.usage()}.")
     options = {key: form.options[key].read(place, key, value) for key, value in given.items()}
     try:
-        register(form.entry(name, **options))
+        own = form.entry(name, **options)
+        register(own if not bits else own._replace(load=with_depth(own.load, bits)))
     except (ValueError, FileNotFoundError) as error:
         raise type(error)(f"{place.where}: {error}") from error
-    return {"form": form_name} | {key: portable(place, form.options[key], value) for key, value in given.items()}
+    depth = {_DEPTH: bits} if bits else {}
+    return (
+        {"form": form_name} | depth | {key: portable(place, form.options[key], value) for key, value in given.items()}
+    )

@@ -26,6 +26,7 @@ class ClassList:
         colours: RGB of each class, if the list has them.
         ignore: Numbers that the list declares to be no class.
         numbered: Whether the numbers stand in the list, or are only places in it.
+        kpt_shape: How many keypoints objects have, and how many numbers each, where the file says so (data.yaml).
     """
 
     source: str
@@ -34,6 +35,7 @@ class ClassList:
     colours: tuple[tuple[int, int, int], ...] = ()
     ignore: tuple[int, ...] = ()
     numbered: bool = False
+    kpt_shape: tuple[int, int] | None = None
 
 
 def class_list(value: Any, where: str = "") -> ClassList:
@@ -76,7 +78,9 @@ def class_list(value: Any, where: str = "") -> ClassList:
         raise ValueError(
             f"{source} says nc: {extras['nc']} and names {len(names)} classes. Correct the one or the other."
         )
-    return ClassList(source, names, ids, _colours(source, extras, len(names)), _ignored(source, extras), numbered)
+    return ClassList(
+        source, names, ids, _colours(source, extras, len(names)), _ignored(source, extras), numbered, _kpt_shape(extras)
+    )
 
 
 def _number(key: Any) -> Any:
@@ -106,6 +110,13 @@ def _colours(source: str, extras: Mapping[str, Any], count: int) -> tuple[tuple[
     if not good or len(colours) not in (0, count):
         raise ValueError(f"{source}: colors must be [red, green, blue] (0 to 255) for each of the {count} classes.")
     return tuple((red, green, blue) for red, green, blue in colours)
+
+
+def _kpt_shape(extras: Mapping[str, Any]) -> tuple[int, int] | None:
+    value = extras.get("kpt_shape")
+    if not isinstance(value, list) or len(value) != 2 or any(type(v) is not int or v <= 0 for v in value):
+        return None
+    return (value[0], value[1]) if value[1] in (2, 3) else None
 
 
 def _ignored(source: str, extras: Mapping[str, Any]) -> tuple[int, ...]:

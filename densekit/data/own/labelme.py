@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from densekit.d2.structures import BoxMode
+from densekit.data.coco_fields import whole
 from densekit.data.coco_json import read_json
 from densekit.data.own.classes import ClassList, number_names
 from densekit.data.own.options import Form, Option, classes, file, folder
@@ -68,7 +69,8 @@ def _read(path: str, image: str) -> dict[str, Any]:
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
         raise ValueError(f"{path} is no LabelMe file: it has no list 'shapes' at its top level.")
     height, width = image_size(image)
-    said = (content.get("imageWidth") or width, content.get("imageHeight") or height)
+    told = (content.get("imageWidth"), content.get("imageHeight"))
+    said = tuple(whole(side) or side or real for side, real in zip(told, (width, height)))  # text is read, null is none
     if said != (width, height):
         raise ValueError(
             f"{path} says {said[0]} x {said[1]} (width x height), and its image {image} is {width} x {height}. Is it "
@@ -78,16 +80,16 @@ def _read(path: str, image: str) -> dict[str, Any]:
     left_out = 0
     for number, shape in enumerate(content["shapes"]):
         label, where = _label(path, number, shape)
-        if shape.get("shape_type") in _NO_AREA:
+        if _kind(shape) in _NO_AREA:
             left_out += 1
             continue
         outlines, box = _region(where, shape)
         group = shape.get("group_id")
         key = number if group is None else (label, str(group))
-        whole = objects.setdefault(key, {"category_id": label, "iscrowd": 0, "segmentation": [], "bbox": box})
-        whole["segmentation"].extend(outline.ravel().tolist() for outline in outlines)
-        whole["bbox"] = [*map(min, whole["bbox"][:2], box[:2]), *map(max, whole["bbox"][2:], box[2:])]
-        whole["bbox_mode"] = BoxMode.XYXY_ABS
+        entire = objects.setdefault(key, {"category_id": label, "iscrowd": 0, "segmentation": [], "bbox": box})
+        entire["segmentation"].extend(outline.ravel().tolist() for outline in outlines)
+        entire["bbox"] = [*map(min, entire["bbox"][:2], box[:2]), *map(max, entire["bbox"][2:], box[2:])]
+        entire["bbox_mode"] = BoxMode.XYXY_ABS
     return {
         "file_name": image,
         "height": height,
@@ -99,15 +101,23 @@ def _read(path: str, image: str) -> dict[str, Any]:
 
 def _label(path: str, number: int, shape: Any) -> tuple[str, str]:
     label = shape.get("label") if isinstance(shape, dict) else None
-    if not isinstance(label, str) or not label:
+    if isinstance(label, int) and not isinstance(label, bool):
+        label = str(label)  # a class may be called 7
+    if not isinstance(label, str) or not label.strip():
         raise ValueError(f"{path}: shape number {number} has no label.")
+    label = label.strip()
     return label, f"{path}: shape number {number} ({label})"
+
+
+def _kind(shape: dict[str, Any]) -> str:
+    """The form of a shape; null and nothing are a polygon, as in files of older versions and other tools."""
+    return shape.get("shape_type") or "polygon"
 
 
 def _region(where: str, shape: dict[str, Any]) -> tuple[Sequence[np.ndarray], list[float]]:
     """Polygons (N, 2) of a shape and its box (xyxy), pixels; outlines of a mask lie a little inside of its pixels."""
     points = _points(where, shape)
-    if shape.get("shape_type") == "mask" and len(points) >= 2:
+    if _kind(shape) == "mask" and len(points) >= 2:
         corner, mask = points.min(axis=0), _mask(where, shape)
         found = [outline + corner for outline in polygons(mask)]
         if not found:
@@ -121,7 +131,7 @@ def _points(where: str, shape: dict[str, Any]) -> np.ndarray:
     """The points (N, 2) that a shape is drawn by."""
     try:
         points = np.array(shape.get("points"), dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         points = np.zeros(0)
     if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
         raise ValueError(f"{where} has points that are no list of finite [x, y].")
@@ -130,8 +140,8 @@ def _points(where: str, shape: dict[str, Any]) -> np.ndarray:
 
 def _outline(where: str, shape: dict[str, Any], points: np.ndarray) -> np.ndarray:
     """The corners (N, 2) of a shape that is no mask."""
-    kind = shape.get("shape_type", "polygon")
-    if kind == "polygon":
+    kind = _kind(shape)
+    if kind in ("polygon", "rotation"):  # a rectangle that is turned has its four corners
         if len(points) < 3 or (np.ptp(points, axis=0) <= 0).any():
             raise ValueError(f"{where} is a polygon without area ({len(points)} points). Correct or remove it.")
         return points
@@ -147,7 +157,7 @@ def _outline(where: str, shape: dict[str, Any], points: np.ndarray) -> np.ndarra
             raise ValueError(f"{where} is a circle without area. Correct or remove it.")
         angles = np.arange(_CIRCLE) * (2 * math.pi / _CIRCLE)
         return centre + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    (x0, y0), (x1, y1) = points.min(axis=0), points.max(axis=0)
+    (x0, y0), (x1, y1) = points.min(axis=0), points.max(axis=0)  # of two corners or of four
     if x1 <= x0 or y1 <= y0:
         raise ValueError(f"{where} is a rectangle without area. Correct or remove it.")
     return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])

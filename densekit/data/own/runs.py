@@ -7,10 +7,12 @@ from pathlib import Path
 import yaml
 
 from densekit.data.own.catalog import register_from_yaml
+from densekit.files.atomic import atomic_write
 
-__all__ = ["CATALOG", "catalog_of_run", "register_for_run", "run_of"]
+__all__ = ["CATALOG", "catalog_of_run", "keep_root", "register_for_run", "run_of", "use_root_of_run"]
 
-CATALOG, _CONFIG = "datasets.yaml", "config.yaml"
+CATALOG, _CONFIG, _ROOT = "datasets.yaml", "config.yaml", "datasets_root.txt"
+_VARIABLE = "DETECTRON2_DATASETS"
 
 
 def register_for_run(folder: str | os.PathLike[str], given: str | None, used: Collection[str]) -> None:
@@ -47,6 +49,26 @@ def _catalog_of_config(path: Path) -> str:
         raise ValueError(f"{path} is not YAML: {error}") from error
     datasets = content.get("DATASETS") if isinstance(content, dict) else None
     return str(datasets.get("CATALOG") or "") if isinstance(datasets, dict) else ""
+
+
+def keep_root(folder: str | os.PathLike[str]) -> None:
+    """Writes down where the standard data sets of a run are, for those who look at its folder later."""
+    with atomic_write(Path(folder) / _ROOT) as file:
+        file.write(f"{os.path.abspath(os.environ.get(_VARIABLE) or 'datasets')}\n")
+
+
+def use_root_of_run(folder: str | os.PathLike[str]) -> None:
+    """Takes the standard data sets from where the run had them, unless the environment names another place.
+
+    Call it before they are registered, which importing :mod:`densekit.data` does.
+    """
+    run = run_of(Path(folder))
+    kept = run / _ROOT if run is not None else None
+    if kept is None or not kept.is_file() or os.environ.get(_VARIABLE):
+        return
+    root = kept.read_text(encoding="utf-8").strip()
+    if os.path.isdir(root):
+        os.environ[_VARIABLE] = root
 
 
 def run_of(path: Path) -> Path | None:

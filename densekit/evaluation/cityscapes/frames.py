@@ -45,7 +45,8 @@ def ground_truth(gt_dir: str | os.PathLike[str], kind: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted(Path(gt_dir).glob(f"*/*_{kind}.png")):
         match = _TRUTH.fullmatch(path.name)
-        if match is None:
+        hidden = path.name.startswith(".") or path.parent.name.startswith(".")  # macOS' ._ files, notebooks' copies
+        if match is None or hidden:
             continue
         frame = match["frame"]
         if frame in found:

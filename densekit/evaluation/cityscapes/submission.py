@@ -47,7 +47,10 @@ def find_predictions(run_folder: Path, kind: str | None = None) -> Path:
             f"{run_folder} has no folder {' or '.join(kinds)} with Cityscapes predictions. An evaluation on a data "
             "set in Cityscapes' form (train_net.py --eval-only) leaves them in OUTPUT_DIR/inference/<data set>."
         )
-    raise ValueError(f"{run_folder} has several sets of predictions; name one: {', '.join(map(str, found))}.")
+    raise ValueError(
+        f"{run_folder} has several sets of predictions: {', '.join(map(str, found))}. Choose with --kind "
+        f"({' or '.join(sorted({path.name for path in found}))}), or give one of these folders."
+    )
 
 
 def image_folder(folder: Path) -> Path:
@@ -76,7 +79,8 @@ def list_images(image_dir: Path) -> dict[str, Path]:
     Raises:
         ValueError: There are no images.
     """
-    images = {frame_of(path): path for path in sorted(image_dir.glob("*/*_leftImg8bit.png"))}
+    found = sorted(image_dir.glob("[!.]*/[!.]*_leftImg8bit.png"))
+    images = {frame_of(path): path for path in found}
     if not images:
         raise ValueError(f"{image_dir} has no <city>/*_leftImg8bit.png; it has to be a split's folder of leftImg8bit.")
     return images

@@ -13,6 +13,7 @@ import pycocotools.mask as mask_util
 import torch
 from PIL import Image
 
+from densekit.files.picture import YUV, decode
 from densekit.runtime.data import transforms as T
 from densekit.runtime.data.catalog import MetadataCatalog
 from densekit.runtime.structures import (
@@ -42,22 +43,7 @@ __all__ = [
     "transform_proposals",
 ]
 
-# Analogue YUV after ITU-R BT.601, for RGB in [0, 1].
-_RGB_TO_YUV = np.array([[0.299, 0.587, 0.114], [-0.14713, -0.28886, 0.436], [0.615, -0.51499, -0.10001]])
 _YUV_TO_RGB = np.array([[1.0, 0.0, 1.13983], [1.0, -0.39465, -0.58060], [1.0, 2.03211, 0.0]])
-_YUV = "YUV-BT.601"
-
-_EXIF_ORIENTATION = 0x0112
-# The orientation tag says how the stored picture must be turned to stand upright.
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 class SizeMismatchError(ValueError):
@@ -75,23 +61,7 @@ def read_image(file_name: str, format: str | None = None) -> np.ndarray:
         (H, W, C) array, uint8 in 0..255; float64 for YUV; (H, W) for a file of one channel that keeps its mode.
     """
     with PathManager.open(file_name, "rb") as stream:
-        image = _upright(Image.open(stream))
-        if format is not None:
-            image = image.convert("RGB" if format in ("BGR", _YUV) else format)
-        array = np.asarray(image)
-    if format == "L":
-        return array[:, :, None]
-    if format == "BGR":
-        return array[:, :, ::-1]
-    return np.dot(array / 255.0, _RGB_TO_YUV.T) if format == _YUV else array
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        turn = _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
-    except Exception:  # EXIF blocks come broken in every way, and a picture without one is whole
-        turn = None
-    return image if turn is None else image.transpose(turn)
+        return decode(stream, format)
 
 
 def convert_image_to_rgb(image: np.ndarray | torch.Tensor, format: str) -> np.ndarray:
@@ -107,7 +77,7 @@ def convert_image_to_rgb(image: np.ndarray | torch.Tensor, format: str) -> np.nd
     array = image.cpu().numpy() if isinstance(image, torch.Tensor) else image
     if format == "BGR":
         return array[:, :, ::-1]
-    if format == _YUV:
+    if format == YUV:
         return np.dot(array, _YUV_TO_RGB.T) * 255.0
     array = array.astype(np.uint8)
     if format == "RGB":

@@ -109,7 +109,7 @@ def test_maps_without_a_projection_are_refused():
     [
         ("pointrend_semantic_R_18_upernet_streets", "UPerHead"),
         ("pointrend_semantic_R_18_deeplab_streets", "DeepLabV3PlusSemanticHead"),
-        ("pointrend_semantic_R_18_FPN_streets", "SemSegFPNHead"),
+        ("pointrend_semantic_R_18_FPN_streets", "SemanticFPNHead"),
     ],
 )
 def test_pointrend_refines_the_scores_of_the_head(name, coarse):

@@ -25,7 +25,7 @@ from densekit.evaluation.predictions import instances_to_coco_json
 from densekit.modeling.mask_logits import check_gives_logits
 from densekit.projects.mask_scoring.calibration import correlation, main, mask_aps, true_overlaps
 from densekit.projects.mask_scoring.maskiou_head import MaskIoUHead, mask_iou
-from densekit.projects.mask_scoring.targets import maskiou_targets
+from densekit.projects.mask_scoring.targets import ImageObjects, best_overlaps, maskiou_targets
 from densekit.projects.mask_scoring.visible_area import visible_fraction
 from densekit.weights.parts import find_layout, rename_part
 from tests.projects.mask_scoring.recorded import check
@@ -185,8 +185,9 @@ class TestOverlap:
         region.proposal_boxes, region.gt_classes = Boxes(torch.tensor([[0.0, 0, 40, 40]])), torch.tensor([0])
         region.gt_masks = every.gt_masks[torch.tensor([0])]
         masks = torch.ones(1, 3, 20, 20, dtype=torch.bool)  # of every class the whole box
-        torch.testing.assert_close(maskiou_targets(masks, region, 3, every), torch.tensor([[1.0, 0.0, 0.9]]))
         torch.testing.assert_close(maskiou_targets(masks, region, 3), torch.tensor([[1.0, 0.0, 0.0]]))
+        region.gt_image = ImageObjects(every, torch.arange(1))
+        torch.testing.assert_close(maskiou_targets(masks, region, 3), torch.tensor([[1.0, 0.0, 0.9]]))
 
 
 class TestHeads:
@@ -242,15 +243,14 @@ class TestHeads:
         seen = []
         loss = model._loss
         model._loss = lambda overlaps, masks, instances: (
-            seen.append((masks, instances, list(model._truth))) or loss(overlaps, masks, instances)
+            seen.append((masks, instances)) or loss(overlaps, masks, instances)
         )
         with EventStorage():
             _, losses = model(IMAGES, features(), proposals(), truth())
-        masks, instances, kept = seen[0]
+        masks, instances = seen[0]
         per_image = masks.split([len(x) for x in instances])
-        every = kept or [None, None]
-        want = torch.cat([maskiou_targets(m, x, 3, t) for m, x, t in zip(per_image, instances, every)])
-        assert bool(kept) == (target != "selected") and model._truth == []
+        want = torch.cat([maskiou_targets(m, x, 3) for m, x in zip(per_image, instances)])
+        assert all(x.has("gt_image") == (target != "selected") for x in instances)
         share = want.numel() if target == "all" else (want > 0).sum().item()
         assert losses["loss_maskiou"].item() == pytest.approx(0.5 * want.square().sum().item() / share, rel=1e-4)
 
@@ -303,27 +303,22 @@ class TestUpperBound:
     @pytest.mark.parametrize("mask_input", INPUTS)
     def test_masks_have_their_true_overlaps(self, mask_input, bitmaps):
         """Masks fill their boxes. The objects are boxes of 40 x 48 (class 0) and 46 x 40 pixels (class 2)."""
-        model = heads(mask_input, "selected", "MaskRCNNConvUpsampleHead", *UPPER_BOUND).eval()
+        model = heads(mask_input).eval()
         torch.nn.init.constant_(model.mask_head.predictor.bias, 1e4)
         boxes = [[10.0, 8, 50, 56], [10, 8, 30, 56], [10, 8, 50, 56], [30, 20, 76, 60], [0, 0, 9, 7]]
         found = [self.detections(boxes, [0, 0, 1, 2, 0]), self.detections(boxes[:1], [0])]
-        model.show_truth(truth(bitmaps))
         with torch.no_grad():
-            first, second = model.forward_with_given_boxes(features(), found)
-        overlaps = first.mask_scores / first.scores
-        torch.testing.assert_close(overlaps, torch.tensor([1, 0.5, 0, 1, 0]), atol=0.02, rtol=0)
-        assert second.mask_scores.tolist() == [0]  # there are no objects in the second image
+            found = model.forward_with_given_boxes(features(), found)
+        first, second = (best_overlaps(x.pred_masks[:, 0] > 0.5, x, t) for x, t in zip(found, truth(bitmaps)))
+        torch.testing.assert_close(first, torch.tensor([1, 0.5, 0, 1, 0]), atol=0.02, rtol=0)
+        assert second.tolist() == [0]  # there are no objects in the second image
 
     def test_of_two_objects_the_better_counts(self):
-        model = heads("selected", "selected", "MaskRCNNConvUpsampleHead", *UPPER_BOUND).eval()
-        torch.nn.init.constant_(model.mask_head.predictor.bias, 1e4)
         every, _ = truth()
         every.gt_classes = torch.tensor([0, 0])
-        model.show_truth([every, every])
-        boxes = [[10.0, 8, 50, 56], [30, 20, 76, 60]]
-        with torch.no_grad():
-            found = model.forward_with_given_boxes(features(), [self.detections(boxes, [0, 0])] * 2)
-        torch.testing.assert_close(found[1].mask_scores, found[1].scores, atol=0.02, rtol=0)
+        found = self.detections([[10.0, 8, 50, 56], [30, 20, 76, 60]], [0, 0])
+        overlaps = best_overlaps(torch.ones(2, 28, 28, dtype=torch.bool), found, every)
+        torch.testing.assert_close(overlaps, torch.ones(2), atol=0.02, rtol=0)
 
     @pytest.mark.parametrize("extra", [(), POINTREND[1:]], ids=["masks", "pointrend"])
     def test_a_model_with_annotations_in_its_batch(self, extra):
@@ -392,11 +387,6 @@ class TestUpperBound:
         overlaps = true_overlaps(GroundTruth.of("bounded"), results)
         assert {result["image_id"] for result in results} == {4, 5, 6} and overlaps.max() > 0.3
         np.testing.assert_allclose(found, overlaps, atol=0.05)
-
-    def test_heads_without_the_truth_say_who_brings_it(self):
-        model = heads("selected", "selected", "MaskRCNNConvUpsampleHead", *UPPER_BOUND).eval()
-        with torch.no_grad(), pytest.raises(ValueError, match="TruthfulRCNN"):
-            model(IMAGES, features(), proposals())
 
     def test_mapper_keeps_what_the_host_drops(self, tmp_path):
         picture = tmp_path / "picture.png"

@@ -145,7 +145,7 @@ class ResizeShortestEdge(Augmentation):
         if max(h, w) > max_size:
             shrink = max_size / max(h, w)
             h, w = h * shrink, w * shrink
-        return int(h + 0.5), int(w + 0.5)
+        return max(int(h + 0.5), 1), max(int(w + 0.5), 1)  # of a picture like a thread, too
 
 
 class ResizeScale(Augmentation):

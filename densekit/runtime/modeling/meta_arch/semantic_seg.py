@@ -151,10 +151,11 @@ class SemSegFPNHead(nn.Module):
         return self.predictor(total)
 
     def losses(self, predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Mean cross-entropy of the scores of :meth:`layers` with labels (N, H, W), over the labelled pixels."""
+        """Mean cross-entropy of the scores of :meth:`layers` with labels (N, H, W), over the labelled pixels, or 0."""
         # In float32: the sum over a whole batch of pixels overflows half precision.
         scores = self._to_full_resolution(predictions.float())
-        loss = F.cross_entropy(scores, targets, reduction="mean", ignore_index=self.ignore_value)
+        total = F.cross_entropy(scores, targets, reduction="sum", ignore_index=self.ignore_value)
+        loss = total / (targets != self.ignore_value).sum().clamp(min=1)  # torch's own mean of nothing is NaN
         return {"loss_sem_seg": loss * self.loss_weight}
 
     def _to_full_resolution(self, scores: Tensor) -> Tensor:
