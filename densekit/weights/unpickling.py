@@ -207,7 +207,7 @@ class RecordUnpickler(pickle.Unpickler):
 
 
 class RecordPickle:
-    """What ``torch.load`` wants of its ``pickle_module``."""
+    """Stand-in for the pickle module, with the names that ``torch.load`` reads of its ``pickle_module``."""
 
     Unpickler = RecordUnpickler
 
@@ -260,5 +260,5 @@ def _items(table: Any) -> list[tuple[str, Any]]:
 
 
 def is_module(value: Any) -> bool:
-    """Whether a value is the record of a ``torch.nn.Module``."""
+    """Tells whether a value is the record of a ``torch.nn.Module``."""
     return isinstance(value, Record) and {"_parameters", "_buffers", "_modules"} <= value.entries.keys()
