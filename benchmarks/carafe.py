@@ -77,7 +77,7 @@ def print_rows(label: str, works: dict[str, Work], rounds: int, device: str, out
 
 
 def print_bandwidth(inputs: tuple[Tensor, Tensor], grad: Tensor, works: dict[str, Work], rounds: int) -> None:
-    """How near a path comes to reading its inputs and writing its output once, at the speed of a copy."""
+    """Prints a path's bandwidth as a share of a copy's, if it read its inputs and wrote its output once."""
     large = torch.empty(2**28, device="cuda", dtype=torch.uint8)
     target = torch.empty_like(large)
     copy = statistics.median(seconds(lambda: target.copy_(large), "cuda") for _ in range(rounds + 1))

@@ -1,4 +1,4 @@
-"""What CARAFE in pyramid and mask head adds to the inference of Mask R-CNN R50-FPN, on one host in one process.
+"""Cost of CARAFE in pyramid and mask head in the inference of Mask R-CNN R50-FPN, on one host in one process.
 
 Three models take turns on one image: without CARAFE, with CARAFE and the host's max-pooled top level, and the published
 model, whose top level is a convolution. What they share has equal weights. Example::

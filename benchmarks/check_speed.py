@@ -1,4 +1,4 @@
-"""How long ``densekit check`` takes on many images.
+"""Time of ``densekit check`` on many images.
 
 Writes JPEGs of COCO's usual size with seven objects each (polygons and RLE in turn) into a folder, once, and times the
 inspection, with the files in the page cache and with every image decoded. Example::

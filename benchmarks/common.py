@@ -1,4 +1,4 @@
-"""What several benchmarks share: the clocks, random weights that act like trained ones, and a row of the results."""
+"""Shared parts of benchmarks: the clocks, random weights that act like trained ones, and a row of the results."""
 
 import gc
 import resource

@@ -158,7 +158,7 @@ class Run:
         return [(line["iteration"], line["bbox/AP"]) for line in lines if "bbox/AP" in line]
 
     def differences(self, whole: "Run") -> list[str]:
-        """What is not bit-equal to an uninterrupted run: weights, optimizer, evaluations; empty if all is."""
+        """Lists the differences to an uninterrupted run, bit for bit: weights, optimizer, evaluations."""
         found = []
         if not (self.folder / "model_final.pth").is_file():
             return ["not finished"]

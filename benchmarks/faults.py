@@ -38,7 +38,7 @@ _REQUEUE = 75
 
 @dataclass
 class Bench:
-    """What the cases share.
+    """Settings that the cases share.
 
     Attributes:
         folder: for data sets and runs.
@@ -74,7 +74,7 @@ class Bench:
 
 @dataclass
 class Outcome:
-    """What one repetition of a case came to."""
+    """Outcome of one repetition of a case."""
 
     what: str
     problems: list[str]

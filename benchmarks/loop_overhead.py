@@ -1,4 +1,4 @@
-"""What densekit's training loop adds to a bare PyTorch loop: same process, same model and optimizer, same tensors.
+"""Cost of densekit's training loop over a bare PyTorch loop: same process, model, optimizer and tensors.
 
 The trainer runs as in a real training, with all hooks and writers that it has by default; only its loader gives batches
 that lie in memory. After a few of its steps a last hook runs as many of the bare loop (forward, backward, update,

@@ -1,4 +1,4 @@
-"""What mask scoring adds to the inference of Mask R-CNN R50-FPN, end to end: same weights, same image, one process.
+"""Cost of mask scoring in the inference of Mask R-CNN R50-FPN: same weights, same image, one process.
 
 The two take turns. The weights are random, so the number of detections is a setting: COCO's limit is 100, and trained
 models find a few dozen in most images. Example::

@@ -34,14 +34,14 @@ def start(args: argparse.Namespace, output: Path) -> subprocess.Popen:
 
 
 def finished(output: Path) -> int:
-    """How many pictures have a whole line, doubles not counted."""
+    """Counts the pictures with a whole line, doubles not counted."""
     files = [output / "predictions.jsonl", *(output / "parts").glob("*.jsonl")]
     lines = {line for file in files if file.exists() for line in file.read_bytes().split(b"\n")[:-1]}
     return len({line.split(b",", 1)[0] for line in lines})
 
 
 def is_writing(output: Path, old: float) -> bool:
-    """Whether the journal has been joined since a time, after which formats are written."""
+    """Tells whether the journal has been joined since a time; formats are written after that."""
     joined = output / "predictions.jsonl"
     return joined.exists() and joined.stat().st_mtime > old
 

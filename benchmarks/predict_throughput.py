@@ -1,4 +1,4 @@
-"""What ``densekit predict`` costs over the bare evaluation loop, with the same model, pictures, batches and processes.
+"""Cost of ``densekit predict`` over the bare evaluation loop, with the same model, pictures, batches and processes.
 
 The bare loop is the host's ``inference_on_dataset`` without an evaluator: it reads, resizes and runs the model, and
 drops the results. The loop of predict encodes masks and writes its journal besides. The two take turns, and which goes

@@ -115,7 +115,7 @@ def evaluate(
 
 
 def _pairs(words: Mapping[str, Any], opts: Mapping[str, Any] | None) -> list[Any]:
-    """What overrides the configuration; paths as text."""
+    """Returns the overrides of the configuration as a list of keys and values, paths as text."""
     given = {key: value for key, value in words.items() if value is not None} | dict(opts or {})
     return [word for key, value in given.items() for word in (key, _plain(value))]
 

@@ -1,4 +1,4 @@
-"""What is wrong with a config file, in words: file, line, key, and the nearest key that exists.
+"""Faults of a config file in words: file, line, key, and the nearest key that exists.
 
 The files are read here a second time, before the host merges them, because the host forgets which file of a ``_BASE_``
 chain a key came from. Nothing here changes the config.
@@ -101,7 +101,7 @@ def plain_bases(path: str) -> Iterator[str]:
 
 
 def _names_shipped(path: str) -> bool:
-    """Whether the host would look in vain for a base of the file or of a base."""
+    """Tells whether the file, or one of its bases, names a base that only densekit's own search finds."""
     targets = [(_beside(node.value, path), _resolve(node.value, path)) for node in _bases(_parse(path))]
     return any(plain != found or _names_shipped(found) for plain, found in targets)
 

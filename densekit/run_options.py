@@ -11,7 +11,7 @@ __all__ = ["Processes", "RunOptions"]
 
 
 class Processes(Protocol):
-    """What the start of processes reads of a job's options; they travel to the processes, so they must pickle."""
+    """Options of a job that the start of its processes reads; they travel to the processes, so they must pickle."""
 
     @property
     def num_gpus(self) -> int:

@@ -45,7 +45,7 @@ class Checkpointer(DetectionCheckpointer):
         return self.load(path, checkpointables=[])
 
     def has_checkpoint(self) -> bool:
-        """Whether the first process sees anything to resume, be it whole or not; to be called in all processes."""
+        """Tells whether rank 0 sees anything to resume, whole or not; to be called in all processes."""
         found = comm.is_main_process() and bool(CheckpointFolder(self.save_dir).newest_first())
         return comm.all_gather(found)[0]
 

@@ -61,7 +61,7 @@ class CheckpointFolder:
         return [self.path / name for name in names if name != _BEST and (self.path / name).is_file()]
 
     def problem(self, file: Path) -> str | None:
-        """What is wrong with a checkpoint; ``None`` if it is whole.
+        """Describes the damage of a checkpoint; ``None`` if it is whole.
 
         A file without a sum, from another program or a run that was killed before it noted one, is read instead, with
         the check sums that archives carry and torch does not look at.
@@ -105,7 +105,7 @@ class CheckpointFolder:
 
 
 def _age(file: Path) -> float:
-    """When it was written, for sorting; a file that someone deletes meanwhile is the oldest."""
+    """Returns the time of writing, for sorting; a file that is deleted meanwhile counts as the oldest."""
     try:
         return file.stat().st_mtime
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Where weights come from: a file, a file with a sum that it must have, or a server."""
+"""Sources of weights: a file, a file with a sum that it must have, or a server."""
 
 import importlib.util
 from pathlib import Path
@@ -12,7 +12,7 @@ _PACKAGE = "package://"
 
 
 def is_remote(name: str) -> bool:
-    """Whether reading these weights would download them."""
+    """Tells whether reading these weights would download them."""
     url = zoo_url(split_sum(name)[0])
     return is_url(url) and not cached_path(url).is_file()
 

@@ -1,4 +1,4 @@
-"""Which host this process runs on: the real Detectron2, or the built-in runtime.
+"""Choice of the host of this process: the real Detectron2, or the built-in runtime.
 
 ``DENSEKIT_HOST`` chooses: ``auto`` (default: Detectron2 where it is installed), ``detectron2`` or ``builtin``. A
 Detectron2 that is found but does not import is an error, never a silent change of host: the numbers of a run must not

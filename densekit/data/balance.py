@@ -1,4 +1,4 @@
-"""How often training images are drawn so that rare classes are seen more than they occur."""
+"""Balanced sampling: training images with rare classes are drawn more often than they occur."""
 
 import logging
 import time

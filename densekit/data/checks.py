@@ -1,4 +1,4 @@
-"""What can be known to be wrong before a run begins: data sets that do not fit the config."""
+"""Checks of data sets against the config, before a run begins."""
 
 import logging
 from collections.abc import Iterator

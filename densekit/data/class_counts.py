@@ -1,4 +1,4 @@
-"""How many classes a model tells apart: taken from its data set, unless the user has said so.
+"""Numbers of classes of a model: taken from its data set, unless the user has set them.
 
 A model's classes are counted in keys of its own; a rule, registered beside the model, says which keys of a config those
 are and which list in the metadata of a data set each of them counts.

@@ -99,7 +99,7 @@ def flag(value: Any) -> int | None:
 
 
 def is_id(value: Any) -> bool:
-    """Whether a value can name an annotation: text, or a finite number."""
+    """Tells whether a value can name an annotation: text, or a finite number."""
     return (isinstance(value, str | int) and not isinstance(value, bool)) or number(value) is not None
 
 

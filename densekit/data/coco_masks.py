@@ -40,7 +40,7 @@ def polygon_problem(polygon: list[Any]) -> tuple[str, str]:
 
 
 def _are_finite(values: list[Any]) -> bool:
-    """Whether all numbers are finite, at the speed of a sum."""
+    """Tells whether all numbers are finite, at the speed of a sum."""
     try:
         return math.isfinite(sum(values))
     except OverflowError:  # a whole number of hundreds of digits
@@ -48,7 +48,7 @@ def _are_finite(values: list[Any]) -> bool:
 
 
 def _on_a_line(polygon: list[float]) -> bool:
-    """Whether all corners lie on one line; most polygons are told by their third corner."""
+    """Tells whether all corners lie on one line; the third corner decides for most polygons."""
     x0, y0 = polygon[0], polygon[1]
     dx = dy = 0.0
     for x, y in zip(polygon[2::2], polygon[3::2]):

@@ -1,4 +1,4 @@
-"""What is fixed about COCO: class ids, names and colours, and the person's keypoints.
+"""Constants of COCO: class ids, names and colours, and the person's keypoints.
 
 The ids are those of the annotation files (cocodataset.org), the colours those of its panoptic tools.
 """

@@ -1,4 +1,4 @@
-"""What the files of a data set must be before a run begins: there, whole, and of the size that its records say."""
+"""Checks of a data set's files before a run begins: there, whole, and of the size in their records."""
 
 import os
 from collections import Counter
@@ -78,7 +78,7 @@ def overlap_note(train: Mapping[str, Records], test: Mapping[str, Records]) -> s
 
 
 class _Folders:
-    """What is in folders, each of which is listed once: on network disks a question for each file takes minutes."""
+    """Contents of folders, each listed once: on network disks asking for each file takes minutes."""
 
     def __init__(self) -> None:
         self._names: dict[str, set[str]] = {}

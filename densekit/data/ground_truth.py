@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """What a test set says is in its images.
+    """Annotations of a test set.
 
     Attributes:
         source: The JSON file, or the name of the data set, for messages.

@@ -1,4 +1,4 @@
-"""Which class a model means by index k: ``classes.json`` in the folder of a run, for exports and for later runs.
+"""Classes of a model by index, kept as ``classes.json`` in the folder of a run, for exports and for later runs.
 
     {"dataset": "cells_train", "thing_classes": [{"index": 0, "id": 7, "name": "cell"}, ...], ...}
 
@@ -39,7 +39,7 @@ def class_ids(metadata: Metadata, kind: str) -> list[int]:
 
 
 def shares_numbers(metadata: Metadata) -> bool:
-    """Whether things and stuff are numbered together."""
+    """Tells whether things and stuff are numbered together."""
     things, stuff = (list(metadata.get(f"{kind}_classes") or ()) for kind in ("thing", "stuff"))
     return bool(things) and things == stuff
 

@@ -44,7 +44,7 @@ _ENDING: set[int] = set()  # processes that end their loaders' when they end
 
 @dataclass(frozen=True)
 class SampleContext:
-    """What a mapper with ``map_training(record, context)`` is given beside the record.
+    """Context of a sample: the second argument of a mapper's ``map_training(record, context)``.
 
     Python's, numpy's and torch's random numbers are seeded for the sample: draw further records with them.
 
@@ -160,14 +160,14 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[Any]:
 
 
 def _wide(records: list[dict[str, Any]]) -> list[bool] | None:
-    """Whether each image is wider than high; None if they do not all say, as those of panoptic data sets may not."""
+    """Tells for each image whether it is wider than high; None if a record has no size, as in panoptic data sets."""
     if not all("width" in record and "height" in record for record in records):
         return None
     return [record["width"] > record["height"] for record in records]
 
 
 def _epoch(cfg: CfgNode, records: Any) -> Callable[[torch.Generator], Tensor]:
-    """What makes up an epoch: every image, a random subset, or images of rare classes more often.
+    """Returns the draw of an epoch: every image, a random subset, or images of rare classes more often.
 
     A class-aware epoch has as many draws as there are images, but some come often and others not at all.
     """

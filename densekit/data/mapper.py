@@ -116,7 +116,7 @@ class DatasetMapper(HostMapper):
             raise self._explained(dataset_dict, error) from error
 
     def _for_training(self, record: dict[str, Any], labels: np.ndarray | None) -> dict[str, Any]:
-        """What the host's mapper returns in training, in half its time.
+        """Returns the same as the host's mapper in training, in half its time.
 
         Args:
             record: without label map; it is left as it is.
@@ -138,7 +138,7 @@ class DatasetMapper(HostMapper):
         return record
 
     def _for_inference(self, record: dict[str, Any]) -> dict[str, Any]:
-        """What the host's mapper returns in inference."""
+        """Returns the same as the host's mapper in inference."""
         record = pickle.loads(pickle.dumps(record))
         image = read_picture(record["file_name"], self.image_format, self._bits(record))
         utils.check_image_size(record, image)

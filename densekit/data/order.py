@@ -62,7 +62,7 @@ class TrainingOrder(Sampler[list[Draw]]):
 
     @property
     def epoch_size(self) -> int:
-        """How many images an epoch has; for samplers that draw its length, one such length whatever the seed."""
+        """Number of images in an epoch; for samplers that draw its length, one such length whatever the seed."""
         return len(self._epoch(torch.Generator().manual_seed(0)))
 
     def draws(self, step: int) -> list[Draw]:

@@ -1,4 +1,4 @@
-"""How many pixels each class has in the label maps of a data set, and the weights of classes that follow."""
+"""Pixels of each class in the label maps of a data set, and the class weights that follow from them."""
 
 import logging
 import time

@@ -107,7 +107,7 @@ def _train_ids_of(path: Path) -> Path:
 
 
 def _is_complete(path: Path) -> bool:
-    """Whether a PNG is there to its end; other tools leave the beginning of one when they are stopped."""
+    """Tells whether a PNG is whole; other tools leave only the beginning of one when they are stopped."""
     if not path.is_file():
         return False
     with path.open("rb") as file:

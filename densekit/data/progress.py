@@ -31,7 +31,7 @@ class Progress:
         return self.iteration / self._epoch_length()
 
     def is_in_last(self, epochs: float) -> bool:
-        """Whether the iteration belongs to the last so many epochs of the run."""
+        """Tells whether the iteration belongs to the last so many epochs of the run."""
         return self.iteration >= self.max_iter - round(epochs * self._epoch_length())
 
     def _epoch_length(self) -> float:

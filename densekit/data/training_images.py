@@ -52,7 +52,7 @@ def read_training_image(path: str, format: str, bits: int = 0) -> np.ndarray:
 
 
 def _is_plain_photo(content: bytes) -> bool:
-    """Whether a file is a whole JPEG of three colours that stands upright; Pillow also refuses pictures of giant size.
+    """Tells whether a file is a whole, upright JPEG of three colours; Pillow also refuses pictures of giant size.
 
     OpenCV fills the rest of a file that breaks off with grey, in some versions without a word.
     """

@@ -1,4 +1,4 @@
-"""What the evaluations of a run gave of the metric that decides: the best one, the best few, how long ago it was."""
+"""Evaluations of a run by the metric that decides: the best one, the best few, and the number since the best."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -89,7 +89,7 @@ class Scores:
 
     @property
     def since_best(self) -> int:
-        """How many evaluations have passed since the best one."""
+        """Number of evaluations since the best one."""
         best = self.best
         return sum(1 for iteration in self.values if best is None or iteration > best[0])
 

@@ -1,4 +1,4 @@
-"""What a step that was not finite leaves behind, and all it takes to run that very step again.
+"""Record of a step that was not finite, with all it takes to run that very step again.
 
 ``OUTPUT_DIR/black_box/iter_<iteration>/`` holds ``step.json`` (losses, gradient norms, learning rate, and for each
 process the files of its images and the draws they came from), ``state.pth`` (the weights before the step and the random

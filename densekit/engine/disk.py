@@ -1,4 +1,4 @@
-"""How much a run will write, whether the disk has room for it, and what to say when it has none any more."""
+"""Disk space of a run: an estimate of its files, a check before it begins, and the message when the disk is full."""
 
 import errno
 import logging
@@ -50,7 +50,7 @@ def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
 
 
 def planned_checkpoints(cfg: CfgNode, done: int = 0) -> int:
-    """How many checkpoints lie on the disk when the run has ended, the last and the best included.
+    """Counts the checkpoints on the disk when the run has ended, the last and the best included.
 
     Args:
         cfg: the configuration.
@@ -132,7 +132,7 @@ def full_disk_explained(folder: str) -> Iterator[None]:
 
 
 def _lack_of_room(error: BaseException | None) -> str | None:
-    """What the system has said about the disk in an error or in those that it came from."""
+    """Returns the system's words about the disk in an error or in its causes."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
             return error.strerror or str(error)

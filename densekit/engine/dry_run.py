@@ -53,7 +53,7 @@ _REMEDY = "Lower SOLVER.IMS_PER_BATCH or INPUT.MIN_SIZE_TRAIN, or take more proc
 
 @dataclass
 class Needs:
-    """What one process of a run needs.
+    """Resources that one process of a run needs.
 
     Attributes:
         parameters: top module -> (all, those that learn).
@@ -117,7 +117,7 @@ class _Rehearsal(Trainer):
 
 
 def rehearse(options: RunOptions) -> str:
-    """What ``--dry-run`` prints, in one process.
+    """Rehearses a run in one process and returns the text that ``--dry-run`` prints.
 
     Raises:
         ValueError, FileNotFoundError, KeyError: as :func:`dry_run`; or the job has started several processes already.

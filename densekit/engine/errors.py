@@ -12,7 +12,7 @@ USER_ERROR = 2  # the exit code that argparse uses for a wrong command line
 
 
 class DataError(ValueError):
-    """What ends a run without being a fault of the program, as an image that cannot be used; the message names it."""
+    """An end of the run that is no fault of the program, as an image that cannot be used; the message names it."""
 
 
 class NotFiniteError(DataError, FloatingPointError):

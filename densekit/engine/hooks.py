@@ -1,4 +1,4 @@
-"""What happens around the iterations beside what the host's hooks do."""
+"""Training hooks beside those of the host."""
 
 import logging
 from collections.abc import Mapping
@@ -134,7 +134,7 @@ def periodic_name(iteration: int) -> str:
 
 
 def is_due(done: int, period: int, last: int) -> bool:
-    """Whether an evaluation follows the iteration; that after the last one is no matter of the period."""
+    """Tells whether an evaluation follows the iteration; that after the last one is no matter of the period."""
     return period > 0 and done % period == 0 and done < last
 
 

@@ -55,5 +55,5 @@ def build_with_weights(cfg: CfgNode, *, resume: bool = False) -> nn.Module:
 
 
 def has_checkpoint(cfg: CfgNode) -> bool:
-    """Whether OUTPUT_DIR holds a checkpoint to go on from; to be called in all processes."""
+    """Tells whether OUTPUT_DIR holds a checkpoint to resume from; to be called in all processes."""
     return Checkpointer(nn.Identity(), cfg.OUTPUT_DIR).has_checkpoint()

@@ -69,12 +69,12 @@ class LearningPhase:
         self.decides_on_device = all(group.get("fused") for group in optimizer.param_groups)
 
     def takes_part(self, iteration: int) -> bool:
-        """Whether the phase belongs to the step of an iteration."""
+        """Tells whether the phase belongs to the step of an iteration."""
         return self.part is None or iteration % self.part.period == 0
 
     @property
     def is_joint(self) -> bool:
-        """Whether its update waits for the end of the step."""
+        """Tells whether its update waits for the end of the step."""
         return self.part is not None and self.part.joint
 
     def learn(self, parts: Sequence[Any], data_time: float) -> tuple[PhaseNumbers, str]:
@@ -250,7 +250,7 @@ def parameters_by_module(
 
 @contextmanager
 def _gradients_shared(model: nn.Module, shared: bool) -> Iterator[None]:
-    """Whether the backward passes in the block share their gradients among the processes."""
+    """Lets the backward passes in the block share their gradients among the processes, or not."""
     if isinstance(model, DistributedDataParallel):
         with nullcontext() if shared else model.no_sync():
             yield

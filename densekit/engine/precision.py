@@ -32,7 +32,7 @@ def why_not_mixed(cfg: CfgNode) -> str:
 
 
 def computes_in_bfloat16() -> bool:
-    """Whether the processor multiplies in bfloat16 itself, and torch's kernels for convolutions use that."""
+    """Tells whether the processor multiplies in bfloat16 itself, and torch's kernels for convolutions use that."""
     # On x86 torch's kernels also accept processors that have to convert each number, which is slower than float32.
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     asked = [getattr(torch.cpu, name)() for name in names if hasattr(torch.cpu, name)]

@@ -41,7 +41,7 @@ def say(line: str) -> None:
 
 
 class StopRequest:
-    """Whether this process has been asked to stop; inside its block signals are noted instead of dying of them.
+    """A request to stop this process: inside its block signals are noted instead of ending it.
 
     It is to be entered in the main thread; elsewhere it notes nothing.
     """

@@ -88,7 +88,7 @@ class RunFolder:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What ``run.json`` says; nothing where it is missing or damaged."""
+        """Content of ``run.json``; nothing where it is missing or damaged."""
         try:
             facts = json.loads((self._path / _FACTS).read_text(encoding="utf-8"))
         except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""How long a run is and how fast it learns: epochs in iterations, and learning rates for another batch size.
+"""Schedule of a run: epochs in iterations, and learning rates for another batch size.
 
 Keys of a configuration belong together: steps to the number of iterations that they were chosen for, a learning rate to
 its batch size. What the user gives counts as it is; what comes from a base file is adapted to it. Of two keys the one
@@ -21,7 +21,7 @@ Nearness = Mapping[str, int]
 
 
 def nearness(config_file: str, opts: Sequence[Any]) -> Nearness:
-    """How near to the user each key stands: 2 on the command line, 1 in the file; what is in bases only is left out."""
+    """Rates the source of each key: 2 for the command line, 1 for the file; keys set only in its bases are left out."""
     return dict.fromkeys(explicit_keys(config_file), 1) | dict.fromkeys(opts[::2], 2)
 
 

@@ -86,7 +86,7 @@ def prepare(options: RunOptions, *, writes: bool = True) -> tuple[CfgNode, list[
 
 
 def describe(options: RunOptions, *, changed_only: bool) -> str:
-    """What ``--print-config`` and, with ``changed_only``, ``--diff`` print; nothing is written.
+    """Returns the text of ``--print-config`` and, with ``changed_only``, of ``--diff``; nothing is written.
 
     Raises:
         ValueError, FileNotFoundError: from the configuration, not from the data, which may be on another machine.

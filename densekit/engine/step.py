@@ -123,7 +123,7 @@ class TrainingStep(SimpleTrainer):
             self._refuse(record, alone=False)
 
     def _has_usable_norms(self, record: StepRecord) -> bool:
-        """Whether the norms are numbers, or only too large for the scale of their losses.
+        """Tells whether the norms are numbers, or only too large for the scale of their losses.
 
         Gradients that overflow are the ordinary way in which the scale is found, until it is too small to be the cause.
         """

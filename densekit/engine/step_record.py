@@ -1,4 +1,4 @@
-"""What is known of a training step: in this process, and once the device has said it, of all processes."""
+"""Facts of a training step: in this process, and once the device has computed them, in all processes."""
 
 import math
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ __all__ = ["StepRecord", "UnreadNumbers", "of_all_processes"]
 
 @dataclass
 class StepRecord:
-    """What is known of a step in this process.
+    """Facts of a step, as this process knows them.
 
     Attributes:
         iteration: its number.
@@ -52,12 +52,12 @@ class StepRecord:
 
     @property
     def has_finite_losses(self) -> bool:
-        """Whether there are losses, and all of them are numbers."""
+        """Tells whether there are losses, and all of them are numbers."""
         values = [value for losses in self.losses for value in losses.values()]
         return bool(values) and all(map(math.isfinite, values))
 
     def in_words(self) -> str:
-        """What is wrong with a step that is not finite."""
+        """Describes the fault of a step that is not finite."""
         if self.error:
             return self.error.removesuffix(".")
         if not self.has_finite_losses:
@@ -91,7 +91,7 @@ class PhaseNumbers:
     scale: Tensor
 
     def is_bad(self) -> Tensor:
-        """Whether a loss or a gradient of any process is infinite or NaN."""
+        """Tells whether a loss or a gradient of any process is infinite or NaN."""
         return ~(torch.isfinite(self.values).all() & torch.isfinite(self.norm))
 
     def flat(self) -> Tensor:

@@ -116,7 +116,7 @@ def build_trackers(cfg: CfgNode, folder: RunFolder) -> list[EventWriter]:
 
 
 def _ending() -> BaseException | None:
-    """Why the training ends, where it is not done: writers are closed while the exception is on its way."""
+    """Returns the exception that ends the training, if one does: writers are closed while it is on its way."""
     return sys.exc_info()[1]
 
 

@@ -213,7 +213,7 @@ class COCOEvaluator(DatasetEvaluator):
         return GroundTruth.from_coco(content, source=str(cache))
 
     def _can_evaluate(self, truth: GroundTruth) -> bool:
-        """Whether there are annotations; says so where there are none."""
+        """Tells whether there are annotations, and logs it where there are none."""
         if not truth.annotated:
             where = (
                 f"the predictions are in {self._output_dir}" if self._output_dir else "give an output_dir to keep them"

@@ -1,4 +1,4 @@
-"""Why an average precision is zero or undefined, in words for the log."""
+"""Reasons for an average precision that is zero or undefined, in words for the log."""
 
 import math
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What several processes have seen, each image once."""
+"""Gathering of the results of several processes, each image once."""
 
 import logging
 from collections.abc import Iterable, Mapping

@@ -116,7 +116,7 @@ class COCOPanopticEvaluator(DatasetEvaluator):
         return str(Path(self._truth.png_name(image_id)).with_suffix(".png"))
 
     def _are_complete(self, predictions: list[dict[str, Any]]) -> bool:
-        """Whether there is something to judge; a part of the data set is an error."""
+        """Tells whether there are predictions; raises an error if some images have none."""
         if not predictions:
             logger.warning(f"No output with 'panoptic_seg' was received for '{self._dataset_name}'.")
             return False

@@ -14,7 +14,7 @@ from densekit.metrics.panoptic_quality import TrueSegment
 
 @dataclass(frozen=True)
 class PanopticTruth:
-    """What a panoptic test set says is in its images.
+    """Annotations of a panoptic test set.
 
     Attributes:
         file: The JSON file.

@@ -1,4 +1,4 @@
-"""How many objects a set of class-agnostic proposals covers: average recall, as Detectron2 reports it.
+"""Average recall: the share of objects that class-agnostic proposals cover, as Detectron2 reports it.
 
 Each object is given at most one proposal, greedily by overlap; recall is averaged over the overlaps .5, .55 ... .95. It
 is a close relative of COCO's own average recall, not the same number.

@@ -44,7 +44,7 @@ def atomic_write(path: str | Path, mode: str = "w", *, durable: bool = True) -> 
 
 
 def leads_out(name: str, root: str | Path | None = None) -> bool:
-    """Whether a file name that another file gives is none below the folder that it should be relative to.
+    """Tells whether a file name read from a file points outside the folder that it should be relative to.
 
     Symbolic links are not followed: they are the doing of whoever owns the folder.
 

@@ -62,12 +62,12 @@ def decode(stream: IO[bytes], format: str | None = None, bits: int = 0) -> np.nd
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether a grey picture has more than 8 bits a pixel."""
+    """Tells whether a grey picture has more than 8 bits a pixel."""
     return image.mode.startswith("I")
 
 
 def used_bits(image: Image.Image) -> int:
-    """How many bits of a deep channel the file says are used; 16 if it says nothing."""
+    """Returns the number of bits that the file says a deep channel uses; 16 if it says nothing."""
     said = 0
     if image.format == "PNG":
         said = _significant_bits(image)

@@ -1,1 +1,1 @@
-"""What is made from predictions and models once they exist: pictures, files for other programs."""
+"""Products of finished predictions: pictures, and files for other programs."""

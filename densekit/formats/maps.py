@@ -1,4 +1,4 @@
-"""What belongs to the PNGs of panoptic and semantic predictions: COCO's panoptic JSON, and the list of label maps."""
+"""Companions of panoptic and semantic PNGs: COCO's panoptic JSON, and the list of label maps."""
 
 import json
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""What to predict on: images, folders, patterns, videos or a registered data set, as one ordered list of pictures."""
+"""Inputs of a prediction: images, folders, patterns, videos or a data set, as one ordered list of pictures."""
 
 import glob
 import os

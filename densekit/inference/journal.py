@@ -44,7 +44,7 @@ class Part:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a line lies: file, first byte, number of bytes with the line break."""
+    """Place of a line: file, first byte, number of bytes with the line break."""
 
     path: Path
     start: int
@@ -52,7 +52,7 @@ class _Place:
 
 
 class Journal:
-    """What is finished so far in an output folder.
+    """Record of the pictures in an output folder that are finished.
 
     Args:
         folder: of the output.

@@ -1,4 +1,4 @@
-"""Which classes a model knows: those of the data that it was trained on."""
+"""Names of a model's classes: those of the data that it was trained on."""
 
 import json
 import logging
@@ -46,13 +46,13 @@ def find_classes(cfg: CfgNode, dataset: str) -> Classes:
 
 
 def _counts(cfg: CfgNode) -> tuple[int, int]:
-    """How many classes of objects and of pixels the model tells apart."""
+    """Counts the classes of objects and of pixels that the model tells apart."""
     counts = {kind: get_key(cfg, key) for key, kind in count_keys(cfg).items()}
     return counts.get("thing_classes", 0), counts.get("stuff_classes", 0)
 
 
 def _fits(classes: Classes, counts: tuple[int, int]) -> bool:
-    """Whether the lists have the model's numbers of classes; an architecture that says none takes any."""
+    """Tells whether the lists have the model's numbers of classes; an architecture that says none takes any."""
     lists = (classes.things, classes.labels)
     return all(not names or not count or len(names) == count for names, count in zip(lists, counts))
 

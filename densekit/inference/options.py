@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """What to predict on, with which model, and what to write.
+    """Options of a prediction: the inputs, the model, and the files to write.
 
     Attributes:
         config_file: the model's configuration.

@@ -1,4 +1,4 @@
-"""What a model gives for a picture, cut down to what is kept of it, and then written.
+"""Outputs of a model for a picture, cut down to the parts that are kept, and then written.
 
 The first half runs between two forward passes and only starts work on the device; the second, in the recorder's thread,
 waits for it.

@@ -104,7 +104,7 @@ def _survivors(
 
 
 def _outputs(model: Any, batch: Sequence[Loaded], batch_size: int, products: Sequence[str]) -> list[list[Kept]]:
-    """What is kept of each picture, for each of its views; the views of all pictures share the model's batches."""
+    """Returns the kept outputs of each view of each picture; the views of all pictures share the model's batches."""
     views = [view for loaded in batch for view in loaded.views]
     kept: list[Kept] = []
     for start in range(0, len(views), batch_size):

@@ -141,6 +141,6 @@ def _reason(error: Exception) -> str:
 
 
 def stamp(path: str) -> str:
-    """What tells a file from a later one of the same name: its size and the time of its last change."""
+    """Returns a mark that tells a file from a later one of the same name: its size and the time of its last change."""
     status = os.stat(path)
     return f"{status.st_size}-{status.st_mtime_ns}"

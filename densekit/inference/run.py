@@ -53,7 +53,7 @@ SOME_UNREADABLE = 1  # the exit code
 
 @dataclass
 class Job:
-    """What a run consists of once nothing can be refused any more.
+    """Parts of a run, complete once nothing can be refused any more.
 
     Attributes:
         cfg: the model's.
@@ -216,7 +216,7 @@ def _settings(options: PredictOptions, job: Job) -> dict[str, Any]:
 
 
 def _journal(output: Output) -> Journal:
-    """What is finished; a picture whose file has changed since is not."""
+    """Opens the journal of finished pictures; one whose file has changed since is not finished."""
     stamps: dict[str, str] = {}
 
     def holds(line: dict[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""What the predictions of a folder were made with, so that a rerun goes on with the same or says what is different."""
+"""Settings of the predictions in a folder, so that a rerun goes on with the same or names the difference."""
 
 import hashlib
 import json

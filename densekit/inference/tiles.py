@@ -1,4 +1,4 @@
-"""Where the tiles of a large image lie, and which part of each counts.
+"""Tiles of a large image: their places, and the part of each that counts.
 
 T: side of a tile, o: overlap as a share of T. All boxes are (x0, y0, x1, y1) in image pixels, x1 and y1 exclusive.
 """

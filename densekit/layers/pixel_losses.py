@@ -110,7 +110,7 @@ def hard_cross_entropy(
 
 
 def _hard(scores: Tensor, labels: Tensor, ignore_value: int, threshold: float, min_kept: int) -> Tensor:
-    """Which pixels are hard, (N, ...) bool."""
+    """Returns a mask of the hard pixels, (N, ...) bool."""
     valid = labels != ignore_value
     if not (count := int(valid.sum())):
         return valid

@@ -111,7 +111,7 @@ def points_in_image(boxes: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Taps:
-    """Where and how much bilinear sampling reads: each point is a weighted sum of four cells.
+    """Cells and weights of bilinear sampling: each point is a weighted sum of four cells.
 
     Attributes:
         cells: (N, P, 4) indices into rows that hold the cells of all maps, row by row.
@@ -134,7 +134,7 @@ class Taps:
 
 @torch.no_grad()
 def bilinear_taps(points: torch.Tensor, height: int, width: int, maps: torch.Tensor | None = None) -> Taps:
-    """What ``point_sample`` reads, for maps whose channels lie together in memory.
+    """Returns the taps of ``point_sample`` for maps whose channels lie together in memory.
 
     Args:
         points: (N, P, 2) in [0, 1] of the maps.

@@ -18,7 +18,7 @@ from densekit.layers.attention import MultiheadAttention
 
 
 class _Layer(nn.Module):
-    """What layers of both sides share: the feed-forward part, and where the norms stand.
+    """Base of encoder and decoder layers: the feed-forward part, and the position of the norms.
 
     Post-norm is ``norm(x + f(x))``, pre-norm ``x + f(norm(x))``.
     """

@@ -14,7 +14,7 @@ _BILINEAR_FLOPS = 8
 
 
 class Upsampler(nn.Module, ABC):
-    """What every upsampling layer has.
+    """Interface of upsampling layers.
 
     Args:
         channels: C, of the input and of the output.

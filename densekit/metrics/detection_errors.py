@@ -1,4 +1,4 @@
-"""What became of each detection and of each object, for people rather than for a ranking.
+"""Fate of each detection and of each object, for people to read rather than for a ranking.
 
 Objects and detections of one class match as in COCO's evaluation at an IoU of 0.5 (cocodataset.org/#detection-eval):
 by falling score, each detection takes the free object that it overlaps most; what lies on a crowd or another ignored
@@ -47,11 +47,11 @@ class ImageMatches:
         return int(true.sum()), int(false.sum()), int(self.missed(threshold).sum())
 
     def shown(self, fate: int, threshold: float) -> np.ndarray:
-        """Which detections (D,) have this fate and reach a score threshold."""
+        """Returns a mask (D,) of the detections with this fate that reach a score threshold."""
         return (self.fate == fate) & (self.scores >= threshold)
 
     def missed(self, threshold: float) -> np.ndarray:
-        """Which objects (G,) count and are not found at a score threshold."""
+        """Returns a mask (G,) of the objects that count and are not found at a score threshold."""
         return ~self.ignored & ((self.found_score < threshold) | (self.found_score < 0))
 
 

@@ -31,7 +31,7 @@ class TrueSegment:
 
 @dataclass(frozen=True)
 class Matching:
-    """What became of the segments of one image.
+    """Result of matching the segments of one image.
 
     Attributes:
         matched: Category and IoU of each pair.
@@ -57,7 +57,7 @@ class Quality:
 
     @property
     def is_judged(self) -> bool:
-        """Whether anything was annotated or predicted."""
+        """Tells whether anything was annotated or predicted."""
         return not math.isnan(self.pq)
 
 

@@ -16,7 +16,7 @@ from densekit.d2.structures import BoxMode
 
 @dataclass
 class Anchors:
-    """What a detector's anchors are, without an image.
+    """Anchors of a detector, without an image.
 
     Attributes:
         cells: per map (Ai, 4), around the origin.

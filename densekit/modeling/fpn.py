@@ -116,7 +116,7 @@ class UpsamplerFPN(FPN):
 
 
 def prefers_pixelwise(module: nn.Module, x: Tensor) -> bool:
-    """Whether a convolutional network runs faster on ``x`` with all channels of a pixel side by side.
+    """Tells whether a convolutional network runs faster on ``x`` with all channels of a pixel side by side.
 
     True on a CPU, unless a norm takes statistics of the maps, which is less exact in that order.
     """

@@ -1,4 +1,4 @@
-"""What a system that builds on a mask head asks of it: the result of the head, and the logits it came from.
+"""Result of a mask head together with its logits, for systems that build on one.
 
 Shapes: R regions of all images, C mask channels (K classes, or 1 if class-agnostic), M x M mask pixels.
 """

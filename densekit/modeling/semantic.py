@@ -1,4 +1,4 @@
-"""What heads of semantic segmentation have in common: the slot's interface, losses and an auxiliary head.
+"""Base of heads for semantic segmentation: the slot's interface, losses and an auxiliary head.
 
 Shapes: N images, C classes, H x W the scores of a head, whose pixels are ``stride`` image pixels wide.
 """

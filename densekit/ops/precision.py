@@ -1,4 +1,4 @@
-"""What half precision is too coarse for."""
+"""Computations that half precision is too coarse for."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""What torch's DistributedDataParallel calls by another name in another version."""
+"""An argument of torch's DistributedDataParallel that versions of torch name differently."""
 
 from inspect import signature
 

@@ -11,7 +11,7 @@ __all__ = ["has_parts", "load_whole_optimizer_states", "load_whole_states", "loc
 
 
 def has_parts(model: nn.Module) -> bool:
-    """Whether the parameters of a model are spread over the processes."""
+    """Tells whether the parameters of a model are spread over the processes."""
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 

@@ -1,4 +1,4 @@
-"""What a page needs of an evaluation of Cityscapes' instances, from the masks that the evaluator kept.
+"""Page data of an evaluation of Cityscapes' instances, from the masks that the evaluator kept.
 
 Fates of single masks are the benchmark's at an IoU of 0.5 (see :mod:`densekit.evaluation.cityscapes.instance_scores`):
 what lies by more than half on void, on groups of its class or on objects too small to count, counts neither way.

@@ -39,7 +39,7 @@ _SETTINGS = (
 
 @dataclass(frozen=True)
 class _Parts:
-    """What there is of an evaluation."""
+    """Parts of an evaluation that are there to be shown."""
 
     instances: Instances | None
     semantic: Semantic | None
@@ -258,7 +258,7 @@ def _class_table(columns: Mapping[str, Mapping[str, float | None]], counts: Mapp
 
 
 def _legend(kind: str, parts: _Parts) -> Markup | None:
-    """What the colours mean, unless there are too many."""
+    """Returns the legend of the colours, unless there are too many."""
     if kind == "instances":
         keys = (
             ("object", "found"),

@@ -1,4 +1,4 @@
-"""What a page needs of an evaluation of boxes, masks or keypoints, beside the evaluator's own numbers.
+"""Page data of an evaluation of boxes, masks or keypoints, beside the evaluator's own numbers.
 
 The ground truth and the results file go through the evaluator's code again, which gives the precision of every class
 at every recall. Fates of single detections are those at an IoU of 0.5, of masks where there are masks, else of boxes.

@@ -1,4 +1,4 @@
-"""What a page needs of an evaluation of panoptic segmentation, from the PNGs and the JSON that the evaluator kept."""
+"""Page data of an evaluation of panoptic segmentation, from the PNGs and the JSON that the evaluator kept."""
 
 import json
 from collections.abc import Iterable, Mapping

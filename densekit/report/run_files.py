@@ -12,7 +12,7 @@ __all__ = ["RunFiles", "read_run"]
 
 @dataclass(frozen=True)
 class RunFiles:
-    """What lies in an OUTPUT_DIR.
+    """Files in an OUTPUT_DIR.
 
     Attributes:
         folder: OUTPUT_DIR.

@@ -1,4 +1,4 @@
-"""What a page needs of an evaluation of semantic segmentation, from the label maps that the evaluator kept."""
+"""Page data of an evaluation of semantic segmentation, from the label maps that the evaluator kept."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

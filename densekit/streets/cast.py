@@ -1,4 +1,4 @@
-"""Who is in a scene and where: places on the ground that traffic and walkers would take, none of them twice."""
+"""Cast of a scene: places on the ground for traffic and walkers, none of them taken twice."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What a street scene is made of: Cityscapes' label ids, names and colours, and the 17 keypoints of COCO persons.
+"""Labels of a street scene: Cityscapes' ids, names and colours, and the 17 keypoints of COCO persons.
 
 Only the labels that the scenes contain are listed; the numbers and colours are those of the Cityscapes benchmark.
 """

@@ -55,7 +55,7 @@ def _majority(labels: np.ndarray) -> np.ndarray:
 
 
 def _mask(labels: np.ndarray, label: int) -> np.ndarray:
-    """Where the reduced label map has a label; only the surroundings of its pixels are looked at."""
+    """Returns the mask of a label in the reduced label map; only the surroundings of its pixels are looked at."""
     mask = labels[::2, ::2] == label
     if mask.any():
         x0, y0, x1, y1 = bounds(mask)

@@ -21,7 +21,7 @@ _AIRS: tuple[Colour, ...] = ((228, 220, 210), (215, 212, 208), (205, 215, 228), 
 
 @dataclass(frozen=True)
 class Grade:
-    """What lens and sensor do to the picture."""
+    """Effects of lens and sensor on the picture."""
 
     gain: np.ndarray  # (3,) exposure and colour cast
     gamma: float

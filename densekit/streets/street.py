@@ -56,7 +56,7 @@ def sample_street(rng: np.random.Generator) -> Street:
 
 
 def surfaces(rng: np.random.Generator, street: Street) -> tuple[Strip, ...]:
-    """What the ground is made of, in painting order."""
+    """Returns the strips that the ground is made of, in painting order."""
     asphalt, paving, grass = pick_colour(rng, _ASPHALTS), pick_colour(rng, _PAVINGS), pick_colour(rng, _GRASS)
     kerb: Colour = (paving[0] * 0.82, paving[1] * 0.82, paving[2] * 0.82)
     far = street.end

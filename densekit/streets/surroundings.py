@@ -1,4 +1,4 @@
-"""What lines a street and only hides: houses, parks, trees, lamp posts, signs and traffic lights."""
+"""Things that line a street and only hide: houses, parks, trees, lamp posts, signs and traffic lights."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -105,7 +105,7 @@ class Canvas:
         return self.pixels[..., 0]
 
     def _values(self, colours: np.ndarray | Colour, label: int, depth: float) -> list[list[float]]:
-        """What to paint, one row per colour (..., 3)."""
+        """Returns the values to paint, one row per colour (..., 3)."""
         seen = np.minimum(np.maximum(self.light.tint(colours, depth), 0.0), 255.0).reshape(-1, 3)
         return [[label, *row] for row in seen.tolist()]
 

@@ -39,7 +39,7 @@ _FINE, _COARSE = "gtFine", "gtCoarse"
 
 @dataclass(frozen=True)
 class Parameters:
-    """What determines the data set, down to the bytes."""
+    """Parameters that determine the data set, down to the bytes."""
 
     train: int
     val: int
@@ -61,7 +61,7 @@ class Parameters:
 
 
 class _Result(NamedTuple):
-    """What the documents say of one picture.
+    """Entries of one picture in the written JSON files.
 
     Attributes:
         image: its record.
@@ -146,7 +146,7 @@ def write_streets(
 
 
 def _is_there(root: Path, wanted: Parameters, overwrite: bool) -> bool:
-    """Whether the data set exists; raises FileExistsError if something else does that may not be replaced."""
+    """Tells whether the data set exists; raises FileExistsError if something else does that may not be replaced."""
     marker = root / MARKER
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False

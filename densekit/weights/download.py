@@ -42,12 +42,12 @@ def split_sum(name: str) -> tuple[str, Promise | None]:
 
 
 def is_url(name: str) -> bool:
-    """Whether the name is the address of a file on a server."""
+    """Tells whether the name is the address of a file on a server."""
     return name.startswith(("https://", "http://"))
 
 
 def cached_path(url: str) -> Path:
-    """Where the file of a URL is kept: below the folder of torch.hub, which TORCH_HOME moves.
+    """Returns the local copy's path for a URL: below the folder of torch.hub, which TORCH_HOME moves.
 
     Raises:
         ValueError: The URL names no file.
@@ -140,7 +140,7 @@ def _promised_by_name(url: str) -> Promise | None:
 
 
 def broken_promise(file: Path, promises: list[Promise]) -> str | None:
-    """What is wrong with a file of which sums are known; ``None`` if nothing is."""
+    """Describes the mismatch of a file with its known sums; ``None`` if they agree."""
     if not promises:
         return None
     digests = _digests(name for name, _ in promises)

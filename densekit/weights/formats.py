@@ -95,7 +95,7 @@ def _load_torch(path: Path) -> Any:
 
 
 def _named_global(error: Exception) -> str:
-    """What torch's message of many lines says about the file."""
+    """Returns the name of the refused global, or the first line of torch's long message."""
     if isinstance(error.__context__, UnsafePickleError):
         return str(error.__context__)
     match = re.search(r"GLOBAL (\S+)", str(error))

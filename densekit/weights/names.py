@@ -93,7 +93,7 @@ def from_caffe2(blobs: Weights) -> Weights:
 
 
 def is_torchvision_resnet(names: Any) -> bool:
-    """Whether the names are those of a torchvision (or timm) ResNet."""
+    """Tells whether the names are those of a torchvision (or timm) ResNet."""
     return {"conv1.weight", "bn1.weight", "layer1.0.conv1.weight"} <= set(names)
 
 

@@ -1,4 +1,4 @@
-"""What a weight file and a model did not have in common, as a short table."""
+"""Table of the entries that a weight file and a model did not have in common."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -60,7 +60,7 @@ class LoadReport:
 
     @property
     def loaded(self) -> int:
-        """How many entries of the model came from the file."""
+        """Number of the model's entries that came from the file."""
         return self.total - len(self.missing) - len(self.reshaped)
 
     @property

@@ -110,14 +110,14 @@ def _scalar(dtype: _Dtype, data: Any = b"") -> Any:
 
 
 def _latin1_bytes(text: str, encoding: str = "latin1") -> bytes:
-    """How protocol 2 spells bytes; other codecs would decompress or decode what the file likes."""
+    """Returns text as bytes, as pickle protocol 2 spells them; other codecs could decompress or decode at will."""
     if codecs.lookup(encoding).name != "iso8859-1":
         raise UnsafePickleError(f"bytes in the encoding {encoding!r}")
     return text.encode("latin1")
 
 
 def _no_bytes() -> bytes:
-    """How protocol 2 spells bytes of no length; with an argument it would be a wish for memory."""
+    """Returns no bytes, as protocol 2 spells them; an argument would be a request for memory."""
     return b""
 
 
@@ -143,7 +143,7 @@ _BUILDERS: dict[tuple[str, str], Any] = {
 
 
 def safe_beside_weights() -> list[Any]:
-    """What training scripts keep beside the weights and torch does not take by itself, for its ``safe_globals``.
+    """Lists the types that training scripts save beside the weights, for the ``safe_globals`` of torch.
 
     That are command lines, numbers and arrays of numpy (with the checks of :class:`ArrayUnpickler`), and the curves of
     mmengine, which are left out.
@@ -207,7 +207,7 @@ class RecordUnpickler(pickle.Unpickler):
 
 
 class RecordPickle:
-    """What ``torch.load`` wants of its ``pickle_module``."""
+    """Stand-in for the pickle module, with the names that ``torch.load`` reads of its ``pickle_module``."""
 
     Unpickler = RecordUnpickler
 
@@ -260,5 +260,5 @@ def _items(table: Any) -> list[tuple[str, Any]]:
 
 
 def is_module(value: Any) -> bool:
-    """Whether a value is the record of a ``torch.nn.Module``."""
+    """Tells whether a value is the record of a ``torch.nn.Module``."""
     return isinstance(value, Record) and {"_parameters", "_buffers", "_modules"} <= value.entries.keys()

@@ -38,7 +38,7 @@ _LEAST_SHARE = 0.002  # that is drawn
 
 @dataclass(frozen=True)
 class Step:
-    """What the pixels of one coarser map gave to the traced one.
+    """Shares of the traced pixel that come from the pixels of one coarser map.
 
     Attributes:
         name: of the map, such as ``"p3"``.
@@ -139,7 +139,7 @@ def draw(image: np.ndarray, traced: Sequence[tuple[tuple[int, int], list[Step]]]
 
 
 def _reach(step: Step, x: int, y: int, scale: tuple[float, float]) -> float:
-    """How far from (x, y) a picture must go to show every share, in image pixels."""
+    """Returns the distance from (x, y) that a picture must cover to show every share, in image pixels."""
     rows, cols = np.nonzero(step.shares > _LEAST_SHARE)
     across = np.abs((cols + 0.5) * step.stride / scale[0] - x).max(initial=0)
     down = np.abs((rows + 0.5) * step.stride / scale[1] - y).max(initial=0)

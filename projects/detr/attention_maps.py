@@ -1,4 +1,4 @@
-"""What the attentions of a trained DETR look at, as numbers: figures 3, 6 and 7 of arXiv 2005.12872.
+"""Attention maps of a trained DETR as numbers: figures 3, 6 and 7 of arXiv 2005.12872.
 
 Q: queries, H, W: last feature map.
 """
@@ -69,7 +69,7 @@ def attention_of(model: DetrDetector, item: dict[str, Any]) -> Attention:
 
 @torch.no_grad()
 def boxes_of_slots(model: DetrDetector, items: Iterable[dict[str, Any]]) -> Tensor:
-    """What every query answers over a data set, whatever its class.
+    """Collects the boxes of every query over a data set, whatever their class.
 
     Returns:
         (images, Q, 4) boxes, cxcywh relative to their image.

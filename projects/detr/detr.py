@@ -22,7 +22,7 @@ from .query_selection import QuerySelection, Selected
 
 @dataclass
 class Encoded:
-    """What the transformer made of a batch.
+    """Output of the transformer for a batch.
 
     Attributes:
         features: the backbone's maps, finest first.

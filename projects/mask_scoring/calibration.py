@@ -1,4 +1,4 @@
-"""How well scores tell good masks from bad ones (Figure 2 of arXiv 1903.00241), and what perfect ones would gain.
+"""Calibration of mask scores against true overlaps (figure 2 of arXiv 1903.00241), and the gain of perfect scores.
 
 ``python -m densekit.projects.mask_scoring.calibration --predictions coco_instances_results.json --dataset NAME
 --output plot.png`` draws the score of every detection against the true overlap of its mask, and reports the mask AP

@@ -145,7 +145,7 @@ class MaskScoringCascadeROIHeads(MaskScoringROIHeads, CascadeROIHeads):
 
 
 def _mask_channels(cfg: CfgNode, mask_head: nn.Module) -> int:
-    """How many logits the head has for a mask's pixel; one that counts otherwise than the host's says so itself."""
+    """Returns the number of logits per mask pixel; a head that differs from the host's has it in ``mask_channels``."""
     usual = 1 if cfg.MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK else cfg.MODEL.ROI_HEADS.NUM_CLASSES
     return getattr(mask_head, "mask_channels", usual)
 

@@ -1,4 +1,4 @@
-"""What the MaskIoU head learns: the overlap of each predicted mask with the objects that its region shows.
+"""Targets of the MaskIoU head: the overlap of each predicted mask with the objects that its region shows.
 
 Shapes: R regions of one image, G objects in it, P pairs of both, C mask channels (K classes or 1), M x M mask pixels.
 """

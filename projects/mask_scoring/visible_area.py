@@ -1,4 +1,4 @@
-"""Which part of each object a box shows: what turns an overlap inside a box into an overlap with the whole object.
+"""Share of each object that a box shows: it turns an overlap inside a box into one with the whole object.
 
 Shapes: R pairs of an object and a box, H x W the image.
 """
@@ -40,7 +40,7 @@ def _of_bitmaps(bitmaps: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
 
 
 def _overlap(start: torch.Tensor, end: torch.Tensor, count: int) -> torch.Tensor:
-    """How much of each of ``count`` unit cells lies between start and end, (R, count)."""
+    """Returns the share of each of ``count`` unit cells that lies between start and end, (R, count)."""
     cells = torch.arange(count, device=start.device)
     return torch.minimum(end[:, None], cells + 1).sub(torch.maximum(start[:, None], cells)).clamp(min=0)
 

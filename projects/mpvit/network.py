@@ -20,7 +20,7 @@ Norm = Callable[[int], nn.Module]
 
 @dataclass(frozen=True)
 class Size:
-    """What tells the published sizes apart (arXiv 2112.11010, table 1), stage by stage.
+    """Widths and depths of a published size (arXiv 2112.11010, table 1), stage by stage.
 
     Attributes:
         num_path: P.

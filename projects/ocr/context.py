@@ -26,7 +26,7 @@ def region_representations(features: Tensor, scores: Tensor) -> Tensor:
 
 
 class ObjectAttention(nn.Module):
-    """What the regions say to each pixel, by how alike they are (equations 9 and 10).
+    """Object context of each pixel: the regions, weighted by their similarity to it (equations 9 and 10).
 
     Args:
         channels: D.

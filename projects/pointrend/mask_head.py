@@ -37,7 +37,7 @@ Losses = dict[str, torch.Tensor]
 
 
 class PointMaskHead(nn.Module):
-    """What the two mask heads share: maps at points, and subdivision in inference.
+    """Base of the two mask heads: maps at points, and subdivision in inference.
 
     A subclass says what is predicted once for a whole region (its representation), and how points see that.
 
@@ -85,7 +85,7 @@ class PointMaskHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, Any]) -> dict[str, Any]:
-        """What is read alike by both; the point head is the subclass's."""
+        """Reads the options of both mask heads; the subclass adds its point head."""
         node, mask_node = cfg.MODEL.POINT_HEAD, cfg.MODEL.ROI_MASK_HEAD
         if not isinstance(input_shape, Mapping):
             raise ValueError(
@@ -127,7 +127,7 @@ class PointMaskHead(nn.Module):
         return self._finish(features, representation, instances), logits
 
     def represent(self, features: Features, boxes: list[Boxes]) -> torch.Tensor:
-        """What is predicted once for a whole region: the coarse mask (R, K, M, M), or its parameters."""
+        """Predicts once for a whole region: the coarse mask (R, K, M, M), or its parameters."""
         raise NotImplementedError
 
     def point_logits(

@@ -89,7 +89,7 @@ class PointMLP(nn.Module):
 
 
 class _CoarsePart:
-    """What the coarse prediction adds to a linear layer at the points.
+    """Part of a linear layer at the points that reads the coarse prediction.
 
     A linear layer of sampled values is the sample of the linear layer's values. Where the coarse map has fewer cells
     than there are points, the layer is therefore applied to the cells.

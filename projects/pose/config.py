@@ -54,7 +54,7 @@ def shrink(cfg: CfgNode) -> None:
 
 
 def view_from_config(cfg: CfgNode) -> View:
-    """How persons are cropped.
+    """Reads the options of the crops of persons.
 
     Raises:
         ValueError: A pair names a keypoint that there is not.

@@ -1,4 +1,4 @@
-"""Where the persons of an image are: in its annotations, in a file of results, or found by a detector."""
+"""Persons of an image: from its annotations, from a file of results, or found by a detector."""
 
 from collections import defaultdict
 from collections.abc import Mapping

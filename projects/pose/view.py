@@ -13,7 +13,7 @@ _HALF_BODY_FROM = 8  # only where more keypoints than this are labelled
 
 @dataclass(frozen=True)
 class View:
-    """How a person is cropped.
+    """Crop of a person, drawn at random in training.
 
     Attributes:
         output: Width and height of the crop.

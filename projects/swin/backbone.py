@@ -169,7 +169,7 @@ class SwinTransformer(Backbone):
         return {name: ShapeSpec(channels=channels[name], stride=strides[name]) for name in self._out_features}
 
     def parameter_options(self, name: str, parameter: nn.Parameter) -> Mapping[str, float]:
-        """What the optimizer is asked for a parameter: no decay of norms and positions; a lower rate further down.
+        """Returns the parameter's options in the optimizer: no decay of norms and positions; a lower rate further down.
 
         The published recipes for detection and segmentation do decay the other biases.
         """

@@ -99,7 +99,7 @@ class SwinClassifier(nn.Module):
         return x if self.head is None else self.head(x)
 
     def parameter_options(self, name: str, parameter: nn.Parameter) -> Mapping[str, float]:
-        """What the optimizer is asked for a parameter: no decay of biases, of vectors and of positions."""
+        """Returns the parameter's options in the optimizer: no decay of biases, of vectors and of positions."""
         free = parameter.dim() == 1 or "relative_position_bias_table" in name or "absolute_pos_embed" in name
         return {"weight_decay": 0.0} if free else {}
 

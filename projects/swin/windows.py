@@ -24,7 +24,7 @@ def relative_position_index(height: int, width: int) -> Tensor:
 
 
 def shift_mask(height: int, width: int, window: int, shift: int, like: Tensor) -> Tensor:
-    """What is added to the attention of shifted windows, (K, T, T): 0 within a region, -100 between two.
+    """Returns the term added to the attention of shifted windows, (K, T, T): 0 in a region, -100 between two.
 
     Args:
         height: Hp, a multiple of ``window``.
@@ -47,7 +47,7 @@ def _regions(size: int, window: int, shift: int, device: torch.device) -> Tensor
 
 
 def missing(size: int, multiple: int) -> int:
-    """How far a size is from the next multiple; in this form a symbolic size stays a product."""
+    """Returns the distance of a size to the next multiple; in this form a symbolic size stays a product."""
     return (size + multiple - 1) // multiple * multiple - size
 
 

@@ -1,4 +1,4 @@
-"""Which positions are to find which object. YOLOv6, arXiv 2209.02976, section 2.2.
+"""Assignment of objects to positions. YOLOv6, arXiv 2209.02976, section 2.2.
 
 - Task alignment: "TOOD: Task-aligned One-stage Object Detection" (arXiv 2108.07755), section 3.2; the default.
 - ATSS: "Bridging the Gap Between Anchor-based and Anchor-free Detection" (arXiv 1912.02424), section 3.2; the warm-up.
@@ -58,7 +58,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Assignment:
-    """What each position is to learn.
+    """Targets of each position.
 
     Attributes:
         positive: (N, A) bool, whether there is an object.
@@ -75,7 +75,7 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the network says now, without gradients.
+    """Current predictions of the network, without gradients.
 
     Attributes:
         scores: (N, A, K) probabilities.
@@ -158,7 +158,7 @@ def adaptive_selection(
 
 
 def points_inside(points: Tensor, objects: Objects) -> Tensor:
-    """Which points (A, 2) are inside which object, (N, M, A) bool; none are in padding."""
+    """Tells which points (A, 2) lie inside which object, (N, M, A) bool; none lie in padding."""
     boxes = objects.boxes[:, :, None]
     return (torch.minimum(points - boxes[..., :2], boxes[..., 2:] - points).amin(-1) > _EPS) & objects.valid[..., None]
 

@@ -37,7 +37,7 @@ class Bottle(nn.Module):
         self.shortcut = in_channels == out_channels
 
     def parameter_options(self, name: str, parameter: nn.Parameter) -> dict[str, float]:
-        """What the solver is asked: the factor of the shortcut stays as it is."""
+        """Returns the parameter's options in the optimizer: the factor of the shortcut is not trained."""
         return {"lr_factor": 0.0, "weight_decay": 0.0} if name == "alpha" else {}
 
     def forward(self, x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from .head import HeadOutputs
 
 @dataclass(frozen=True)
 class Teaching:
-    """How much of a teacher counts: its classes, its boxes and its maps, 0 for none; and the temperature."""
+    """Weights of a teacher's classes, boxes and maps, 0 for none; and the temperature."""
 
     classes: float = 1.0
     bins: float = 1.0
@@ -28,7 +28,7 @@ class Teaching:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a teacher says of the batch.
+    """Outputs of a teacher for the batch.
 
     Attributes:
         outputs: its head's.

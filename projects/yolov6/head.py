@@ -28,7 +28,7 @@ ANCHOR_SIZES = (
 
 @dataclass
 class HeadOutputs:
-    """What the head says of a batch.
+    """Outputs of the head for a batch.
 
     Attributes:
         logits: (N, A, K).

@@ -15,7 +15,7 @@ _MOST_CANDIDATES = 30000
 
 @dataclass(frozen=True)
 class Selection:
-    """How detections are chosen.
+    """Selection of detections by score and overlap.
 
     Attributes:
         score_threshold: least score.

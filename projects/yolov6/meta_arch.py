@@ -129,7 +129,7 @@ class YOLOv6Detector(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return self.pixel_mean.device
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
@@ -166,7 +166,7 @@ class YOLOv6Detector(nn.Module):
 
     @torch.no_grad()
     def _lesson(self, teacher: Teacher, images: Tensor) -> tuple[Lesson, list[Tensor]]:
-        """What the teacher says of a batch, and its levels."""
+        """Returns the teacher's outputs for a batch, and its levels."""
         model = cast(YOLOv6Detector, teacher.load())
         levels = model.levels(images)
         share = teacher_share(self._progress.iteration / self._progress.max_iter)

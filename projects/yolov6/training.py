@@ -45,7 +45,7 @@ class Recipe:
         return max(round(self.warmup_epochs * steps_per_epoch), self.warmup_steps)
 
     def rates(self, epoch: int, step: int, steps_per_epoch: int, images: int) -> "Rates":
-        """What a step learns with.
+        """Returns the learning rates, momentum and accumulation of a step.
 
         Args:
             epoch: that it belongs to.

@@ -218,7 +218,7 @@ class ScaledSumUnit(nn.Module):
         return self.norm(total).relu_()
 
     def parameter_options(self, name: str, parameter: nn.Parameter) -> dict[str, float]:
-        """What the solver is asked: scales are not decayed."""
+        """Returns the parameter's options in the optimizer: scales are not decayed."""
         return {"weight_decay": 0.0} if name.endswith("_scale") else {}
 
     def scales(self) -> tuple[Tensor, Tensor, Tensor | None]:

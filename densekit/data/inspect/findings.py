@@ -1,4 +1,4 @@
-"""What an inspection has found, collected by kind."""
+"""Findings of an inspection, collected by kind."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -43,7 +43,7 @@ class Finding:
 
 @dataclass
 class Histogram:
-    """How often the classes occur.
+    """Counts of the classes.
 
     Attributes:
         unit: ``objects``, ``segments`` or ``pixels``.
@@ -93,7 +93,7 @@ class Findings:
 
     @property
     def clean(self) -> bool:
-        """Whether nothing of severity error was found."""
+        """Tells whether nothing of severity error was found."""
         return self.count(ERROR) == 0
 
     def to_json(self) -> dict[str, Any]:

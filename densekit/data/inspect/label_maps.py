@@ -35,7 +35,7 @@ class LabelMap:
 
 
 class _Content(NamedTuple):
-    """What is in a label map: its size as (width, height), its values and how often they occur."""
+    """Content of a label map: its size as (width, height), its values and their counts."""
 
     size: tuple[int, int]
     values: np.ndarray

@@ -53,7 +53,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class PictureFacts:
-    """What a file says about itself.
+    """Facts of an image file, as it says them itself.
 
     Attributes:
         problem: kind of finding that makes it useless, empty where it is sound.
@@ -80,7 +80,7 @@ class PictureFacts:
 
     @property
     def deep(self) -> bool:
-        """Whether a channel has more than 8 bits."""
+        """Tells whether a channel has more than 8 bits."""
         return self.mode in _DEEP_MODES
 
 

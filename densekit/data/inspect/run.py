@@ -20,7 +20,7 @@ __all__ = ["Inspection", "Options", "inspect_coco"]
 
 @dataclass(frozen=True)
 class Options:
-    """How to inspect.
+    """Options of an inspection.
 
     Attributes:
         num_classes: the model's number of classes, None to compare with nothing.
@@ -39,7 +39,7 @@ class Options:
 
 @dataclass
 class Inspection:
-    """What was found, and what a correction needs.
+    """Result of an inspection, with all that a correction needs.
 
     Attributes:
         findings: what was found.

@@ -1,4 +1,4 @@
-"""What an entry of the data set file may say, read and checked: paths, lists of classes, choices."""
+"""Options of an entry of the data set file, read and checked: paths, lists of classes, choices."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ __all__ = ["Form", "Option", "Place", "choice", "classes", "file", "folder", "la
 
 @dataclass(frozen=True)
 class Place:
-    """Where a value stands.
+    """Place of a value in the data set file.
 
     Attributes:
         where: For messages, such as ``my.yaml, data set 'cells'``.

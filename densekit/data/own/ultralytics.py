@@ -12,12 +12,12 @@ SPLITS = ("train", "val", "test")
 
 
 def is_ultralytics(content: Any) -> bool:
-    """Whether the content of a YAML file is of this kind, and no list of data sets."""
+    """Tells whether the content of a YAML file is of this kind, and no list of data sets."""
     return isinstance(content, Mapping) and "names" in content and any(split in content for split in SPLITS)
 
 
 def is_ultralytics_file(path: str) -> bool:
-    """Whether a file is of this kind; one that cannot be read is not."""
+    """Tells whether a file is of this kind; one that cannot be read is not."""
     try:
         with open(path, encoding="utf-8") as file:
             return is_ultralytics(yaml.safe_load(file))

@@ -124,7 +124,7 @@ def _guess_shape(lines: Sequence[_Line]) -> Shape | None:
 
 
 def _is_pose(numbers: Sequence[float], dims: int) -> bool:
-    """Whether numbers are a box in the image beside points inside it."""
+    """Tells whether numbers are a box in the image and points inside it."""
     _, x, y, width, height, *points = numbers
     flags = points[2::3] if dims == 3 else [2.0] * (len(points) // 2)
     if not set(flags) <= {0.0, 1.0, 2.0} or min(width, height) <= 0:
@@ -136,7 +136,7 @@ def _is_pose(numbers: Sequence[float], dims: int) -> bool:
 
 
 def _is_outline(numbers: Sequence[float]) -> bool:
-    """Whether numbers are corners of which the first two are as near to the others as corners are."""
+    """Tells whether numbers are an outline, whose first two corners are as near to the others as corners are."""
     xs, ys = numbers[1::2], numbers[2::2]
     if len(xs) != len(ys):
         return False

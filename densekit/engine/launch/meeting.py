@@ -16,7 +16,7 @@ from densekit.engine.self_test import deadline
 
 @dataclass(frozen=True)
 class Meeting:
-    """Where the store of a job is.
+    """Address of the store of a job.
 
     Attributes:
         host, port: its address.
@@ -33,7 +33,7 @@ class Meeting:
 
 
 def meeting_from_environment(place: Place, env: Mapping[str, str]) -> Meeting:
-    """Where torchrun's processes meet, or the tasks of ``srun``.
+    """Finds the store that torchrun's processes share, or the tasks of ``srun``.
 
     Raises:
         ValueError: the environment does not say.
@@ -97,7 +97,7 @@ def _expanded(part: str) -> list[str]:
 
 
 def meeting_from_url(url: str) -> Meeting:
-    """Where the processes of ``--num-machines`` meet: ``tcp://HOST:PORT``, opened by the command on machine 0.
+    """Finds the store of ``--num-machines``: ``tcp://HOST:PORT``, opened by the command on machine 0.
 
     Raises:
         ValueError: the address is none.

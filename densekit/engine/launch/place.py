@@ -1,4 +1,4 @@
-"""Which process of a job this one is, as torchrun or SLURM tell it."""
+"""Ranks of this process in its job, as torchrun or SLURM tell them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Place:
 
 
 def place_from_environment(env: Mapping[str, str]) -> Place | None:
-    """Where torchrun or ``srun`` has put this process; ``None`` if neither started it."""
+    """Reads the ranks that torchrun or ``srun`` gave this process; ``None`` if neither started it."""
     if {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= env.keys():
         world = int(env["WORLD_SIZE"])
         return Place(
@@ -40,7 +40,7 @@ def place_from_environment(env: Mapping[str, str]) -> Place | None:
 
 
 def _is_srun_step(env: Mapping[str, str]) -> bool:
-    """Whether this process is a task of ``srun``.
+    """Tells whether this process is a task of ``srun``.
 
     A batch script has SLURM_PROCID and SLURM_NTASKS too, though it runs once whatever number of tasks is allocated.
     """

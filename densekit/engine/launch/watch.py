@@ -36,7 +36,7 @@ _LONGEST = 20_000  # characters of a traceback
 
 @dataclass(frozen=True)
 class End:
-    """How a process ended.
+    """The end of a process.
 
     Attributes:
         rank, name: of the process.
@@ -94,7 +94,7 @@ def watched(store: dist.Store, place: Place, host: str) -> Iterator[None]:
 
 
 def failure(store: dist.Store, ranks: list[int]) -> str:
-    """What the first of these processes that failed by an error of its own has said of it; empty if none did."""
+    """Returns the message of the first of these processes that failed by an error of its own; empty if none did."""
     keys = [f"failed/{rank}" for rank in ranks]
     return next((store.get(key).decode() for key in keys if store.check([key])), "")
 
@@ -168,7 +168,7 @@ class _Watch:
                         selector.unregister(key.fileobj)
 
     def _take(self, rank: int, ends: list[End]) -> bool:
-        """Whether the process of a connection is among those of which it says that they have ended."""
+        """Notes the ends that a connection reports, and tells whether its own process is among them."""
         for end in ends:
             if end.code:
                 self._hear(end)
@@ -230,7 +230,7 @@ class _Watch:
 
 
 def _ends(rank: int, name: str, lines: "_Lines") -> list[End]:
-    """What a connection says; that it is closed without a word is an end as well."""
+    """Returns the ends that a connection reports; its closing without a word counts as one."""
     try:
         return [End(**message) for message in lines.read()]
     except (OSError, ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""What the Cityscapes evaluators share: predictions become files as they arrive, and one process scores them all."""
+"""Base of the Cityscapes evaluators: predictions become files as they arrive, and one process scores them all."""
 
 import json
 import logging
@@ -58,7 +58,7 @@ class CityscapesEvaluator(DatasetEvaluator):
 
     @property
     def folder(self) -> Path:
-        """Where the predictions are."""
+        """Folder of the predictions."""
         return self._output_dir / self.folder_name
 
     def reset(self) -> None:

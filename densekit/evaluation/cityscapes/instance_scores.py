@@ -44,7 +44,7 @@ class ListedMask(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What has become of the masks of a class: ``scores`` (M,), ``states`` (T, M), and how many ``objects`` count."""
+    """Fate of the masks of a class: ``scores`` (M,), ``states`` (T, M), and the number of ``objects`` that count."""
 
     scores: np.ndarray
     states: np.ndarray

@@ -1,4 +1,4 @@
-"""How :mod:`~densekit.ops.carafe.blocked` cuts a call into blocks, and the memory that the blocks work in.
+"""Cuts a call of :mod:`~densekit.ops.carafe.blocked` into blocks, and holds the memory that they work in.
 
 The letters are those of that module. Images are seen as (N, H, G, s, W, s, ...) and a chunk's blocks as
 (n, R, G, B, s, T, s, ...); cut into the same spans, the two are copied into each other. All views that do not depend on
@@ -81,7 +81,7 @@ class Blocks:
         return self._image_spans(image.permute(0, 3, 1, 4, 5, 6, 2))
 
     def overlaps(self, padded: Tensor) -> list[Tensor]:
-        """What the blocks' j-th T columns of sources lie on, for each j: (N, H + k - 1, B, up to T, G, D).
+        """Returns the pixels below the blocks' j-th T columns of sources, for each j: (N, H + k - 1, B, up to T, G, D).
 
         The blocks' windows overlap; T columns of each do not.
         """

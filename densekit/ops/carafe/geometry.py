@@ -1,4 +1,4 @@
-"""What every path of the reassembly operator agrees on: the checks, the window, the output's layout.
+"""Rules that every path of the reassembly operator follows: the checks, the window, the output's layout.
 
 N: images, C: channels, G: groups, H, W: low-resolution size, k: window side, s: scale; the output is (N, C, sH, sW).
 """
@@ -33,12 +33,12 @@ def check_inputs(features: Tensor, kernels: Tensor, k_up: int, groups: int, scal
 
 
 def window(k_up: int) -> tuple[int, int]:
-    """How many pixels the window reaches before and after its centre; an even one reaches further after it."""
+    """Returns the pixels of the window before and after its centre; an even window reaches further after it."""
     return (k_up - 1) // 2, k_up // 2
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Whether the channels of a pixel lie together, and not merely because there is one channel or one pixel."""
+    """Tells whether a pixel's channels lie together, and not merely because there is one channel or one pixel."""
     return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 

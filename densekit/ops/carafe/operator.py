@@ -64,7 +64,7 @@ def _best_path(features: Tensor) -> str:
 
 
 def _module(path: str) -> Any:
-    """What holds ``forward`` and ``backward`` of a path; Triton is imported only where it is used."""
+    """Returns the module with a path's ``forward`` and ``backward``; Triton is imported only when it is used."""
     return importlib.import_module(f"densekit.ops.carafe.{_MODULES[path]}")
 
 

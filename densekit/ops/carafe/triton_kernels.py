@@ -21,7 +21,7 @@ _TILE = 2048  # products that a program holds in registers
 
 @triton.jit
 def _place(blocks_x, height, groups_c, depth, BC: tl.constexpr, BX: tl.constexpr):
-    """Which image, row, pixels, group and channels of the group a program works on."""
+    """Returns the image, row, pixels, group and channels of the group that a program works on."""
     place = tl.program_id(0)
     xs = (place % blocks_x) * BX + tl.arange(0, BX)
     y = (place // blocks_x) % height
@@ -33,7 +33,7 @@ def _place(blocks_x, height, groups_c, depth, BC: tl.constexpr, BX: tl.constexpr
 
 @triton.jit
 def _output_pixels(y, xs, stride_y, stride_x, S: tl.constexpr, BS: tl.constexpr):
-    """Where, in one channel, the output pixels (BX, BS) of the source pixels in row or rows y and columns xs lie."""
+    """Returns the offsets within a channel of the output pixels (BX, BS) of the source pixels at rows y, columns xs."""
     subs = tl.arange(0, BS)
     rows, columns = (tl.zeros_like(xs) + y)[:, None] * S + (subs // S)[None, :], xs[:, None] * S + (subs % S)[None, :]
     return rows * stride_y + columns * stride_x

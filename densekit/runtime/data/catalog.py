@@ -59,7 +59,7 @@ class _DatasetCatalog(_NamedDict):
 
 
 class Metadata(types.SimpleNamespace):
-    """What is known about a data set: class names, id maps, file names, as attributes.
+    """Facts about a data set, kept as attributes: class names, id maps, file names.
 
     An attribute that is set keeps its value: setting an equal one is harmless, a different one is an error, because two
     parts of a program would disagree about the data.

@@ -45,7 +45,7 @@ class HookBase:
         """Called after each iteration."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What the hook wants to find again after a resume; hooks that return something define ``load_state_dict``."""
+        """Returns the state that a resume restores; a hook that returns any also defines ``load_state_dict``."""
         return {}
 
 

@@ -171,7 +171,7 @@ class DefaultTrainer(TrainerBase):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """Which evaluator a data set gets is for subclasses to say."""
+        """Builds the evaluator of a data set; subclasses define it."""
         raise NotImplementedError(f"{cls.__name__} has no build_evaluator(cfg, dataset_name); define it to evaluate.")
 
     @classmethod

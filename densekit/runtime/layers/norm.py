@@ -222,7 +222,7 @@ def _is_fixed(norm: nn.Module | None) -> TypeGuard[FrozenBatchNorm2d | nn.BatchN
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether calling a module does more than its ``forward``."""
+    """Tells whether a call of the module does more than its ``forward``."""
     return bool(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     )

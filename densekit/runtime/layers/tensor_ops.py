@@ -11,7 +11,7 @@ interpolate = F.interpolate
 
 @dataclass
 class ShapeSpec:
-    """What one module tells the next about a feature map; None where it is not known.
+    """Shape of a feature map as one module tells it to the next; None where it is not known.
 
     Attributes:
         channels: Number of channels.

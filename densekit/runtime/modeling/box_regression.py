@@ -1,4 +1,4 @@
-"""How boxes are regressed: as shifts and scales of a source box, or as distances to its edges; and the loss on them.
+"""Box regression: as shifts and scales of a source box, or as distances to its edges; and the loss on either.
 
 Boxes are xyxy in pixels. Shape shorthand: N images, R anchors over all levels, k box predictions per source box.
 """

@@ -17,7 +17,7 @@ RawBox = TypeVar("RawBox", list, tuple, np.ndarray, torch.Tensor)
 
 @unique
 class BoxMode(IntEnum):
-    """How four (or five) numbers describe a box; the integers are what JSON files hold as ``bbox_mode``."""
+    """Meanings of the four (or five) numbers of a box; JSON files hold the integers as ``bbox_mode``."""
 
     XYXY_ABS = 0  # left, top, right, bottom in pixels
     XYWH_ABS = 1  # left, top, width, height in pixels: COCO's format

@@ -32,7 +32,7 @@ def get_rank() -> int:
 
 
 def is_main_process() -> bool:
-    """Whether this is the process that writes files and prints."""
+    """Tells whether this is rank 0, the process that writes files and prints."""
     return get_rank() == 0
 
 

@@ -36,7 +36,7 @@ def get_event_storage() -> "EventStorage":
 
 
 def has_event_storage() -> bool:
-    """Whether :func:`get_event_storage` would find one."""
+    """Tells whether :func:`get_event_storage` would find a storage."""
     return bool(_active)
 
 
@@ -49,7 +49,7 @@ class _Scalar:
     latest: tuple[float, int] = (math.nan, -1)  # value, iteration
 
     def samples_within(self, iterations: int) -> int:
-        """How many of the last values were put in the last ``iterations`` iterations, counted from the newest."""
+        """Counts the values put in during the ``iterations`` iterations up to the newest value."""
         values = self.history.values()
         oldest = self.latest[1] - iterations
         for count, (_, iteration) in enumerate(reversed(values)):
@@ -167,12 +167,12 @@ class EventStorage:
         return shown
 
     def count_samples(self, name: str, window_size: int = 20) -> int:
-        """How many values of a metric fall into its last ``window_size`` iterations."""
+        """Counts the values of a metric in its last ``window_size`` iterations."""
         self.history(name)
         return self._scalars[name].samples_within(window_size)
 
     def smoothing_hints(self) -> dict[str, bool]:
-        """Which metrics are noisy."""
+        """Tells for each metric whether it is noisy and shown smoothed."""
         return {name: scalar.smooth for name, scalar in self._scalars.items()}
 
     def take_images(self) -> list[tuple[str, Any, int]]:

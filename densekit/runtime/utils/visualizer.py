@@ -24,7 +24,7 @@ _MIN_KEYPOINT_SCORE = 0.05  # below it a keypoint is noise (or not labelled)
 
 @unique
 class ColorMode(Enum):
-    """How objects are coloured."""
+    """Ways to colour objects."""
 
     IMAGE = 0  # every object a colour of its own
     SEGMENTATION = 1  # objects of a class alike: the data set's colours

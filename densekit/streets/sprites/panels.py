@@ -1,4 +1,4 @@
-"""What vehicles are assembled from: panels, lamps, tyres and wheels on a mesh."""
+"""Parts of vehicles: panels, lamps, tyres and wheels on a mesh."""
 
 import numpy as np
 
@@ -45,7 +45,7 @@ def side_panels(
 
 
 def tyres(mesh: Mesh, axles: tuple[float, ...], half: float, radius: float) -> None:
-    """What is seen of the tyres from the front and from behind: dark boxes under the body."""
+    """Adds the tyres as seen from the front and from behind: dark boxes under the body."""
     for axle in axles:
         for left in (-half + 0.13, half - 0.13):
             mesh.piece(0, (axle, left, radius))

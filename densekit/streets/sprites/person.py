@@ -93,7 +93,7 @@ class _Part:
     colour: Colour
 
     def covers(self, point: np.ndarray) -> bool:
-        """Whether a point (2,) lies inside this piece."""
+        """Tells whether a point (2,) lies inside this piece."""
         hull = hull_of_discs(self.centres, self.radii)
         return cv2.pointPolygonTest(hull, (float(point[0]), float(point[1])), False) > 0
 

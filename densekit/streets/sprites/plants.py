@@ -49,7 +49,7 @@ class Plant:
 
     @property
     def radius(self) -> float:
-        """How far the crown reaches from the trunk, metres."""
+        """Reach of the crown from the trunk, metres."""
         return float(np.abs(self.clumps[:, 0]).max() + 0.5 * self.clumps[:, 3].mean())
 
     @property

@@ -1,4 +1,4 @@
-"""Where the joints of a body are: walking, standing and cycling.
+"""Positions of a body's joints: walking, standing and cycling.
 
 Local frame as for meshes: (forward, left, up) in metres, origin on the ground below the body. Body proportions are
 given as shares of the body height; angles are radians from hanging straight down, positive to the front.

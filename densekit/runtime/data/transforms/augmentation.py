@@ -108,7 +108,7 @@ class AugmentationList(Augmentation):
 
 
 class AugInput:
-    """What augmentations see and change: an image, and its boxes and label map where a policy needs them."""
+    """Input of augmentations, changed by them in place: an image, and boxes and label map where a policy needs them."""
 
     def __init__(
         self, image: np.ndarray, *, boxes: np.ndarray | None = None, sem_seg: np.ndarray | None = None

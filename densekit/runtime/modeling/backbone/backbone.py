@@ -1,4 +1,4 @@
-"""What every backbone promises, and the registry that builds one from ``MODEL.BACKBONE.NAME``."""
+"""Interface of backbones, and the registry that builds one from ``MODEL.BACKBONE.NAME``."""
 
 from abc import ABC, abstractmethod
 
@@ -26,7 +26,7 @@ class Backbone(nn.Module, ABC):
 
     @property
     def size_divisibility(self) -> int:
-        """What input height and width must be a multiple of; 0 if anything goes."""
+        """Number that input height and width must be a multiple of; 0 if any size will do."""
         return 0
 
     @property

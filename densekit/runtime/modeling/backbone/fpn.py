@@ -17,7 +17,7 @@ from densekit.runtime.modeling.backbone.resnet import ResNet, build_resnet_backb
 
 
 class TopBlock(Protocol):
-    """What makes further, coarser levels behind a pyramid."""
+    """Layers that add coarser levels on top of a pyramid."""
 
     num_levels: int
     """How many."""
@@ -132,7 +132,7 @@ class FPN(Backbone):
         return {name: outputs[name] for name in self._out_features}
 
     def _runs_pixelwise(self, x: Tensor) -> bool:
-        """Whether to keep all channels of a pixel together, inside of this module.
+        """Tells whether the channels of a pixel are kept together in memory inside this module.
 
         So the CPU's convolutions need no conversions between them. Norms that take statistics lose digits that way.
         """

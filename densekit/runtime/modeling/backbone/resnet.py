@@ -148,7 +148,7 @@ class BottleneckBlock(_ResidualBlock):
         return self.conv3(self._narrow(x))
 
     def _narrow(self, x: Tensor) -> Tensor:
-        """What the last convolution widens."""
+        """Computes the narrow map that the block's last convolution widens."""
         x = F.relu_(self.conv1(x))
         return F.relu_(self._apply_conv2(x))
 
@@ -368,7 +368,7 @@ class ResNet(Backbone):
 
 
 def _is_plain_inference(stage: nn.Module, x: Tensor) -> bool:
-    """Whether nobody but the next block will look at the maps between two blocks."""
+    """Tells whether nothing but the next block reads the maps between two blocks."""
     recorded = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()
     return x.device.type == "cpu" and not recorded and not any(has_hooks(module) for module in stage.modules())
 

@@ -55,7 +55,7 @@ class ImageModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return self.pixel_mean.device
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:

@@ -1,0 +1,26 @@
+"""Docstrings begin with a verb or a noun, not with a question word."""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = ("densekit", "projects", "benchmarks", "datasets")
+QUESTION_WORDS = {"what", "whether", "how", "where", "which", "when", "who", "whom", "whose", "why"}
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def questions(path: Path) -> list[str]:
+    """``file:line: first line`` of each docstring that begins with a question word."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        docstring = ast.get_docstring(node) if isinstance(node, DOCUMENTED) else None
+        first = docstring.splitlines()[0] if docstring else ""
+        if first and first.split()[0].strip("`*'\"(:,.").lower() in QUESTION_WORDS:
+            found.append(f"{path.relative_to(ROOT)}:{node.body[0].lineno}: {first}")
+    return found
+
+
+def test_no_docstring_begins_with_a_question_word():
+    files = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+    found = [line for path in [*files, ROOT / "train_net.py"] for line in questions(path)]
+    assert not found, "Begin with a verb or a noun:\n" + "\n".join(found)
