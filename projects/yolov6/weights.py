@@ -111,7 +111,7 @@ register_vocabulary(
         },
     )
 )
-register_part(Part("decoupled head", (NAME,), "head", (r"cls_preds\.0\.weight",), HEAD))
+register_part(Part("decoupled head", (NAME,), "head", (r"(?:stems|cls_preds)\.0\..+",), HEAD))
 
 
 def _register(name: str, slot: str, sign: str, rules: list[Rule], beside: str) -> None:

@@ -44,12 +44,6 @@ def _block(name: str, state: Recorded, x: Any, out: Tensor) -> tuple[nn.Module, 
     channels = (x[0] if isinstance(x, list) else x).shape[1], out.shape[1]
     stride = 1 if isinstance(x, list) else -(-x.shape[2] // out.shape[2])
     silu = "silu" if "silu" in name or name in ("sppf", "cspsppf") else "relu"
-    rest = [(r"conv1\.(.+)", r"first.\1"), (r"block\.(\d+)\.(.+)", r"rest.\1.\2")]
-    unit = [(r"(.*?)conv(\d)\.((?:rbr|block).+)", r"\1unit\2.\3")]
-    csp = [("cv1", "enter"), ("cv2", "beside"), ("cv3", "leave")]
-    places = [(rf"{a}\.(.+)", rf"{b}.\1") for a, b in csp]
-    numbers = [int(key.split(".")[2]) + 1 for key in state if key.startswith("m.block.")]
-    count = 2 * max([1, *[number + 1 for number in numbers]])
     if name.startswith("repvgg"):
         return RepVGGUnit(*channels, stride=stride), []
     if name.startswith("qarepvgg"):
@@ -67,6 +61,31 @@ def _block(name: str, state: Recorded, x: Any, out: Tensor) -> tuple[nn.Module, 
         return CSPPoolingPyramid(*channels, activation=silu), [
             (rf"cspsppf\.cv{k}\.(.+)", rf"{ours}.\1") for k, ours in enumerate(order, start=1)
         ]
+    if name == "bifusion":
+        sizes = {"coarse_channels": x[0].shape[1], "same_channels": x[1].shape[1], "fine_channels": x[2].shape[1]}
+        ours = {"cv1": "same", "cv2": "fine", "cv3": "leave", "downsample": "shrink"}
+        inner = [(rf"{a}\.(.+)", rf"{b}.\1") for a, b in ours.items()]
+        return ThreeScaleFusion(**sizes, out_channels=channels[1]), [
+            *inner,
+            (r"upsample\.upsample_transpose\.(.+)", r"enlarge.\1"),
+        ]
+    if name == "transpose":
+        return nn.ConvTranspose2d(*channels, 2, 2), [(r"upsample_transpose\.(.+)", r"\1")]
+    if name == "linear_add":
+        return ScaledSumUnit(*channels, stride=stride), []
+    if name == "realvgg":
+        return ConvNorm(*channels, stride=stride), []
+    return _stage(name, state, channels, silu)
+
+
+def _stage(name: str, state: Recorded, channels: tuple[int, int], silu: str) -> tuple[nn.Module, list[tuple[str, str]]]:
+    """As :func:`_block`, of blocks of several units."""
+    rest = [(r"conv1\.(.+)", r"first.\1"), (r"block\.(\d+)\.(.+)", r"rest.\1.\2")]
+    unit = [(r"(.*?)conv(\d)\.((?:rbr|block).+)", r"\1unit\2.\3")]
+    csp = [("cv1", "enter"), ("cv2", "beside"), ("cv3", "leave")]
+    places = [(rf"{a}\.(.+)", rf"{b}.\1") for a, b in csp]
+    numbers = [int(key.split(".")[2]) + 1 for key in state if key.startswith("m.block.")]
+    count = 2 * max([1, *[number + 1 for number in numbers]])
     if name.startswith("repblock_bottlerep"):
         inner = [(r"conv1\.alpha", "first.alpha"), (r"conv1\.conv(\d)\.(.+)", r"first.unit\1.\2")]
         inner += [(r"block\.(\d+)\.alpha", r"rest.\1.alpha"), (r"block\.(\d+)\.conv(\d)\.(.+)", r"rest.\1.unit\2.\3")]
@@ -92,20 +111,6 @@ def _block(name: str, state: Recorded, x: Any, out: Tensor) -> tuple[nn.Module, 
         inner += [(r"m\.(\d+)\.(\d+)\.conv(\d)\.(.+)", r"branches.\1.\2.unit\3.\4")]
         made = MultiBranchStack(*channels, count=2 * depth, unit="conv_silu", expansion=(width + 0.01) / channels[1])
         return made, inner
-    if name == "bifusion":
-        sizes = {"coarse_channels": x[0].shape[1], "same_channels": x[1].shape[1], "fine_channels": x[2].shape[1]}
-        ours = {"cv1": "same", "cv2": "fine", "cv3": "leave", "downsample": "shrink"}
-        inner = [(rf"{a}\.(.+)", rf"{b}.\1") for a, b in ours.items()]
-        return ThreeScaleFusion(**sizes, out_channels=channels[1]), [
-            *inner,
-            (r"upsample\.upsample_transpose\.(.+)", r"enlarge.\1"),
-        ]
-    if name == "transpose":
-        return nn.ConvTranspose2d(*channels, 2, 2), [(r"upsample_transpose\.(.+)", r"\1")]
-    if name == "linear_add":
-        return ScaledSumUnit(*channels, stride=stride), []
-    if name == "realvgg":
-        return ConvNorm(*channels, stride=stride), []
     raise KeyError(name)
 
 
