@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from densekit.d2.config import CfgNode, get_cfg
 from densekit.modeling.config import add_modeling_config
+from densekit.projects import add_all_configs, add_each_config
 
 
 def add_densekit_config(cfg: CfgNode) -> None:
@@ -70,9 +71,6 @@ def add_densekit_config(cfg: CfgNode) -> None:
 
 def default_config() -> CfgNode:
     """Returns the defaults of the host, of densekit and of every project."""
-    import densekit.modeling  # noqa: F401 - registers parts that any config may name
-    from densekit.projects import add_all_configs  # registers every system
-
     cfg = get_cfg()
     add_densekit_config(cfg)
     add_all_configs(cfg)
@@ -81,8 +79,6 @@ def default_config() -> CfgNode:
 
 def key_owners() -> dict[str, str]:
     """Returns every key that a project has added -> its folder, such as ``projects/carafe``."""
-    from densekit.projects import add_each_config
-
     cfg = get_cfg()
     add_densekit_config(cfg)
     owners: dict[str, str] = {}

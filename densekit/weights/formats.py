@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from densekit.weights.unpickling import ArrayUnpickler, UnsafePickleError, safe_beside_weights
+from densekit.files.unpickling import ArrayUnpickler, UnsafePickleError, safe_beside_weights
 
 _REFUSED = (
     "{path}: the file asks for {what}, and a weight file may hold tensors, arrays, numbers, strings and plain "
