@@ -10,6 +10,8 @@ from densekit.config_check import check_file, check_options, lines_of_keys, plai
 from densekit.config_defaults import default_config
 from densekit.config_files import find_config
 from densekit.d2.config import CfgNode
+from densekit.modeling.semantic_fpn import take_loss_keys
+from densekit.projects import adapt_all_configs, adapt_each_config
 
 
 def load_config(config: str | CfgNode, opts: Sequence[Any] = ()) -> CfgNode:
@@ -27,9 +29,6 @@ def load_config(config: str | CfgNode, opts: Sequence[Any] = ()) -> CfgNode:
         ValueError: A file is not YAML, a key does not exist or a value has the wrong type; the message names file,
             line, key and the nearest keys.
     """
-    from densekit.modeling.semantic_fpn import take_loss_keys
-    from densekit.projects import adapt_all_configs
-
     if isinstance(config, CfgNode):
         cfg = config.clone()
         cfg.defrost()
@@ -108,8 +107,6 @@ def describe_config(
 
 def _adapted(cfg: CfgNode) -> Iterator[tuple[str, tuple[str, Any]]]:
     """Lets the projects adapt a merged config; each key that one changes, with who it was and the new value."""
-    from densekit.projects import adapt_each_config
-
     before = dict(_leaves(cfg))
     for name in adapt_each_config(cfg):
         after = dict(_leaves(cfg))

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from densekit.d2.config import CfgNode, get_cfg
 from densekit.modeling.config import add_modeling_config
+from densekit.projects import add_all_configs, add_each_config
 
 
 def add_densekit_config(cfg: CfgNode) -> None:
@@ -77,9 +78,6 @@ def _add_input(cfg: CfgNode) -> None:
 
 def default_config() -> CfgNode:
     """Returns the defaults of the host, of densekit and of every project."""
-    import densekit.modeling  # noqa: F401 - registers parts that any config may name
-    from densekit.projects import add_all_configs  # registers every system
-
     cfg = get_cfg()
     add_densekit_config(cfg)
     add_all_configs(cfg)
@@ -88,8 +86,6 @@ def default_config() -> CfgNode:
 
 def key_owners() -> dict[str, str]:
     """Returns every key that a project has added -> its folder, such as ``projects/carafe``."""
-    from densekit.projects import add_each_config
-
     cfg = get_cfg()
     add_densekit_config(cfg)
     owners: dict[str, str] = {}

@@ -17,7 +17,7 @@ from densekit.data.coco_meta import (
 )
 from densekit.data.panoptic import coco_panoptic_entries
 from densekit.data.registry import Entry, register, take_over
-from densekit.streets import register_streets
+from densekit.data.streets import register_streets
 
 __all__ = ["datasets_root", "register_builtin"]
 

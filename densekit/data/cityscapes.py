@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from cityscapesscripts.helpers.labels import labels as LABELS
 
-from densekit.data.cityscapes_files import FIRST_INSTANCE, label_of
 from densekit.data.labels import IGNORE, read_values
 from densekit.data.outline_cache import OutlineCache
 from densekit.data.pictures import image_size
 from densekit.data.regions import in_threads, outline_regions
 from densekit.data.registry import Entry, Records
+from densekit.files.cityscapes_files import FIRST_INSTANCE, label_of
 
 __all__ = [
     "cityscapes_entries",

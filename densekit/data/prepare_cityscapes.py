@@ -18,15 +18,15 @@ import numpy as np
 from cityscapesscripts.helpers.labels import labels as LABELS
 from tqdm import tqdm
 
-from densekit.data.cityscapes_files import (
+from densekit.data.labels import IGNORE, read_values
+from densekit.files.atomic import atomic_write
+from densekit.files.cityscapes_files import (
     panoptic_colours,
     panoptic_document,
     panoptic_folder,
     panoptic_png_name,
     panoptic_records,
 )
-from densekit.data.labels import IGNORE, read_values
-from densekit.files.atomic import atomic_write
 
 __all__ = ["main", "make_panoptic", "make_train_ids"]
 

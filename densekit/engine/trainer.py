@@ -43,12 +43,12 @@ from densekit.engine.run_folder import METRICS, RunFolder
 from densekit.engine.schedule import EpochHook, Nearness, ProgressPrinter, in_iterations, training_plan
 from densekit.engine.sharding import evaluation_model, prepare_optimizer, replica_of_phase, wrap_model
 from densekit.engine.step import SettleHook, TrainingStep, listeners, tell
+from densekit.engine.teacher import Teacher
 from densekit.engine.trackers import build_trackers
 from densekit.engine.validation import config_for_validation, validation_losses
 from densekit.engine.writers import Lazily, MetricsWriter, write_results
 from densekit.evaluation import build_evaluator
 from densekit.modeling.phases import Phase, phases_of
-from densekit.modeling.teacher import Teacher
 from densekit.solver import Clipping, build_lr_scheduler, build_optimizer
 
 _WRITE_PERIOD = 20  # iterations between two lines of metrics, on both hosts

@@ -6,7 +6,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from densekit.weights.unpickling import ArrayUnpickler, UnsafePickleError
+from densekit.files.unpickling import ArrayUnpickler, UnsafePickleError
 
 __all__ = ["add_proposals"]
 

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from densekit.d2.data import MetadataCatalog
-from densekit.data.cityscapes_files import FIRST_INSTANCE, labels_of
 from densekit.evaluation.cityscapes import CityscapesInstanceEvaluator
 from densekit.evaluation.cityscapes.frames import (
     check_same_size,
@@ -39,6 +38,7 @@ from densekit.evaluation.cityscapes.instance_scores import (
     read_listing,
     recall_curves,
 )
+from densekit.files.cityscapes_files import FIRST_INSTANCE, labels_of
 from densekit.inference.runs import encode_in_frame
 from densekit.metrics.detection_errors import FALSE, IGNORED, ImageMatches, match_image
 from densekit.report.instances import Curve, Entry, InstanceImage, Instances, TaskScores

@@ -2,12 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
-from densekit.streets.register import register_streets
-
 if TYPE_CHECKING:
     from densekit.streets.write import write_streets
 
-__all__ = ["register_streets", "write_streets"]
+__all__ = ["write_streets"]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from densekit.data.cityscapes_files import FIRST_INSTANCE
+from densekit.files.cityscapes_files import FIRST_INSTANCE
 from densekit.ops.outlines import polygons
 from densekit.streets.coco import Json
 from densekit.streets.labels import LABELS, THINGS

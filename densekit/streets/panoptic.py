@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from densekit.data.cityscapes_files import FIRST_INSTANCE, label_of, labels_of
+from densekit.files.cityscapes_files import FIRST_INSTANCE, label_of, labels_of
 from densekit.ops.outlines import bounds
 from densekit.streets.coco import Json
 from densekit.streets.labels import LABELS, STUFF, THINGS

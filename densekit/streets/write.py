@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from densekit.data.cityscapes_files import (
+from densekit.files.cityscapes_files import (
     panoptic_colours,
     panoptic_document,
     panoptic_folder,

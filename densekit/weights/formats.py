@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from densekit.weights.unpickling import (
+from densekit.files.unpickling import (
     ArrayUnpickler,
     RecordPickle,
     UnsafePickleError,

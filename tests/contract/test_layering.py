@@ -4,46 +4,46 @@ import ast
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SHARED_LAYERS = ("modeling", "data", "streets", "evaluation", "engine", "checkpoint", "formats", "inference", "report")
-# Each of these may import those before it.
-UPPER_LAYERS = ("data", "evaluation", "formats", "engine", "inference", "report", "cli")
+# Every package of densekit; each may import those before it.
+LAYERS = (
+    *("ops", "files", "weights", "layers", "metrics", "streets"),  # know no host
+    *("runtime", "d2"),
+    *("solver", "checkpoint", "modeling", "data", "evaluation", "formats"),
+    *("engine", "inference", "report", "cli"),  # may know the configuration too, which knows every system
+)
+HOSTLESS, ABOVE_CONFIG = LAYERS[:6], LAYERS[-4:]
+CONFIGURATION = ("config", "config_check", "config_defaults", "model_zoo", "api")
+# Facades of what stands above them, as Detectron2 has it; nothing of densekit imports them.
+FACADES = ("densekit.d2.model_zoo",)
 
 
-def layers_above() -> dict[str, list[str]]:
-    return {layer: [f"densekit.{above}" for above in UPPER_LAYERS[i + 1 :]] for i, layer in enumerate(UPPER_LAYERS)}
+def forbidden_to(layer: str) -> list[str]:
+    """Returns what a package must not import, apart from ``detectron2``."""
+    wrong = [f"densekit.{above}" for above in LAYERS[LAYERS.index(layer) + 1 :]]
+    if layer in HOSTLESS:
+        wrong += ["fvcore", "yacs"]
+    if layer not in ABOVE_CONFIG:
+        wrong += [f"densekit.{module}" for module in CONFIGURATION]
+    if layer not in (*HOSTLESS, "runtime", "d2"):
+        wrong.append("densekit.runtime")
+    return wrong if layer == "cli" else [*wrong, "densekit.projects"]
 
 
 # First matching prefix of a module decides; the value lists what it must not import.
-FORBIDDEN = {
-    "densekit.ops": ("detectron2", "fvcore", "yacs", "densekit.d2", "densekit.runtime", "densekit.projects"),
-    "densekit.weights": ("detectron2", "fvcore", "yacs", "densekit.d2", "densekit.runtime", "densekit.projects"),
-    "densekit.files": ("detectron2", "fvcore", "yacs", "densekit.d2", "densekit.runtime", "densekit.projects"),
-    "densekit.layers": ("detectron2", "fvcore", "yacs", "densekit.d2", "densekit.runtime", "densekit.projects"),
-    "densekit.metrics": ("detectron2", "fvcore", "yacs", "densekit.d2", "densekit.runtime", "densekit.projects"),
-    "densekit.runtime": (
-        "detectron2",
-        "densekit.d2",
-        "densekit.projects",
-        "densekit.config",
-        "densekit.config_defaults",
-        "densekit.solver",
-        *(f"densekit.{layer}" for layer in SHARED_LAYERS),
-    ),
-    "densekit.d2": ("densekit.projects", *(f"densekit.{layer}" for layer in SHARED_LAYERS)),
-    "densekit.projects": ("detectron2", "densekit.runtime", *(f"densekit.{layer}" for layer in UPPER_LAYERS[-3:])),
-    **{
-        f"densekit.{layer}": ("detectron2", "densekit.runtime", "densekit.projects", *above)
-        for layer, above in layers_above().items()
-        if layer != "cli"
-    },
-    "densekit": ("detectron2", "densekit.runtime"),
-    "train_net": ("detectron2", "densekit.runtime"),
-    "datasets": ("detectron2", "densekit.runtime"),
+FORBIDDEN: dict[str, Sequence[str]] = {
+    **dict.fromkeys(FACADES, ("densekit.runtime", "densekit.projects")),
+    **{f"densekit.{layer}": forbidden_to(layer) for layer in LAYERS},
+    "densekit.projects": ("densekit.runtime", "densekit.inference", "densekit.report", "densekit.cli"),
+    "densekit": ("densekit.runtime",),
+    "train_net": ("densekit.runtime",),
+    "datasets": ("densekit.runtime",),
 }
 
 
@@ -88,11 +88,37 @@ def test_layers_import_downwards_only():
         layer = next((prefix for prefix in FORBIDDEN if starts(name, prefix)), None)
         if layer is None:
             continue
-        allowed = "detectron2" if layer == "densekit.d2" else None
         for imported in imported_modules(path):
-            if any(starts(imported, bad) for bad in FORBIDDEN[layer] if bad != allowed):
+            if any(starts(imported, bad) for bad in FORBIDDEN[layer]):
                 wrong.append(f"{path.relative_to(ROOT)} imports {imported}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_every_package_has_its_layer():
+    packages = {path.parent.name for path in (ROOT / "densekit").glob("*/__init__.py")}
+    assert packages == set(LAYERS)
+
+
+def package_of(module: str) -> str:
+    """The package that a module counts to; the list of systems and each of its rooms are packages of their own."""
+    if facade := next((name for name in FACADES if starts(module, name)), None):
+        return facade
+    return ".".join(module.split(".")[: 3 if starts(module, "densekit.projects") else 2])
+
+
+def test_no_packages_import_each_other_in_a_circle():
+    """Imports within functions count too. ``densekit`` itself is the interface, which imports nothing by itself."""
+    modules = {module_name(path): path for path in python_files()}
+    graph: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        if not name.startswith("densekit."):
+            continue
+        own = graph.setdefault(package_of(name), set())
+        for imported in imported_modules(path):
+            module = imported if imported in modules else imported.rpartition(".")[0]
+            if module in modules and module.startswith("densekit.") and package_of(module) != package_of(name):
+                own.add(package_of(module))
+    list(TopologicalSorter(graph).static_order())  # raises CycleError with the circle
 
 
 def test_detectron2_is_imported_at_the_seam_only():
@@ -136,7 +162,7 @@ def test_files_and_functions_stay_readable():
 
 def test_the_namespace_of_a_command_line_stays_there():
     """Below the commands travel a configuration and named options."""
-    free = {"densekit/weights/unpickling.py"}  # a class that checkpoints of others hold
+    free = {"densekit/files/unpickling.py"}  # a class that checkpoints of others hold
     wrong = []
     for path in python_files():
         name = str(path.relative_to(ROOT))

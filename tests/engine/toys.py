@@ -12,8 +12,8 @@ from densekit.d2.config import configurable
 from densekit.d2.engine import HookBase
 from densekit.d2.modeling import META_ARCH_REGISTRY
 from densekit.data.mapper import DatasetMapper
+from densekit.engine.teacher import Teacher
 from densekit.modeling.phases import Phase
-from densekit.modeling.teacher import Teacher
 
 
 def pictures(batch, size=8):

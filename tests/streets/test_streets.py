@@ -291,7 +291,7 @@ def test_train_ids_are_made_by_cityscapes_scripts(root, tmp_path):
 
 def test_registration(root, monkeypatch, restore_catalogs):
     from densekit.d2.data import DatasetCatalog, MetadataCatalog
-    from densekit.streets import register_streets
+    from densekit.data.streets import register_streets
 
     names = [f"{kind}streets_{split}" for kind in ("", "keypoints_") for split in ("train", "val")]
     for name in [name for name in DatasetCatalog.list() if "streets" in name]:
@@ -314,7 +314,7 @@ def test_registration(root, monkeypatch, restore_catalogs):
 
 def test_missing_files_name_the_command(tmp_path, restore_catalogs):
     from densekit.d2.data import DatasetCatalog, MetadataCatalog
-    from densekit.streets import register_streets
+    from densekit.data.streets import register_streets
 
     pytest.importorskip("densekit.data.coco")
     for name in [name for name in DatasetCatalog.list() if "streets" in name]:

@@ -20,9 +20,9 @@ from torch import nn
 
 from densekit.checkpoint import Checkpointer
 from densekit.checkpoint.sources import is_remote, local_weights
+from densekit.files.unpickling import ArrayUnpickler, UnsafePickleError
 from densekit.weights import convert_file, read_checkpoint, zoo
 from densekit.weights.download import cached_path, fetch, split_sum
-from densekit.weights.unpickling import ArrayUnpickler, UnsafePickleError
 
 
 def unpickle(data: bytes):

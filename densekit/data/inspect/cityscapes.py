@@ -9,12 +9,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from densekit.data.cityscapes import CLASSES, IMAGE_ENDING
-from densekit.data.cityscapes_files import labels_of
 from densekit.data.inspect.findings import Findings
 from densekit.data.inspect.label_maps import LabelMap, check_label_maps
 from densekit.data.inspect.pictures import Picture
 from densekit.data.inspect.run import Inspection, Options, inspect_pictures
 from densekit.data.labels import IGNORE
+from densekit.files.cityscapes_files import labels_of
 
 __all__ = ["inspect_cityscapes"]
 

@@ -24,8 +24,8 @@ import numpy as np
 from cityscapesscripts.evaluation import evalInstanceLevelSemanticLabeling as script  # noqa: N813
 from cityscapesscripts.helpers.labels import labels
 
-from densekit.data.cityscapes_files import FIRST_INSTANCE, labels_of
 from densekit.evaluation.cityscapes.frames import check_same_size, distinct, read_label_map, threaded
+from densekit.files.cityscapes_files import FIRST_INSTANCE, labels_of
 
 OBJECT_LABELS = {label.id: label.name for label in labels if label.hasInstances and not label.ignoreInEval}
 VOID_LABELS = [label.id for label in labels if label.ignoreInEval]

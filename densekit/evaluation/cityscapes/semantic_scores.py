@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from cityscapesscripts.helpers.labels import category2labels, id2label, labels
 
-from densekit.data.cityscapes_files import FIRST_INSTANCE, label_of
 from densekit.evaluation.cityscapes.frames import check_same_size, distinct, read_label_map, threaded
+from densekit.files.cityscapes_files import FIRST_INSTANCE, label_of
 
 LABELS = 1 + max(label.id for label in labels)
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from densekit.checkpoint import Checkpointer
+from densekit.config import load_config
 from densekit.d2.config import CfgNode
 from densekit.d2.modeling import build_model
 
@@ -44,8 +45,6 @@ class Teacher:
             return None
 
         def build() -> nn.Module:
-            from densekit.config import load_config  # which knows every system, this student's too
-
             own = load_config(keys.CONFIG_FILE) if keys.CONFIG_FILE else cfg.clone()
             own.defrost()
             own.MODEL.DEVICE, own.MODEL.TEACHER.WEIGHTS = cfg.MODEL.DEVICE, ""

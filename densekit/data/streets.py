@@ -4,8 +4,14 @@ import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from densekit.data.cityscapes import cityscapes_entries
+from densekit.data.cityscapes_panoptic import cityscapes_panoptic_entries
+from densekit.data.coco import instances_entry
+from densekit.data.coco_meta import THINGS_COLOUR
+from densekit.data.panoptic import separated_entry
+from densekit.data.registry import Entry, register
 from densekit.streets.labels import (
     KEYPOINT_CONNECTION_RULES,
     KEYPOINT_FLIP_MAP,
@@ -14,9 +20,6 @@ from densekit.streets.labels import (
     STUFF,
     THINGS,
 )
-
-if TYPE_CHECKING:
-    from densekit.data.registry import Entry
 
 _MAKE = "python datasets/make_streets.py"
 _SPLITS = ("train", "val")
@@ -37,21 +40,13 @@ def register_streets(root: str | os.PathLike[str] | None = None) -> None:
     Raises:
         ValueError: a name is taken by files in another folder.
     """
-    # Imported here, so that making the pictures needs neither a host nor torch.
-    from densekit.data.registry import register
-
     folder = Path(os.environ.get("DETECTRON2_DATASETS", "datasets") if root is None else root).expanduser() / "streets"
     for entry in _entries(folder):
         load = functools.partial(_load, str(folder), entry.name, entry.load.func, *entry.load.args)
         register(entry._replace(load=load))
 
 
-def _entries(folder: Path) -> Iterator["Entry"]:
-    from densekit.data.cityscapes import cityscapes_entries
-    from densekit.data.cityscapes_panoptic import cityscapes_panoptic_entries
-    from densekit.data.coco import instances_entry
-    from densekit.data.panoptic import separated_entry
-
+def _entries(folder: Path) -> Iterator[Entry]:
     annotations, instances = folder / "annotations", _instances()
     for split in _SPLITS:
         images = str(folder / split)
@@ -88,8 +83,6 @@ def _keypoints() -> dict[str, Any]:
 
 
 def _stuff() -> dict[str, Any]:
-    from densekit.data.coco_meta import THINGS_COLOUR
-
     return {
         "stuff_classes": ["things", *(label.name for label in STUFF)],
         "stuff_colors": [THINGS_COLOUR, *(list(label.colour) for label in STUFF)],
