@@ -27,7 +27,7 @@ class Processes(Protocol):
 
     @property
     def dist_url(self) -> str:
-        """The meeting point of the processes, ``tcp://HOST:PORT``, or ``auto`` for a free port of this machine."""
+        """The rendezvous of the processes, ``tcp://HOST:PORT``, or ``auto`` for a free port of this machine."""
 
 
 @dataclass(frozen=True)

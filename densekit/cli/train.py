@@ -2,13 +2,14 @@
 
 import argparse
 import os
-import shlex
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from densekit.cli.arguments import SCRIPT, parse_arguments
-from densekit.config_files import find_config
-from densekit.run_options import RunOptions
+
+if TYPE_CHECKING:
+    from densekit.run_options import RunOptions
 
 _NOT_FLAGS = ("print_config", "diff", "dry_run")
 INTERRUPTED, REQUEUE = 130, 75  # exit codes of :mod:`densekit.engine.preemption`, which needs torch
@@ -48,6 +49,8 @@ def _say_how_to_go_on(args: argparse.Namespace, program: str, words: Sequence[st
 
 def resume_command(program: str, words: Sequence[str]) -> str:
     """Returns the command line that goes on with the training that ``words`` have started."""
+    import shlex
+
     if any(word == "--resume" or word.startswith("--resume=") for word in words):
         return shlex.join([*shlex.split(program), *words])
     return shlex.join([*shlex.split(program), "--resume=auto", *words])
@@ -71,11 +74,15 @@ def _run(args: argparse.Namespace) -> None:
     launch(run, options, cfg.MODEL.DEVICE)
 
 
-def run_options(args: argparse.Namespace) -> RunOptions:
+def run_options(args: argparse.Namespace) -> "RunOptions":
     """Returns the options of the job, its configuration found.
 
     Raises:
         FileNotFoundError: there is no such configuration.
     """
+    # Not before, for --help answers in the time that Python itself needs.
+    from densekit.config_files import find_config
+    from densekit.run_options import RunOptions
+
     words = {key: value for key, value in vars(args).items() if key not in _NOT_FLAGS}
     return RunOptions(**(words | {"config_file": find_config(args.config_file) if args.config_file else ""}))

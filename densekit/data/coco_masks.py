@@ -72,7 +72,7 @@ def rle_problem(rle: dict[str, Any], image: dict[str, Any]) -> tuple[str, str]:
         return "rle-broken", f"size {size} in an image of {expected} (height, width)"
     runs = _runs(counts)
     if runs is None or (runs < 0).any():
-        return "rle-broken", f"counts {str(counts)[:30]!r} are no run lengths"
+        return "rle-broken", f"counts {str(counts)[:30]!r} are no run-length encoding"
     if runs.sum() != size[0] * size[1]:
         return "rle-broken", f"counts of {runs.sum()} pixels for a mask of {size[0] * size[1]}"
     return ("", "") if runs[1::2].sum() else ("mask-empty", "an RLE without a pixel")

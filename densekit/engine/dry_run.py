@@ -41,7 +41,7 @@ from densekit.engine.disk import (
 from densekit.engine.launch import place_from_environment
 from densekit.engine.loading import load_weights
 from densekit.engine.phases import losses_of
-from densekit.engine.schedule import in_iterations, nearness
+from densekit.engine.schedule import in_iterations, priorities
 from densekit.engine.setup import check_data, prepare, versions
 from densekit.engine.step import cut
 from densekit.engine.trainer import Trainer
@@ -157,7 +157,7 @@ def dry_run(options: RunOptions, processes: int = 1) -> tuple[CfgNode, Needs]:
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)
     try:
         needs = measure(share)
-        return in_iterations(cfg, _Rehearsal.loaded.epoch_size, nearness(options.config_file, options.opts)), needs
+        return in_iterations(cfg, _Rehearsal.loaded.epoch_size, priorities(options.config_file, options.opts)), needs
     except torch.OutOfMemoryError as error:
         raise ValueError(
             f"The training step does not fit into the memory of {_device(share)}: {error} {_REMEDY}"

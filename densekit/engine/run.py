@@ -14,7 +14,7 @@ from densekit.engine.errors import DataError, user_errors
 from densekit.engine.loading import build_with_weights, has_checkpoint
 from densekit.engine.replay import replay
 from densekit.engine.run_folder import release
-from densekit.engine.schedule import nearness
+from densekit.engine.schedule import priorities
 from densekit.engine.setup import setup, write_config
 from densekit.engine.trainer import Trainer
 from densekit.run_options import RunOptions
@@ -64,7 +64,7 @@ def perform(options: RunOptions, shown: _Shown = nullcontext) -> dict[str, Any] 
 
 def _trainer(cfg: CfgNode, options: RunOptions) -> Trainer:
     """The trainer with its weights, which has room for its checkpoints."""
-    trainer = Trainer(cfg, nearness(options.config_file, options.opts))
+    trainer = Trainer(cfg, priorities(options.config_file, options.opts))
     if trainer.cfg is not cfg and comm.is_main_process():
         write_config(trainer.cfg)  # with the iterations of its epochs, or scaled to the processes
     trainer.resume_or_load(resume=options.resume != "never", must=options.resume == "must")

@@ -17,15 +17,15 @@ from densekit.d2.utils import comm
 from densekit.d2.utils.events import CommonMetricPrinter, get_event_storage
 from densekit.data.progress import Progress
 
-Nearness = Mapping[str, int]
+Priorities = Mapping[str, int]
 
 
-def nearness(config_file: str, opts: Sequence[Any]) -> Nearness:
-    """Rates the source of each key: 2 for the command line, 1 for the file; keys set only in its bases are left out."""
+def priorities(config_file: str, opts: Sequence[Any]) -> Priorities:
+    """Returns the priority of each key: 2 on the command line, 1 in the file; keys set only in its bases are left out."""
     return dict.fromkeys(explicit_keys(config_file), 1) | dict.fromkeys(opts[::2], 2)
 
 
-def scale_learning_rate(cfg: CfgNode, given: Nearness) -> str | None:
+def scale_learning_rate(cfg: CfgNode, given: Priorities) -> str | None:
     """Adapts BASE_LR, chosen for REFERENCE_BATCH_SIZE images in a step, to IMS_PER_BATCH, unless it stands nearer.
 
     With SGD the rate is proportional to the batch (Goyal et al., arXiv 1706.02677), with AdamW to its square root
@@ -63,7 +63,7 @@ def scale_learning_rate(cfg: CfgNode, given: Nearness) -> str | None:
     )
 
 
-def in_iterations(cfg: CfgNode, epoch_size: int | None, given: Nearness) -> CfgNode:
+def in_iterations(cfg: CfgNode, epoch_size: int | None, given: Priorities) -> CfgNode:
     """Turns MAX_EPOCHS into MAX_ITER and adapts what is counted in iterations, unless it stands as near as MAX_EPOCHS.
 
     STEPS, EVAL_PERIOD and CHECKPOINT_PERIOD keep their share of the run; WARMUP_ITERS does if the run becomes shorter.

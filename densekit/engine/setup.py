@@ -25,7 +25,7 @@ from densekit.data.registry import load_and_keep
 from densekit.engine.own_data import register_own_data
 from densekit.engine.precision import why_not_mixed
 from densekit.engine.run_folder import claim
-from densekit.engine.schedule import nearness, scale_learning_rate
+from densekit.engine.schedule import priorities, scale_learning_rate
 from densekit.evaluation import check_evaluation
 from densekit.files.atomic import atomic_write
 from densekit.modeling.semantic_losses import BY_FREQUENCY
@@ -80,7 +80,7 @@ def prepare(options: RunOptions, *, writes: bool = True) -> tuple[CfgNode, list[
             claim(cfg.OUTPUT_DIR)
     warnings += register_own_data(cfg, options, writes=writes)
     notes = _count_classes(cfg, options) + _weigh_classes(cfg, options)
-    if not options.eval_only and (note := scale_learning_rate(cfg, nearness(options.config_file, options.opts))):
+    if not options.eval_only and (note := scale_learning_rate(cfg, priorities(options.config_file, options.opts))):
         notes.append(note)
     return cfg, warnings, notes
 

@@ -40,7 +40,7 @@ from densekit.engine.precision import precision
 from densekit.engine.preemption import STOP, AgreedStop
 from densekit.engine.randomness import set_random_state, undisturbed
 from densekit.engine.run_folder import METRICS, RunFolder
-from densekit.engine.schedule import EpochHook, Nearness, ProgressPrinter, in_iterations, training_plan
+from densekit.engine.schedule import EpochHook, Priorities, ProgressPrinter, in_iterations, training_plan
 from densekit.engine.sharding import evaluation_model, prepare_optimizer, replica_of_phase, wrap_model
 from densekit.engine.step import SettleHook, TrainingStep, listeners, tell
 from densekit.engine.teacher import Teacher
@@ -61,7 +61,7 @@ class Trainer(DefaultTrainer):
     processes run on the CPU too, and a loss that is not finite is reported with the images that caused it.
     """
 
-    def __init__(self, cfg: CfgNode, given: Nearness | None = None) -> None:
+    def __init__(self, cfg: CfgNode, given: Priorities | None = None) -> None:
         """Builds everything; ``given`` says which keys the user gave, which MAX_EPOCHS then leaves as they are."""
         # Not the host's constructor: Detectron2's wraps models on the CPU for one GPU per process, which fails.
         TrainerBase.__init__(self)

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 class COCOEvaluator(DatasetEvaluator):
     """Average precision of boxes, masks and keypoints, and average recall of proposals, on a registered data set.
 
-    Takes a model's ``"instances"`` or ``"proposals"``. Masks become run lengths as soon as they arrive. With several
+    Takes a model's ``"instances"`` or ``"proposals"``. Masks are run-length encoded as they arrive. With several
     processes the predictions are gathered once and the main process evaluates them, each image once, however a sampler
     has padded its share.
 

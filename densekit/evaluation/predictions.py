@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def encode_masks(masks: Tensor) -> list[dict[str, Any]]:
-    """Encodes binary masks as COCO's run lengths.
+    """Encodes binary masks as COCO's run-length encoding.
 
     Args:
         masks: (N, H, W) bool or uint8, on any device.

@@ -1,6 +1,6 @@
 """COCO's JSON: the list of results that evaluations take, and a whole data set file that annotation tools open.
 
-The whole file has each object's run lengths, which lose nothing, and a ``score`` beside COCO's own fields.
+The whole file has each object's run-length encoding, which loses nothing, and a ``score`` beside COCO's own fields.
 """
 
 import json

@@ -9,7 +9,7 @@ from densekit.ops.outlines import polygons
 
 
 def mask_polygons(mask: dict[str, Any]) -> list[np.ndarray]:
-    """Polygons (n, 2), x and y in pixels, that together cover a mask in COCO's run lengths; without holes."""
+    """Polygons (n, 2), x and y in pixels, that together cover a mask in COCO's run-length encoding; without holes."""
     left, top, width, height = (int(value) for value in mask_utils.toBbox(mask))
     inside = mask_utils.decode(mask)[top : top + height, left : left + width]
     return [polygon + np.array([left, top]) for polygon in polygons(inside)]

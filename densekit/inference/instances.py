@@ -13,7 +13,7 @@ from densekit.d2.structures import Boxes, Instances
 from densekit.evaluation.predictions import instances_to_coco_json
 from densekit.formats.classes import Classes
 from densekit.inference.merging import Fragments, merge_fragments
-from densekit.inference.runs import encode_in_frame
+from densekit.inference.rle import encode_in_frame
 from densekit.inference.tiles import Tile
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from torchvision.ops import box_area
 
 from densekit.d2.layers import batched_nms
-from densekit.inference.runs import encode_in_frame
+from densekit.inference.rle import encode_in_frame
 from densekit.inference.tiles import Box, Tile
 
 _SAME = 0.5  # agreement in the shared strip from which two detections are one object; IoU of whole boxes at the end
@@ -40,7 +40,7 @@ class Fragments:
         scores: (N,).
         classes: (N,) class numbers.
         tiles: (N,) the tile of each.
-        masks: N run lengths in the picture's frame, or None.
+        masks: N run-length encodings in the picture's frame, or None.
         keypoints: (N, K, 3) x, y, score, or None.
     """
 

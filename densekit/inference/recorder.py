@@ -1,4 +1,4 @@
-"""The thread that writes while the model works on the next pictures: waiting for the device, run lengths, JSON, PNG."""
+"""The thread that writes while the model works on: it waits for the device, encodes masks, writes JSON and PNG."""
 
 import queue
 import threading

@@ -24,8 +24,8 @@ KEYPOINT_CATEGORIES = [
 ]
 
 
-def run_lengths(mask: np.ndarray) -> Json:
-    """COCO's uncompressed run lengths of a mask (H, W): column by column, zeros first."""
+def run_length_encoding(mask: np.ndarray) -> Json:
+    """COCO's uncompressed run-length encoding of a mask (H, W): column by column, zeros first."""
     flat = np.concatenate([[0], mask.T.ravel().astype(np.int8), [0]])
     changes = np.flatnonzero(np.diff(flat))
     if len(changes) and changes[-1] == mask.size:
@@ -51,7 +51,7 @@ def annotate(picture: Picture, image_id: int) -> tuple[list[Json], list[Json]]:
         x0, y0, x1, y1 = bounds(mask)
         outline: Any
         if thing.crowd:
-            outline = run_lengths(mask)
+            outline = run_length_encoding(mask)
         else:
             outline = [np.round(polygon, 2).ravel().tolist() for polygon in polygons(mask)]
         record = {

@@ -12,7 +12,7 @@ from densekit.d2.layers import ShapeSpec
 from densekit.d2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, detector_postprocess
 from densekit.d2.structures import Boxes, ImageList, Instances
 from densekit.data.progress import Progress
-from densekit.modeling.teacher import Teacher
+from densekit.engine.teacher import Teacher
 from densekit.weights.formats import read_checkpoint
 
 from .assignment import Assigner, Objects, adaptive_selection, task_aligned

@@ -101,8 +101,14 @@ BROKEN = {
     "too few keypoints": (set_annotation(category_id=3, keypoints=[1, 2, 2]), ("annotation 102", "3 keypoints")),
     "odd keypoints": (set_annotation(keypoints=[1, 2, 2, 4]), ("annotation 102", "x, y, visibility")),
     "list as an id": (set_annotation(image_id=[11]), ("annotation 102", "image_id [11]", "3 images")),
-    "RLE of text": (set_annotation(segmentation={"size": [30, 40], "counts": ["7"]}), ("102", "no run lengths")),
-    "negative RLE": (set_annotation(segmentation={"size": [30, 40], "counts": [1201, -1]}), ("102", "no run lengths")),
+    "RLE of text": (
+        set_annotation(segmentation={"size": [30, 40], "counts": ["7"]}),
+        ("102", "no run-length encoding"),
+    ),
+    "negative RLE": (
+        set_annotation(segmentation={"size": [30, 40], "counts": [1201, -1]}),
+        ("102", "no run-length encoding"),
+    ),
     "keypoints of text": (set_annotation(category_id=3, keypoints=["1", "2", "2"] * 3), ("annotation 102", "keypoint")),
     "ignore": (set_annotation(ignore=1), ("annotation 102", "iscrowd 1")),
 }

@@ -12,7 +12,7 @@ from densekit.config import load_config
 from densekit.config_defaults import default_config
 from densekit.d2.utils.events import EventStorage
 from densekit.engine import Trainer, run
-from densekit.engine.schedule import ProgressPrinter, in_iterations, nearness, scale_learning_rate
+from densekit.engine.schedule import ProgressPrinter, in_iterations, priorities, scale_learning_rate
 from densekit.engine.setup import prepare
 from densekit.solver import build_lr_scheduler
 
@@ -30,7 +30,7 @@ def load(tmp_path):
         path = str(tmp_path / "top.yaml")
         Path(path).write_text(yaml.safe_dump(content))
         words = [str(word) for word in opts]
-        return load_config(path, words), nearness(path, words)
+        return load_config(path, words), priorities(path, words)
 
     return make
 
@@ -75,7 +75,7 @@ def test_the_configuration_of_a_run_is_not_scaled_again(load, tmp_path):
     (tmp_path / "config.yaml").write_text(cfg.dump())
     for opts, rate in (([], 0.005), ([B, "8"], 0.01), ([L, "0.3", B, "8"], 0.3)):
         again = load_config(str(tmp_path / "config.yaml"), opts)
-        scale_learning_rate(again, nearness(str(tmp_path / "config.yaml"), opts))
+        scale_learning_rate(again, priorities(str(tmp_path / "config.yaml"), opts))
         assert pytest.approx(rate) == again.SOLVER.BASE_LR
 
 
@@ -111,12 +111,12 @@ def test_a_negative_reference_is_refused(load):
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("[!_]*/**/*.yaml")), ids=lambda path: path.stem)
 def test_every_config_has_the_rate_that_it_says(path):
     cfg = load_config(str(path))
-    assert scale_learning_rate(cfg, nearness(str(path), [])) is None
+    assert scale_learning_rate(cfg, priorities(str(path), [])) is None
     rate = cfg.SOLVER.BASE_LR
     if cfg.SOLVER.REFERENCE_BATCH_SIZE:  # twice the batch changes the rate
         opts = [B, str(2 * cfg.SOLVER.IMS_PER_BATCH)]
         cfg = load_config(str(path), opts)
-        assert scale_learning_rate(cfg, nearness(str(path), opts)) is not None
+        assert scale_learning_rate(cfg, priorities(str(path), opts)) is not None
         factor = 2**0.5 if cfg.SOLVER.OPTIMIZER == "AdamW" else 2
         assert pytest.approx(rate * factor) == cfg.SOLVER.BASE_LR
 

@@ -11,7 +11,7 @@ import torch
 from densekit.d2.structures import Boxes, Instances
 from densekit.formats.classes import Classes
 from densekit.inference.instances import tiled_results
-from densekit.inference.runs import encode_in_frame
+from densekit.inference.rle import encode_in_frame
 from densekit.inference.tiles import Tiling
 
 CLASSES = Classes(things=[(11, "bolt"), (5, "nut")])

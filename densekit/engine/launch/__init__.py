@@ -9,8 +9,8 @@ import torch
 from densekit.engine.errors import user_errors
 from densekit.engine.launch.elastic import continued
 from densekit.engine.launch.joining import joined
-from densekit.engine.launch.meeting import meeting_from_environment
 from densekit.engine.launch.place import Place, place_from_environment
+from densekit.engine.launch.rendezvous import rendezvous_from_environment
 from densekit.engine.launch.spawning import spawn
 from densekit.engine.preemption import leaving_on_signals
 from densekit.ops.process_end import end_of_process
@@ -34,13 +34,13 @@ def launch(main: Callable[[Any], Any], options: Processes, device: str) -> None:
     on_cpu = not device.startswith("cuda")
     with user_errors():
         place = place_from_environment(os.environ)
-        meeting = None
+        rendezvous = None
         if place:
             _refuse_double_start(place, options)
-            meeting = meeting_from_environment(place, os.environ)
+            rendezvous = rendezvous_from_environment(place, os.environ)
         _share_machine(place, options.num_gpus, on_cpu)
-    if place and meeting:
-        with end_of_process(), joined(place, meeting, on_cpu):
+    if place and rendezvous:
+        with end_of_process(), joined(place, rendezvous, on_cpu):
             main(continued(options, os.environ))
     elif options.num_gpus * options.num_machines > 1:
         with user_errors((ConnectionError, ValueError)):

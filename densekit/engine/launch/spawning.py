@@ -14,8 +14,8 @@ import torch.multiprocessing as mp
 from torch.multiprocessing.spawn import ProcessException, ProcessRaisedException
 
 from densekit.engine.launch.joining import joined
-from densekit.engine.launch.meeting import Meeting, job_store, meeting_from_url, open_store
 from densekit.engine.launch.place import Place
+from densekit.engine.launch.rendezvous import Rendezvous, job_store, open_store, rendezvous_from_url
 from densekit.engine.launch.watch import failure
 from densekit.engine.preemption import INTERRUPTED, REQUEUE, exit_code, say, stop_signals
 from densekit.engine.self_test import time_limit
@@ -32,14 +32,14 @@ def spawn(main: Main, options: Processes, on_cpu: bool) -> None:
     """Runs ``main(options)`` in ``options.num_gpus`` new processes; an error in one of them ends all.
 
     Raises:
-        ConnectionError, ValueError: the address at which they would meet is taken, or is none.
+        ConnectionError, ValueError: the address of the rendezvous is taken, or is none.
         SystemExit: with the traceback or the exit code of the process that ended first.
     """
     size, world = options.num_gpus, options.num_gpus * options.num_machines
     places = [Place("--num-gpus", options.machine_rank * size + local, world, local, size) for local in range(size)]
     with _SignalsPassedOn() as signals:
-        meeting, store = _open_meeting(options)
-        work = (main, options, places, meeting, on_cpu, multiprocessing.get_start_method())
+        rendezvous, store = _open_rendezvous(options)
+        work = (main, options, places, rendezvous, on_cpu, multiprocessing.get_start_method())
         context = mp.start_processes(_in_process, work, nprocs=size, join=False)
         signals.pass_to(context.pids())
 
@@ -52,7 +52,7 @@ def spawn(main: Main, options: Processes, on_cpu: bool) -> None:
                 pass
         except ProcessException as error:
             # The process that failed may take longer to end than those that end with it.
-            if text := failure(job_store(store, meeting), [place.rank for place in places]) if store else "":
+            if text := failure(job_store(store, rendezvous), [place.rank for place in places]) if store else "":
                 sys.exit(text)
             if isinstance(error, ProcessRaisedException):
                 sys.exit(f"{name_of(error)} failed:{error.msg}")
@@ -62,22 +62,24 @@ def spawn(main: Main, options: Processes, on_cpu: bool) -> None:
             del store  # which had to stay open until here
 
 
-def _open_meeting(options: Processes) -> tuple[Meeting, Any]:
+def _open_rendezvous(options: Processes) -> tuple[Rendezvous, Any]:
     """The store is opened here, before there are processes: a port that the system chooses cannot be taken."""
     limit = time_limit()
     if options.num_machines == 1 and options.dist_url == "auto":
-        store = open_store(Meeting("127.0.0.1", 0, opened=True, remedy="start again"), serve=True, limit=limit)
-        return Meeting("127.0.0.1", store.port, opened=True, remedy=""), store
-    meeting = meeting_from_url(options.dist_url)
-    return meeting, open_store(meeting, serve=True, limit=limit) if options.machine_rank == 0 else None
+        store = open_store(Rendezvous("127.0.0.1", 0, opened=True, remedy="start again"), serve=True, limit=limit)
+        return Rendezvous("127.0.0.1", store.port, opened=True, remedy=""), store
+    rendezvous = rendezvous_from_url(options.dist_url)
+    return rendezvous, open_store(rendezvous, serve=True, limit=limit) if options.machine_rank == 0 else None
 
 
-def _in_process(local: int, main: Main, options: Processes, places: list[Place], meeting: Meeting, *how: Any) -> None:
+def _in_process(
+    local: int, main: Main, options: Processes, places: list[Place], rendezvous: Rendezvous, *how: Any
+) -> None:
     on_cpu, loaders = how
     # Else this process, which was spawned, would spawn its loaders as well, each importing everything anew.
     multiprocessing.set_start_method(loaders, force=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the starting process tells this one to stop, by SIGTERM
-    with end_of_process(), joined(places[local], meeting, on_cpu):
+    with end_of_process(), joined(places[local], rendezvous, on_cpu):
         main(options)
 
 

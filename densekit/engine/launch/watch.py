@@ -275,15 +275,15 @@ def _line(message: dict[str, Any]) -> bytes:
     return json.dumps(message).encode() + b"\n"
 
 
-def _own_hosts(interface: str, meeting: str) -> list[str]:
+def _own_hosts(interface: str, rendezvous: str) -> list[str]:
     """Addresses of this machine as others may reach it, the likeliest first."""
     if interface:
         return [interface]
     hosts = []
     with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((meeting, 9))  # sends nothing: it only looks up from which address it would
+        probe.connect((rendezvous, 9))  # sends nothing: it only looks up from which address it would
         hosts.append(probe.getsockname()[0])
-    return list(dict.fromkeys([*hosts, meeting, socket.gethostname()]))
+    return list(dict.fromkeys([*hosts, rendezvous, socket.gethostname()]))
 
 
 def _keep_alive(connection: socket.socket) -> None:

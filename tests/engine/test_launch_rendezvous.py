@@ -14,14 +14,14 @@ import pytest
 import torch.distributed as dist
 
 from densekit.engine.launch.elastic import continued, refuse_ambiguous_restarts
-from densekit.engine.launch.meeting import (
-    Meeting,
-    host_names,
-    meeting_from_environment,
-    meeting_from_url,
-    open_store,
-)
 from densekit.engine.launch.place import Place
+from densekit.engine.launch.rendezvous import (
+    Rendezvous,
+    host_names,
+    open_store,
+    rendezvous_from_environment,
+    rendezvous_from_url,
+)
 from densekit.engine.launch.spawning import _exit_code
 from densekit.engine.launch.watch import watched
 from densekit.engine.preemption import REQUEUE
@@ -51,38 +51,38 @@ def test_what_is_no_list_of_machines_is_refused(text):
 
 def test_tasks_of_srun_find_the_same_address():
     env = {"SLURM_JOB_ID": "123", "SLURM_STEP_ID": "0", "SLURM_JOB_NODELIST": "n[07-08]"}
-    first, last = (meeting_from_environment(Place("SLURM", rank, 4, rank % 2, 2), env) for rank in (0, 3))
+    first, last = (rendezvous_from_environment(Place("SLURM", rank, 4, rank % 2, 2), env) for rank in (0, 3))
     assert first == last and first.host == "n07" and not first.opened
-    step = meeting_from_environment(Place("SLURM", 0, 4, 0, 2), env | {"SLURM_STEP_ID": "1"})
+    step = rendezvous_from_environment(Place("SLURM", 0, 4, 0, 2), env | {"SLURM_STEP_ID": "1"})
     assert step.port != first.port and all(15000 <= port < 30000 for port in (step.port, first.port))
-    subset = meeting_from_environment(Place("SLURM", 0, 4, 0, 2), env | {"SLURM_STEP_NODELIST": "n08"})
+    subset = rendezvous_from_environment(Place("SLURM", 0, 4, 0, 2), env | {"SLURM_STEP_NODELIST": "n08"})
     assert subset.host == "n08"
-    named = meeting_from_environment(Place("SLURM", 0, 4, 0, 2), env | {"MASTER_ADDR": "x", "MASTER_PORT": "5"})
+    named = rendezvous_from_environment(Place("SLURM", 0, 4, 0, 2), env | {"MASTER_ADDR": "x", "MASTER_PORT": "5"})
     assert (named.host, named.port) == ("x", 5)
-    assert meeting_from_environment(Place("SLURM", 0, 2, 0, 2), env).host == "127.0.0.1"
+    assert rendezvous_from_environment(Place("SLURM", 0, 2, 0, 2), env).host == "127.0.0.1"
     with pytest.raises(ValueError, match="MASTER_ADDR"):
-        meeting_from_environment(Place("SLURM", 0, 4, 0, 2), {"SLURM_JOB_ID": "1"})
+        rendezvous_from_environment(Place("SLURM", 0, 4, 0, 2), {"SLURM_JOB_ID": "1"})
 
 
 def test_addresses_of_torchrun_and_of_the_flags():
     env = {"MASTER_ADDR": "a", "MASTER_PORT": "29500", "TORCHELASTIC_RESTART_COUNT": "2"}
     place = Place("torchrun", 0, 2, 0, 2)
-    assert not meeting_from_environment(place, env).opened
-    agents = meeting_from_environment(place, env | {"TORCHELASTIC_USE_AGENT_STORE": "True"})
+    assert not rendezvous_from_environment(place, env).opened
+    agents = rendezvous_from_environment(place, env | {"TORCHELASTIC_USE_AGENT_STORE": "True"})
     assert agents.opened and agents.attempt == "2"
     with pytest.raises(ValueError, match="MASTER_ADDR and MASTER_PORT"):
-        meeting_from_environment(place, {})
-    assert meeting_from_url("tcp://10.0.0.1:29500").host == "10.0.0.1"
+        rendezvous_from_environment(place, {})
+    assert rendezvous_from_url("tcp://10.0.0.1:29500").host == "10.0.0.1"
     for url in ("10.0.0.1:29500", "tcp://host", "file:///x", "tcp://host:port"):
         with pytest.raises(ValueError, match="--dist-url"):
-            meeting_from_url(url)
+            rendezvous_from_url(url)
 
 
 def test_a_port_that_is_taken_is_named_with_the_remedy():
     with socket.create_server(("", 0)) as taken:
-        meeting = Meeting("127.0.0.1", taken.getsockname()[1], opened=False, remedy="choose another one: HERE")
-        with pytest.raises(ConnectionError, match=f"Port {meeting.port} of .* is taken: choose another one: HERE"):
-            open_store(meeting, serve=True, limit=2)
+        rendezvous = Rendezvous("127.0.0.1", taken.getsockname()[1], opened=False, remedy="choose another one: HERE")
+        with pytest.raises(ConnectionError, match=f"Port {rendezvous.port} of .* is taken: choose another one: HERE"):
+            open_store(rendezvous, serve=True, limit=2)
 
 
 def test_a_limit_that_is_no_number_is_refused(monkeypatch):
@@ -140,15 +140,15 @@ def forked(work: Callable[[dist.Store, int], None], ranks: range | list[int]) ->
     return {rank: process.exitcode for rank, process in processes.items()}
 
 
-def test_a_program_that_is_no_meeting_point_is_named(capfd):
+def test_a_program_that_is_no_rendezvous_is_named(capfd):
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        meeting = Meeting("127.0.0.1", silent.getsockname()[1], opened=False, remedy="choose another one: HERE")
+        rendezvous = Rendezvous("127.0.0.1", silent.getsockname()[1], opened=False, remedy="choose another one: HERE")
 
         def work(store, rank):
-            open_store(meeting, serve=False, limit=0.5)
+            open_store(rendezvous, serve=False, limit=0.5)
 
         assert forked(work, [1]) == {1: 2}
-    assert f"error: 127.0.0.1:{meeting.port}, where" in (text := capfd.readouterr().err) and "HERE" in text
+    assert f"error: 127.0.0.1:{rendezvous.port}, the rendezvous" in (text := capfd.readouterr().err) and "HERE" in text
 
 
 def test_rank_0_names_who_is_missing(capfd):

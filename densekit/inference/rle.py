@@ -1,4 +1,4 @@
-"""COCO's run lengths of masks that are a small part of a large picture."""
+"""COCO's run-length encoding of masks that are a small part of a large picture."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def encode_in_frame(masks: Tensor, corner: tuple[int, int], size: tuple[int, int]) -> list[dict[str, Any]]:
-    """Run lengths of masks of a part of a picture, as masks of the whole picture, which is never made in memory.
+    """Encodes masks of a part of a picture as masks of the whole picture, which is never made in memory.
 
     Args:
         masks: (N, h, w) bool of the part.

@@ -1,4 +1,4 @@
-"""The address at which the processes of a job meet, and the store that they open there."""
+"""The rendezvous of a job's processes: its address, and the store that they open there."""
 
 import re
 import socket
@@ -15,7 +15,7 @@ from densekit.engine.self_test import deadline
 
 
 @dataclass(frozen=True)
-class Meeting:
+class Rendezvous:
     """Address of the store of a job.
 
     Attributes:
@@ -32,20 +32,20 @@ class Meeting:
     attempt: str = "0"
 
 
-def meeting_from_environment(place: Place, env: Mapping[str, str]) -> Meeting:
+def rendezvous_from_environment(place: Place, env: Mapping[str, str]) -> Rendezvous:
     """Finds the store that torchrun's processes share, or the tasks of ``srun``.
 
     Raises:
         ValueError: the environment does not say.
     """
     if place.starter == "SLURM":
-        return _slurm_meeting(place, env)
+        return _slurm_rendezvous(place, env)
     if not {"MASTER_ADDR", "MASTER_PORT"} <= env.keys():
         raise ValueError(
             "RANK and WORLD_SIZE are set, but not MASTER_ADDR and MASTER_PORT: start with torchrun, which sets all, "
             "or set them to the machine of rank 0 and a free port there."
         )
-    return Meeting(
+    return Rendezvous(
         env["MASTER_ADDR"],
         int(env["MASTER_PORT"]),
         opened=env.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
@@ -54,7 +54,7 @@ def meeting_from_environment(place: Place, env: Mapping[str, str]) -> Meeting:
     )
 
 
-def _slurm_meeting(place: Place, env: Mapping[str, str]) -> Meeting:
+def _slurm_rendezvous(place: Place, env: Mapping[str, str]) -> Rendezvous:
     """On the first machine of the step; all its tasks find the same address without a word between them."""
     host = env.get("MASTER_ADDR", "127.0.0.1" if place.local_size == place.world_size else "")
     if not host:
@@ -68,7 +68,7 @@ def _slurm_meeting(place: Place, env: Mapping[str, str]) -> Meeting:
     # Another number for other jobs and steps, below the range from which systems hand out ports.
     number = int(env.get("SLURM_JOB_ID", "0")) + 1009 * int(env.get("SLURM_STEP_ID", "0"))
     port = int(env.get("MASTER_PORT", 15000 + number % 15000))
-    return Meeting(host, port, opened=False, remedy=f"choose another one: export MASTER_PORT={port + 1} before srun")
+    return Rendezvous(host, port, opened=False, remedy=f"choose another one: export MASTER_PORT={port + 1} before srun")
 
 
 def host_names(text: str) -> list[str]:
@@ -96,7 +96,7 @@ def _expanded(part: str) -> list[str]:
     return [f"{before}{number}{rest}" for number in numbers for rest in _expanded(after)]
 
 
-def meeting_from_url(url: str) -> Meeting:
+def rendezvous_from_url(url: str) -> Rendezvous:
     """Finds the store of ``--num-machines``: ``tcp://HOST:PORT``, opened by the command on machine 0.
 
     Raises:
@@ -109,34 +109,34 @@ def meeting_from_url(url: str) -> Meeting:
         host = port = None
     if not host or not port or parts.scheme != "tcp":
         raise ValueError(f"--dist-url {url!r} is no address: write tcp://HOST:PORT, or auto on a single machine.")
-    return Meeting(host, port, opened=True, remedy="choose another one on all machines: --dist-url tcp://HOST:PORT")
+    return Rendezvous(host, port, opened=True, remedy="choose another one on all machines: --dist-url tcp://HOST:PORT")
 
 
-def open_store(meeting: Meeting, *, serve: bool, limit: float) -> dist.TCPStore:
+def open_store(rendezvous: Rendezvous, *, serve: bool, limit: float) -> dist.TCPStore:
     """Opens the store, or joins the one that another process opens.
 
     Args:
-        meeting: the address; port 0 with ``serve`` takes a free one.
+        rendezvous: the address; port 0 with ``serve`` takes a free one.
         serve: whether this process opens it.
         limit: seconds.
 
     Raises:
         ConnectionError: the port is taken, or nobody answers there.
     """
-    address = f"{meeting.host}:{meeting.port}"
+    address = f"{rendezvous.host}:{rendezvous.port}"
 
     def silence() -> str:
         return (
-            f"{address}, where the processes of this job meet, has not greeted {socket.gethostname()} within {limit:g} "
-            f"s: another program listens there, or none that can be reached; {meeting.remedy}."
+            f"{address}, the rendezvous of this job, has not greeted {socket.gethostname()} within {limit:g} "
+            f"s: another program listens there, or none that can be reached; {rendezvous.remedy}."
         )
 
     try:
         # torch waits without end for a greeting from a program that takes the connection and says nothing.
         with nullcontext() if serve else deadline(limit + 2, silence):
             return dist.TCPStore(
-                meeting.host,
-                meeting.port,
+                rendezvous.host,
+                rendezvous.port,
                 is_master=serve,
                 wait_for_workers=False,
                 timeout=timedelta(seconds=limit),
@@ -144,15 +144,15 @@ def open_store(meeting: Meeting, *, serve: bool, limit: float) -> dist.TCPStore:
     except RuntimeError as error:
         if serve and "EADDRINUSE" in str(error):
             raise ConnectionError(
-                f"Port {meeting.port} of {socket.gethostname()} is taken: {meeting.remedy}."
+                f"Port {rendezvous.port} of {socket.gethostname()} is taken: {rendezvous.remedy}."
             ) from error
         reason = str(error).splitlines()[0]
         raise ConnectionError(
-            f"{socket.gethostname()} cannot reach {address}, where the processes of this job meet, within {limit:g} s: "
+            f"{socket.gethostname()} cannot reach {address}, the rendezvous of this job, within {limit:g} s: "
             f"did the first one start, and does a firewall let this machine through? ({reason})"
         ) from error
 
 
-def job_store(store: dist.Store, meeting: Meeting) -> dist.Store:
+def job_store(store: dist.Store, rendezvous: Rendezvous) -> dist.Store:
     """The part of a store that belongs to this attempt of the job."""
-    return dist.PrefixStore(f"densekit/{meeting.attempt}", store)
+    return dist.PrefixStore(f"densekit/{rendezvous.attempt}", store)
