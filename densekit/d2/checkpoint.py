@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING
 from densekit.d2._host import HOST
 
 if TYPE_CHECKING or HOST == "builtin":
-    from densekit.runtime.checkpoint import Checkpointer, DetectionCheckpointer, PeriodicCheckpointer
+    import densekit.runtime.checkpoint as host
 else:
-    from detectron2.checkpoint import Checkpointer, DetectionCheckpointer, PeriodicCheckpointer
+    import detectron2.checkpoint as host
 
-__all__ = ["Checkpointer", "DetectionCheckpointer", "PeriodicCheckpointer"]
+Checkpointer = host.Checkpointer
+DetectionCheckpointer = host.DetectionCheckpointer
+PeriodicCheckpointer = host.PeriodicCheckpointer

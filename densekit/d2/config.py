@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING
 from densekit.d2._host import HOST
 
 if TYPE_CHECKING or HOST == "builtin":
-    from densekit.runtime.config import CfgNode, configurable, get_cfg
+    import densekit.runtime.config as host
 else:
-    from detectron2.config import CfgNode, configurable, get_cfg
+    import detectron2.config as host
 
-__all__ = ["CfgNode", "configurable", "get_cfg"]
+CfgNode = host.CfgNode
+configurable = host.configurable
+get_cfg = host.get_cfg

@@ -5,86 +5,32 @@ from typing import TYPE_CHECKING
 from densekit.d2._host import HOST
 
 if TYPE_CHECKING or HOST == "builtin":
-    from densekit.runtime.layers import (
-        ASPP,
-        BatchNorm2d,
-        CNNBlockBase,
-        Conv2d,
-        ConvTranspose2d,
-        DeformConv,
-        DepthwiseSeparableConv2d,
-        FrozenBatchNorm2d,
-        Linear,
-        ModulatedDeformConv,
-        NaiveSyncBatchNorm,
-        ROIAlign,
-        ShapeSpec,
-        batched_nms,
-        cat,
-        ciou_loss,
-        cross_entropy,
-        diou_loss,
-        get_norm,
-        interpolate,
-        move_device_like,
-        nms,
-        nonzero_tuple,
-        paste_masks_in_image,
-        roi_align,
-    )
+    import densekit.runtime.layers as host
 else:
-    from detectron2.layers import (
-        ASPP,
-        BatchNorm2d,
-        CNNBlockBase,
-        Conv2d,
-        ConvTranspose2d,
-        DeformConv,
-        DepthwiseSeparableConv2d,
-        FrozenBatchNorm2d,
-        Linear,
-        ModulatedDeformConv,
-        NaiveSyncBatchNorm,
-        ROIAlign,
-        ShapeSpec,
-        batched_nms,
-        cat,
-        ciou_loss,
-        cross_entropy,
-        diou_loss,
-        get_norm,
-        interpolate,
-        move_device_like,
-        nms,
-        nonzero_tuple,
-        paste_masks_in_image,
-        roi_align,
-    )
+    import detectron2.layers as host
 
-__all__ = [
-    "ASPP",
-    "BatchNorm2d",
-    "CNNBlockBase",
-    "Conv2d",
-    "ConvTranspose2d",
-    "DeformConv",
-    "DepthwiseSeparableConv2d",
-    "FrozenBatchNorm2d",
-    "Linear",
-    "ModulatedDeformConv",
-    "NaiveSyncBatchNorm",
-    "ROIAlign",
-    "ShapeSpec",
-    "batched_nms",
-    "cat",
-    "ciou_loss",
-    "cross_entropy",
-    "diou_loss",
-    "get_norm",
-    "interpolate",
-    "move_device_like",
-    "nms",
-    "nonzero_tuple",
-    "paste_masks_in_image",
-    "roi_align",
-]
+ASPP = host.ASPP
+BatchNorm2d = host.BatchNorm2d
+CNNBlockBase = host.CNNBlockBase
+Conv2d = host.Conv2d
+ConvTranspose2d = host.ConvTranspose2d
+DeformConv = host.DeformConv
+DepthwiseSeparableConv2d = host.DepthwiseSeparableConv2d
+FrozenBatchNorm2d = host.FrozenBatchNorm2d
+Linear = host.Linear
+ModulatedDeformConv = host.ModulatedDeformConv
+NaiveSyncBatchNorm = host.NaiveSyncBatchNorm
+ROIAlign = host.ROIAlign
+ShapeSpec = host.ShapeSpec
+batched_nms = host.batched_nms
+cat = host.cat
+ciou_loss = host.ciou_loss
+cross_entropy = host.cross_entropy
+diou_loss = host.diou_loss
+get_norm = host.get_norm
+interpolate = host.interpolate
+move_device_like = host.move_device_like
+nms = host.nms
+nonzero_tuple = host.nonzero_tuple
+paste_masks_in_image = host.paste_masks_in_image
+roi_align = host.roi_align

@@ -5,47 +5,19 @@ from typing import TYPE_CHECKING
 from densekit.d2._host import HOST
 
 if TYPE_CHECKING or HOST == "builtin":
-    from densekit.runtime.structures import (
-        BitMasks,
-        Boxes,
-        BoxMode,
-        ImageList,
-        Instances,
-        Keypoints,
-        PolygonMasks,
-        ROIMasks,
-        heatmaps_to_keypoints,
-        pairwise_ioa,
-        pairwise_iou,
-        polygons_to_bitmask,
-    )
+    import densekit.runtime.structures as host
 else:
-    from detectron2.structures import (
-        BitMasks,
-        Boxes,
-        BoxMode,
-        ImageList,
-        Instances,
-        Keypoints,
-        PolygonMasks,
-        ROIMasks,
-        heatmaps_to_keypoints,
-        pairwise_ioa,
-        pairwise_iou,
-        polygons_to_bitmask,
-    )
+    import detectron2.structures as host
 
-__all__ = [
-    "BitMasks",
-    "BoxMode",
-    "Boxes",
-    "ImageList",
-    "Instances",
-    "Keypoints",
-    "PolygonMasks",
-    "ROIMasks",
-    "heatmaps_to_keypoints",
-    "pairwise_ioa",
-    "pairwise_iou",
-    "polygons_to_bitmask",
-]
+BitMasks = host.BitMasks
+BoxMode = host.BoxMode
+Boxes = host.Boxes
+ImageList = host.ImageList
+Instances = host.Instances
+Keypoints = host.Keypoints
+PolygonMasks = host.PolygonMasks
+ROIMasks = host.ROIMasks
+heatmaps_to_keypoints = host.heatmaps_to_keypoints
+pairwise_ioa = host.pairwise_ioa
+pairwise_iou = host.pairwise_iou
+polygons_to_bitmask = host.polygons_to_bitmask

@@ -1,4 +1,4 @@
-"""Where the holes of pictures are, for models that paint: mask files, or objects that another run has found."""
+"""Holes of pictures, for models that paint: from mask files, or from objects that another run has found."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""How near one picture is to another: L1, PSNR and SSIM, over all pixels or over some.
+"""Closeness of one picture to another: L1, PSNR and SSIM, over all pixels or over some.
 
 torchmetrics has the same numbers over whole pictures (a test compares), but not over a region, so they stand here in
 plain numpy and nothing has to be installed for them.

@@ -5,15 +5,14 @@ import os
 from typing import Any
 
 import torch
-from fvcore.common.checkpoint import Checkpointer, PeriodicCheckpointer
+from fvcore.common.checkpoint import Checkpointer
+from fvcore.common.checkpoint import PeriodicCheckpointer as PeriodicCheckpointer
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from densekit.runtime.utils import comm
 from densekit.runtime.utils.file_io import PathManager
 from densekit.weights import LoadReport, adapt_names, read_checkpoint, write_checkpoint
-
-__all__ = ["Checkpointer", "DetectionCheckpointer", "PeriodicCheckpointer"]
 
 
 class DetectionCheckpointer(Checkpointer):

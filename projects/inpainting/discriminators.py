@@ -15,7 +15,7 @@ _SLOPE = 0.2
 
 
 class Scores(NamedTuple):
-    """What a discriminator says.
+    """Scores of a discriminator.
 
     Attributes:
         logits: (N, 1, h, w).

@@ -1,4 +1,4 @@
-"""What generators have in common: how their results are bounded.
+"""Shared parts of generators: the bounds of their results.
 
 A generator is called with normalised images (N, 3, H, W) and holes (N, 1, H, W), 1 in the hole, and returns whole
 pictures (N, 3, H, W) in the same normalisation. Its ``size_divisibility`` divides the sides that it takes.

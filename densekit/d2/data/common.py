@@ -5,18 +5,11 @@ from typing import TYPE_CHECKING
 from densekit.d2._host import HOST
 
 if TYPE_CHECKING or HOST == "builtin":
-    from densekit.runtime.data.common import (
-        AspectRatioGroupedDataset,
-        DatasetFromList,
-        MapDataset,
-        ToIterableDataset,
-    )
+    import densekit.runtime.data.common as host
 else:
-    from detectron2.data.common import (
-        AspectRatioGroupedDataset,
-        DatasetFromList,
-        MapDataset,
-        ToIterableDataset,
-    )
+    import detectron2.data.common as host
 
-__all__ = ["AspectRatioGroupedDataset", "DatasetFromList", "MapDataset", "ToIterableDataset"]
+AspectRatioGroupedDataset = host.AspectRatioGroupedDataset
+DatasetFromList = host.DatasetFromList
+MapDataset = host.MapDataset
+ToIterableDataset = host.ToIterableDataset

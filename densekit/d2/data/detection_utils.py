@@ -5,47 +5,19 @@ from typing import TYPE_CHECKING
 from densekit.d2._host import HOST
 
 if TYPE_CHECKING or HOST == "builtin":
-    from densekit.runtime.data.detection_utils import (
-        SizeMismatchError,
-        annotations_to_instances,
-        build_augmentation,
-        check_image_size,
-        convert_image_to_rgb,
-        create_keypoint_hflip_indices,
-        filter_empty_instances,
-        gen_crop_transform_with_instance,
-        read_image,
-        transform_instance_annotations,
-        transform_keypoint_annotations,
-        transform_proposals,
-    )
+    import densekit.runtime.data.detection_utils as host
 else:
-    from detectron2.data.detection_utils import (
-        SizeMismatchError,
-        annotations_to_instances,
-        build_augmentation,
-        check_image_size,
-        convert_image_to_rgb,
-        create_keypoint_hflip_indices,
-        filter_empty_instances,
-        gen_crop_transform_with_instance,
-        read_image,
-        transform_instance_annotations,
-        transform_keypoint_annotations,
-        transform_proposals,
-    )
+    import detectron2.data.detection_utils as host
 
-__all__ = [
-    "SizeMismatchError",
-    "annotations_to_instances",
-    "build_augmentation",
-    "check_image_size",
-    "convert_image_to_rgb",
-    "create_keypoint_hflip_indices",
-    "filter_empty_instances",
-    "gen_crop_transform_with_instance",
-    "read_image",
-    "transform_instance_annotations",
-    "transform_keypoint_annotations",
-    "transform_proposals",
-]
+SizeMismatchError = host.SizeMismatchError
+annotations_to_instances = host.annotations_to_instances
+build_augmentation = host.build_augmentation
+check_image_size = host.check_image_size
+convert_image_to_rgb = host.convert_image_to_rgb
+create_keypoint_hflip_indices = host.create_keypoint_hflip_indices
+filter_empty_instances = host.filter_empty_instances
+gen_crop_transform_with_instance = host.gen_crop_transform_with_instance
+read_image = host.read_image
+transform_instance_annotations = host.transform_instance_annotations
+transform_keypoint_annotations = host.transform_keypoint_annotations
+transform_proposals = host.transform_proposals

@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING
 from densekit.d2._host import HOST
 
 if TYPE_CHECKING or HOST == "builtin":
-    from densekit.runtime.data.samplers import InferenceSampler, RepeatFactorTrainingSampler, TrainingSampler
+    import densekit.runtime.data.samplers as host
 else:
-    from detectron2.data.samplers import InferenceSampler, RepeatFactorTrainingSampler, TrainingSampler
+    import detectron2.data.samplers as host
 
-__all__ = ["InferenceSampler", "RepeatFactorTrainingSampler", "TrainingSampler"]
+InferenceSampler = host.InferenceSampler
+RepeatFactorTrainingSampler = host.RepeatFactorTrainingSampler
+TrainingSampler = host.TrainingSampler

@@ -5,41 +5,17 @@ from typing import TYPE_CHECKING
 from densekit.d2._host import HOST
 
 if TYPE_CHECKING or HOST == "builtin":
-    from densekit.runtime.engine import (
-        AMPTrainer,
-        DefaultPredictor,
-        DefaultTrainer,
-        HookBase,
-        SimpleTrainer,
-        TrainerBase,
-        create_ddp_model,
-        default_setup,
-        default_writers,
-        launch,
-    )
+    import densekit.runtime.engine as host
 else:
-    from detectron2.engine import (
-        AMPTrainer,
-        DefaultPredictor,
-        DefaultTrainer,
-        HookBase,
-        SimpleTrainer,
-        TrainerBase,
-        create_ddp_model,
-        default_setup,
-        default_writers,
-        launch,
-    )
+    import detectron2.engine as host
 
-__all__ = [
-    "AMPTrainer",
-    "DefaultPredictor",
-    "DefaultTrainer",
-    "HookBase",
-    "SimpleTrainer",
-    "TrainerBase",
-    "create_ddp_model",
-    "default_setup",
-    "default_writers",
-    "launch",
-]
+AMPTrainer = host.AMPTrainer
+DefaultPredictor = host.DefaultPredictor
+DefaultTrainer = host.DefaultTrainer
+HookBase = host.HookBase
+SimpleTrainer = host.SimpleTrainer
+TrainerBase = host.TrainerBase
+create_ddp_model = host.create_ddp_model
+default_setup = host.default_setup
+default_writers = host.default_writers
+launch = host.launch

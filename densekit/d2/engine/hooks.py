@@ -5,35 +5,15 @@ from typing import TYPE_CHECKING
 from densekit.d2._host import HOST
 
 if TYPE_CHECKING or HOST == "builtin":
-    from densekit.runtime.engine.hooks import (
-        BestCheckpointer,
-        CallbackHook,
-        EvalHook,
-        IterationTimer,
-        LRScheduler,
-        PeriodicCheckpointer,
-        PeriodicWriter,
-        PreciseBN,
-    )
+    import densekit.runtime.engine.hooks as host
 else:
-    from detectron2.engine.hooks import (
-        BestCheckpointer,
-        CallbackHook,
-        EvalHook,
-        IterationTimer,
-        LRScheduler,
-        PeriodicCheckpointer,
-        PeriodicWriter,
-        PreciseBN,
-    )
+    import detectron2.engine.hooks as host
 
-__all__ = [
-    "BestCheckpointer",
-    "CallbackHook",
-    "EvalHook",
-    "IterationTimer",
-    "LRScheduler",
-    "PeriodicCheckpointer",
-    "PeriodicWriter",
-    "PreciseBN",
-]
+BestCheckpointer = host.BestCheckpointer
+CallbackHook = host.CallbackHook
+EvalHook = host.EvalHook
+IterationTimer = host.IterationTimer
+LRScheduler = host.LRScheduler
+PeriodicCheckpointer = host.PeriodicCheckpointer
+PeriodicWriter = host.PeriodicWriter
+PreciseBN = host.PreciseBN

@@ -5,29 +5,13 @@ from typing import TYPE_CHECKING
 from densekit.d2._host import HOST
 
 if TYPE_CHECKING or HOST == "builtin":
-    from densekit.runtime.evaluation import (
-        DatasetEvaluator,
-        DatasetEvaluators,
-        inference_context,
-        inference_on_dataset,
-        print_csv_format,
-        verify_results,
-    )
+    import densekit.runtime.evaluation as host
 else:
-    from detectron2.evaluation import (
-        DatasetEvaluator,
-        DatasetEvaluators,
-        inference_context,
-        inference_on_dataset,
-        print_csv_format,
-        verify_results,
-    )
+    import detectron2.evaluation as host
 
-__all__ = [
-    "DatasetEvaluator",
-    "DatasetEvaluators",
-    "inference_context",
-    "inference_on_dataset",
-    "print_csv_format",
-    "verify_results",
-]
+DatasetEvaluator = host.DatasetEvaluator
+DatasetEvaluators = host.DatasetEvaluators
+inference_context = host.inference_context
+inference_on_dataset = host.inference_on_dataset
+print_csv_format = host.print_csv_format
+verify_results = host.verify_results

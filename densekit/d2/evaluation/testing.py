@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING
 from densekit.d2._host import HOST
 
 if TYPE_CHECKING or HOST == "builtin":
-    from densekit.runtime.evaluation.testing import flatten_results_dict, print_csv_format, verify_results
+    import densekit.runtime.evaluation.testing as host
 else:
-    from detectron2.evaluation.testing import flatten_results_dict, print_csv_format, verify_results
+    import detectron2.evaluation.testing as host
 
-__all__ = ["flatten_results_dict", "print_csv_format", "verify_results"]
+flatten_results_dict = host.flatten_results_dict
+print_csv_format = host.print_csv_format
+verify_results = host.verify_results

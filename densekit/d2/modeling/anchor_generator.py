@@ -5,16 +5,10 @@ from typing import TYPE_CHECKING
 from densekit.d2._host import HOST
 
 if TYPE_CHECKING or HOST == "builtin":
-    from densekit.runtime.modeling.anchor_generator import (
-        ANCHOR_GENERATOR_REGISTRY,
-        DefaultAnchorGenerator,
-        build_anchor_generator,
-    )
+    import densekit.runtime.modeling.anchor_generator as host
 else:
-    from detectron2.modeling.anchor_generator import (
-        ANCHOR_GENERATOR_REGISTRY,
-        DefaultAnchorGenerator,
-        build_anchor_generator,
-    )
+    import detectron2.modeling.anchor_generator as host
 
-__all__ = ["ANCHOR_GENERATOR_REGISTRY", "DefaultAnchorGenerator", "build_anchor_generator"]
+ANCHOR_GENERATOR_REGISTRY = host.ANCHOR_GENERATOR_REGISTRY
+DefaultAnchorGenerator = host.DefaultAnchorGenerator
+build_anchor_generator = host.build_anchor_generator

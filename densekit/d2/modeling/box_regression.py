@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 from densekit.d2._host import HOST
 
 if TYPE_CHECKING or HOST == "builtin":
-    from densekit.runtime.modeling.box_regression import Box2BoxTransform, Box2BoxTransformLinear
+    import densekit.runtime.modeling.box_regression as host
 else:
-    from detectron2.modeling.box_regression import Box2BoxTransform, Box2BoxTransformLinear
+    import detectron2.modeling.box_regression as host
 
-__all__ = ["Box2BoxTransform", "Box2BoxTransformLinear"]
+Box2BoxTransform = host.Box2BoxTransform
+Box2BoxTransformLinear = host.Box2BoxTransformLinear

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from densekit.d2._host import HOST
 
 if TYPE_CHECKING or HOST == "builtin":
-    from densekit.runtime.modeling.matcher import Matcher
+    import densekit.runtime.modeling.matcher as host
 else:
-    from detectron2.modeling.matcher import Matcher
+    import detectron2.modeling.matcher as host
 
-__all__ = ["Matcher"]
+Matcher = host.Matcher

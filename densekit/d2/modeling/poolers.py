@@ -5,12 +5,10 @@ from typing import TYPE_CHECKING
 from densekit.d2._host import HOST
 
 if TYPE_CHECKING or HOST == "builtin":
-    from densekit.runtime.modeling.poolers import (
-        ROIPooler,
-        assign_boxes_to_levels,
-        convert_boxes_to_pooler_format,
-    )
+    import densekit.runtime.modeling.poolers as host
 else:
-    from detectron2.modeling.poolers import ROIPooler, assign_boxes_to_levels, convert_boxes_to_pooler_format
+    import detectron2.modeling.poolers as host
 
-__all__ = ["ROIPooler", "assign_boxes_to_levels", "convert_boxes_to_pooler_format"]
+ROIPooler = host.ROIPooler
+assign_boxes_to_levels = host.assign_boxes_to_levels
+convert_boxes_to_pooler_format = host.convert_boxes_to_pooler_format

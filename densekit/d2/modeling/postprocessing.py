@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 from densekit.d2._host import HOST
 
 if TYPE_CHECKING or HOST == "builtin":
-    from densekit.runtime.modeling.postprocessing import detector_postprocess, sem_seg_postprocess
+    import densekit.runtime.modeling.postprocessing as host
 else:
-    from detectron2.modeling.postprocessing import detector_postprocess, sem_seg_postprocess
+    import detectron2.modeling.postprocessing as host
 
-__all__ = ["detector_postprocess", "sem_seg_postprocess"]
+detector_postprocess = host.detector_postprocess
+sem_seg_postprocess = host.sem_seg_postprocess

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from densekit.d2._host import HOST
 
 if TYPE_CHECKING or HOST == "builtin":
-    from densekit.runtime.modeling.sampling import subsample_labels
+    import densekit.runtime.modeling.sampling as host
 else:
-    from detectron2.modeling.sampling import subsample_labels
+    import detectron2.modeling.sampling as host
 
-__all__ = ["subsample_labels"]
+subsample_labels = host.subsample_labels

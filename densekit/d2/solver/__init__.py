@@ -5,26 +5,12 @@ from typing import TYPE_CHECKING
 from densekit.d2._host import HOST
 
 if TYPE_CHECKING or HOST == "builtin":
-    from densekit.runtime.solver import (
-        LRMultiplier,
-        WarmupParamScheduler,
-        build_lr_scheduler,
-        build_optimizer,
-        get_default_optimizer_params,
-    )
+    import densekit.runtime.solver as host
 else:
-    from detectron2.solver import (
-        LRMultiplier,
-        WarmupParamScheduler,
-        build_lr_scheduler,
-        build_optimizer,
-        get_default_optimizer_params,
-    )
+    import detectron2.solver as host
 
-__all__ = [
-    "LRMultiplier",
-    "WarmupParamScheduler",
-    "build_lr_scheduler",
-    "build_optimizer",
-    "get_default_optimizer_params",
-]
+LRMultiplier = host.LRMultiplier
+WarmupParamScheduler = host.WarmupParamScheduler
+build_lr_scheduler = host.build_lr_scheduler
+build_optimizer = host.build_optimizer
+get_default_optimizer_params = host.get_default_optimizer_params

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 from densekit.d2._host import HOST
 
 if TYPE_CHECKING or HOST == "builtin":
-    from densekit.runtime.utils.colormap import colormap, random_color
+    import densekit.runtime.utils.colormap as host
 else:
-    from detectron2.utils.colormap import colormap, random_color
+    import detectron2.utils.colormap as host
 
-__all__ = ["colormap", "random_color"]
+colormap = host.colormap
+random_color = host.random_color

@@ -5,44 +5,18 @@ from typing import TYPE_CHECKING
 from densekit.d2._host import HOST
 
 if TYPE_CHECKING or HOST == "builtin":
-    from densekit.runtime.utils.comm import (
-        all_gather,
-        create_local_process_group,
-        gather,
-        get_local_rank,
-        get_local_size,
-        get_rank,
-        get_world_size,
-        is_main_process,
-        reduce_dict,
-        shared_random_seed,
-        synchronize,
-    )
+    import densekit.runtime.utils.comm as host
 else:
-    from detectron2.utils.comm import (
-        all_gather,
-        create_local_process_group,
-        gather,
-        get_local_rank,
-        get_local_size,
-        get_rank,
-        get_world_size,
-        is_main_process,
-        reduce_dict,
-        shared_random_seed,
-        synchronize,
-    )
+    import detectron2.utils.comm as host
 
-__all__ = [
-    "all_gather",
-    "create_local_process_group",
-    "gather",
-    "get_local_rank",
-    "get_local_size",
-    "get_rank",
-    "get_world_size",
-    "is_main_process",
-    "reduce_dict",
-    "shared_random_seed",
-    "synchronize",
-]
+all_gather = host.all_gather
+create_local_process_group = host.create_local_process_group
+gather = host.gather
+get_local_rank = host.get_local_rank
+get_local_size = host.get_local_size
+get_rank = host.get_rank
+get_world_size = host.get_world_size
+is_main_process = host.is_main_process
+reduce_dict = host.reduce_dict
+shared_random_seed = host.shared_random_seed
+synchronize = host.synchronize

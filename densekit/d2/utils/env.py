@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from densekit.d2._host import HOST
 
 if TYPE_CHECKING or HOST == "builtin":
-    from densekit.runtime.utils.env import seed_all_rng
+    import densekit.runtime.utils.env as host
 else:
-    from detectron2.utils.env import seed_all_rng
+    import detectron2.utils.env as host
 
-__all__ = ["seed_all_rng"]
+seed_all_rng = host.seed_all_rng

@@ -5,32 +5,14 @@ from typing import TYPE_CHECKING
 from densekit.d2._host import HOST
 
 if TYPE_CHECKING or HOST == "builtin":
-    from densekit.runtime.utils.events import (
-        CommonMetricPrinter,
-        EventStorage,
-        EventWriter,
-        JSONWriter,
-        TensorboardXWriter,
-        get_event_storage,
-        has_event_storage,
-    )
+    import densekit.runtime.utils.events as host
 else:
-    from detectron2.utils.events import (
-        CommonMetricPrinter,
-        EventStorage,
-        EventWriter,
-        JSONWriter,
-        TensorboardXWriter,
-        get_event_storage,
-        has_event_storage,
-    )
+    import detectron2.utils.events as host
 
-__all__ = [
-    "CommonMetricPrinter",
-    "EventStorage",
-    "EventWriter",
-    "JSONWriter",
-    "TensorboardXWriter",
-    "get_event_storage",
-    "has_event_storage",
-]
+CommonMetricPrinter = host.CommonMetricPrinter
+EventStorage = host.EventStorage
+EventWriter = host.EventWriter
+JSONWriter = host.JSONWriter
+TensorboardXWriter = host.TensorboardXWriter
+get_event_storage = host.get_event_storage
+has_event_storage = host.has_event_storage

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from densekit.d2._host import HOST
 
 if TYPE_CHECKING or HOST == "builtin":
-    from densekit.runtime.utils.file_io import PathManager
+    import densekit.runtime.utils.file_io as host
 else:
-    from detectron2.utils.file_io import PathManager
+    import detectron2.utils.file_io as host
 
-__all__ = ["PathManager"]
+PathManager = host.PathManager

@@ -5,20 +5,12 @@ from typing import TYPE_CHECKING
 from densekit.d2._host import HOST
 
 if TYPE_CHECKING or HOST == "builtin":
-    from densekit.runtime.utils.logger import (
-        create_small_table,
-        log_every_n,
-        log_every_n_seconds,
-        log_first_n,
-        setup_logger,
-    )
+    import densekit.runtime.utils.logger as host
 else:
-    from detectron2.utils.logger import (
-        create_small_table,
-        log_every_n,
-        log_every_n_seconds,
-        log_first_n,
-        setup_logger,
-    )
+    import detectron2.utils.logger as host
 
-__all__ = ["create_small_table", "log_every_n", "log_every_n_seconds", "log_first_n", "setup_logger"]
+create_small_table = host.create_small_table
+log_every_n = host.log_every_n
+log_every_n_seconds = host.log_every_n_seconds
+log_first_n = host.log_first_n
+setup_logger = host.setup_logger

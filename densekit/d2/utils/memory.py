@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from densekit.d2._host import HOST
 
 if TYPE_CHECKING or HOST == "builtin":
-    from densekit.runtime.utils.memory import retry_if_cuda_oom
+    import densekit.runtime.utils.memory as host
 else:
-    from detectron2.utils.memory import retry_if_cuda_oom
+    import detectron2.utils.memory as host
 
-__all__ = ["retry_if_cuda_oom"]
+retry_if_cuda_oom = host.retry_if_cuda_oom

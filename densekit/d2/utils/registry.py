@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from densekit.d2._host import HOST
 
 if TYPE_CHECKING or HOST == "builtin":
-    from densekit.runtime.utils.registry import Registry
+    import densekit.runtime.utils.registry as host
 else:
-    from detectron2.utils.registry import Registry
+    import detectron2.utils.registry as host
 
-__all__ = ["Registry"]
+Registry = host.Registry

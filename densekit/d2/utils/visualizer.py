@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING
 from densekit.d2._host import HOST
 
 if TYPE_CHECKING or HOST == "builtin":
-    from densekit.runtime.utils.visualizer import ColorMode, VisImage, Visualizer
+    import densekit.runtime.utils.visualizer as host
 else:
-    from detectron2.utils.visualizer import ColorMode, VisImage, Visualizer
+    import detectron2.utils.visualizer as host
 
-__all__ = ["ColorMode", "VisImage", "Visualizer"]
+ColorMode = host.ColorMode
+VisImage = host.VisImage
+Visualizer = host.Visualizer

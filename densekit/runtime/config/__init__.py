@@ -3,5 +3,3 @@
 from densekit.runtime.config.configurable import configurable
 from densekit.runtime.config.defaults import get_cfg
 from densekit.runtime.config.node import CfgNode
-
-__all__ = ["CfgNode", "configurable", "get_cfg"]

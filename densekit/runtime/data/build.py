@@ -12,11 +12,19 @@ from densekit.runtime.config import CfgNode, configurable
 from densekit.runtime.data.common import AspectRatioGroupedDataset, DatasetFromList, MapDataset, ToIterableDataset
 from densekit.runtime.data.dataset_mapper import DatasetMapper
 from densekit.runtime.data.records import (
-    filter_images_with_few_keypoints,
-    filter_images_with_only_crowd_annotations,
+    filter_images_with_few_keypoints as filter_images_with_few_keypoints,
+)
+from densekit.runtime.data.records import (
+    filter_images_with_only_crowd_annotations as filter_images_with_only_crowd_annotations,
+)
+from densekit.runtime.data.records import (
     get_detection_dataset_dicts,
-    load_proposals_into_dataset,
-    print_instances_class_histogram,
+)
+from densekit.runtime.data.records import (
+    load_proposals_into_dataset as load_proposals_into_dataset,
+)
+from densekit.runtime.data.records import (
+    print_instances_class_histogram as print_instances_class_histogram,
 )
 from densekit.runtime.data.samplers import (
     InferenceSampler,
@@ -26,19 +34,6 @@ from densekit.runtime.data.samplers import (
 )
 from densekit.runtime.utils.comm import get_world_size
 from densekit.runtime.utils.env import seed_all_rng
-
-__all__ = [
-    "build_batch_data_loader",
-    "build_detection_test_loader",
-    "build_detection_train_loader",
-    "filter_images_with_few_keypoints",
-    "filter_images_with_only_crowd_annotations",
-    "get_detection_dataset_dicts",
-    "load_proposals_into_dataset",
-    "print_instances_class_histogram",
-    "trivial_batch_collator",
-    "worker_init_reset_seed",
-]
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,6 @@ from collections import UserDict
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["DatasetCatalog", "Metadata", "MetadataCatalog"]
-
 
 class _NamedDict(UserDict):
     """A dict by data set name, with the verbs that the catalogues speak."""

@@ -12,8 +12,6 @@ from densekit.runtime.config import CfgNode, configurable
 from densekit.runtime.data import detection_utils as utils
 from densekit.runtime.data import transforms as T
 
-__all__ = ["DatasetMapper"]
-
 
 class DatasetMapper:
     """Reads the image of a record, augments it with its annotations and makes tensors of both."""

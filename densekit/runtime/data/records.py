@@ -16,14 +16,6 @@ from densekit.runtime.structures import BoxMode
 from densekit.runtime.utils.file_io import PathManager
 from densekit.runtime.utils.logger import log_first_n
 
-__all__ = [
-    "filter_images_with_few_keypoints",
-    "filter_images_with_only_crowd_annotations",
-    "get_detection_dataset_dicts",
-    "load_proposals_into_dataset",
-    "print_instances_class_histogram",
-]
-
 logger = logging.getLogger(__name__)
 
 Records = list[dict[str, Any]]

@@ -11,8 +11,6 @@ from torch.utils.data import Sampler
 
 from densekit.runtime.utils import comm
 
-__all__ = ["InferenceSampler", "RandomSubsetTrainingSampler", "RepeatFactorTrainingSampler", "TrainingSampler"]
-
 
 class _EndlessSampler(Sampler[int]):
     """Epoch after epoch of indices, of which this process takes every ``world_size``-th.

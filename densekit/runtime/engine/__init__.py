@@ -10,18 +10,3 @@ from densekit.runtime.engine.defaults import (
 from densekit.runtime.engine.launch import DEFAULT_TIMEOUT, launch
 from densekit.runtime.engine.train_loop import AMPTrainer, HookBase, SimpleTrainer, TrainerBase
 from densekit.runtime.engine.trainer import DefaultTrainer
-
-__all__ = [
-    "DEFAULT_TIMEOUT",
-    "AMPTrainer",
-    "DefaultPredictor",
-    "DefaultTrainer",
-    "HookBase",
-    "SimpleTrainer",
-    "TrainerBase",
-    "create_ddp_model",
-    "default_setup",
-    "default_writers",
-    "hooks",
-    "launch",
-]

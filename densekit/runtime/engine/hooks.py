@@ -22,17 +22,6 @@ from densekit.runtime.solver import LRMultiplier
 from densekit.runtime.utils import comm
 from densekit.runtime.utils.events import EventStorage, EventWriter
 
-__all__ = [
-    "BestCheckpointer",
-    "CallbackHook",
-    "EvalHook",
-    "IterationTimer",
-    "LRScheduler",
-    "PeriodicCheckpointer",
-    "PeriodicWriter",
-    "PreciseBN",
-]
-
 Callback = Callable[[Any], None]
 
 

@@ -2,9 +2,7 @@
 
 import torch
 from torchvision.ops import batched_nms as _batched_nms
-from torchvision.ops import nms
-
-__all__ = ["batched_nms", "nms"]
+from torchvision.ops import nms as nms
 
 
 def batched_nms(boxes: torch.Tensor, scores: torch.Tensor, idxs: torch.Tensor, iou_threshold: float) -> torch.Tensor:

@@ -4,8 +4,6 @@ import torch
 from torch import nn
 from torchvision.ops import roi_align
 
-__all__ = ["ROIAlign", "roi_align"]
-
 
 class ROIAlign(nn.Module):
     """Samples a feature map in boxes."""

@@ -5,19 +5,3 @@ from densekit.runtime.structures.image_list import ImageList
 from densekit.runtime.structures.instances import Instances
 from densekit.runtime.structures.keypoints import Keypoints, heatmaps_to_keypoints
 from densekit.runtime.structures.masks import BitMasks, PolygonMasks, ROIMasks, polygons_to_bitmask
-
-__all__ = [
-    "BitMasks",
-    "BoxMode",
-    "Boxes",
-    "ImageList",
-    "Instances",
-    "Keypoints",
-    "PolygonMasks",
-    "ROIMasks",
-    "heatmaps_to_keypoints",
-    "pairwise_intersection",
-    "pairwise_ioa",
-    "pairwise_iou",
-    "polygons_to_bitmask",
-]

@@ -1,5 +1,3 @@
 """``Registry``: a table from the names that configs use to classes and functions."""
 
-from fvcore.common.registry import Registry
-
-__all__ = ["Registry"]
+from fvcore.common.registry import Registry as Registry

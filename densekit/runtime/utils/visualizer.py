@@ -15,8 +15,6 @@ from densekit.runtime.utils.canvas import Color, VisImage, label_size, to_rgb
 from densekit.runtime.utils.colormap import colormap
 from densekit.runtime.utils.file_io import PathManager
 
-__all__ = ["ColorMode", "VisImage", "Visualizer"]
-
 _OFF_WHITE = (1.0, 1.0, 240.0 / 255)
 _INK, _PAPER = (0.08, 0.08, 0.1), (1.0, 1.0, 1.0)
 _MIN_KEYPOINT_SCORE = 0.05  # below it a keypoint is noise (or not labelled)

@@ -5,41 +5,17 @@ from typing import TYPE_CHECKING
 from densekit.d2._host import HOST
 
 if TYPE_CHECKING or HOST == "builtin":
-    from densekit.runtime.modeling.backbone import (
-        BACKBONE_REGISTRY,
-        FPN,
-        Backbone,
-        BasicStem,
-        BottleneckBlock,
-        ResNet,
-        ResNetBlockBase,
-        build_backbone,
-        build_resnet_backbone,
-        make_stage,
-    )
+    import densekit.runtime.modeling.backbone as host
 else:
-    from detectron2.modeling.backbone import (
-        BACKBONE_REGISTRY,
-        FPN,
-        Backbone,
-        BasicStem,
-        BottleneckBlock,
-        ResNet,
-        ResNetBlockBase,
-        build_backbone,
-        build_resnet_backbone,
-        make_stage,
-    )
+    import detectron2.modeling.backbone as host
 
-__all__ = [
-    "BACKBONE_REGISTRY",
-    "Backbone",
-    "BasicStem",
-    "BottleneckBlock",
-    "FPN",
-    "ResNet",
-    "ResNetBlockBase",
-    "build_backbone",
-    "build_resnet_backbone",
-    "make_stage",
-]
+BACKBONE_REGISTRY = host.BACKBONE_REGISTRY
+Backbone = host.Backbone
+BasicStem = host.BasicStem
+BottleneckBlock = host.BottleneckBlock
+FPN = host.FPN
+ResNet = host.ResNet
+ResNetBlockBase = host.ResNetBlockBase
+build_backbone = host.build_backbone
+build_resnet_backbone = host.build_resnet_backbone
+make_stage = host.make_stage

@@ -5,18 +5,11 @@ from typing import TYPE_CHECKING
 from densekit.d2._host import HOST
 
 if TYPE_CHECKING or HOST == "builtin":
-    from densekit.runtime.modeling.backbone.fpn import (
-        FPN,
-        LastLevelMaxPool,
-        LastLevelP6P7,
-        build_resnet_fpn_backbone,
-    )
+    import densekit.runtime.modeling.backbone.fpn as host
 else:
-    from detectron2.modeling.backbone.fpn import (
-        FPN,
-        LastLevelMaxPool,
-        LastLevelP6P7,
-        build_resnet_fpn_backbone,
-    )
+    import detectron2.modeling.backbone.fpn as host
 
-__all__ = ["FPN", "LastLevelMaxPool", "LastLevelP6P7", "build_resnet_fpn_backbone"]
+FPN = host.FPN
+LastLevelMaxPool = host.LastLevelMaxPool
+LastLevelP6P7 = host.LastLevelP6P7
+build_resnet_fpn_backbone = host.build_resnet_fpn_backbone

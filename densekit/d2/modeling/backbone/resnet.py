@@ -5,32 +5,14 @@ from typing import TYPE_CHECKING
 from densekit.d2._host import HOST
 
 if TYPE_CHECKING or HOST == "builtin":
-    from densekit.runtime.modeling.backbone.resnet import (
-        BasicBlock,
-        BasicStem,
-        BottleneckBlock,
-        DeformBottleneckBlock,
-        ResNet,
-        build_resnet_backbone,
-        make_stage,
-    )
+    import densekit.runtime.modeling.backbone.resnet as host
 else:
-    from detectron2.modeling.backbone.resnet import (
-        BasicBlock,
-        BasicStem,
-        BottleneckBlock,
-        DeformBottleneckBlock,
-        ResNet,
-        build_resnet_backbone,
-        make_stage,
-    )
+    import detectron2.modeling.backbone.resnet as host
 
-__all__ = [
-    "BasicBlock",
-    "BasicStem",
-    "BottleneckBlock",
-    "DeformBottleneckBlock",
-    "ResNet",
-    "build_resnet_backbone",
-    "make_stage",
-]
+BasicBlock = host.BasicBlock
+BasicStem = host.BasicStem
+BottleneckBlock = host.BottleneckBlock
+DeformBottleneckBlock = host.DeformBottleneckBlock
+ResNet = host.ResNet
+build_resnet_backbone = host.build_resnet_backbone
+make_stage = host.make_stage

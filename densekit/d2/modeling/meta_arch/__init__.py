@@ -5,38 +5,16 @@ from typing import TYPE_CHECKING
 from densekit.d2._host import HOST
 
 if TYPE_CHECKING or HOST == "builtin":
-    from densekit.runtime.modeling.meta_arch import (
-        META_ARCH_REGISTRY,
-        SEM_SEG_HEADS_REGISTRY,
-        GeneralizedRCNN,
-        PanopticFPN,
-        ProposalNetwork,
-        RetinaNet,
-        SemanticSegmentor,
-        build_model,
-        build_sem_seg_head,
-    )
+    import densekit.runtime.modeling.meta_arch as host
 else:
-    from detectron2.modeling.meta_arch import (
-        META_ARCH_REGISTRY,
-        SEM_SEG_HEADS_REGISTRY,
-        GeneralizedRCNN,
-        PanopticFPN,
-        ProposalNetwork,
-        RetinaNet,
-        SemanticSegmentor,
-        build_model,
-        build_sem_seg_head,
-    )
+    import detectron2.modeling.meta_arch as host
 
-__all__ = [
-    "GeneralizedRCNN",
-    "META_ARCH_REGISTRY",
-    "PanopticFPN",
-    "ProposalNetwork",
-    "RetinaNet",
-    "SEM_SEG_HEADS_REGISTRY",
-    "SemanticSegmentor",
-    "build_model",
-    "build_sem_seg_head",
-]
+GeneralizedRCNN = host.GeneralizedRCNN
+META_ARCH_REGISTRY = host.META_ARCH_REGISTRY
+PanopticFPN = host.PanopticFPN
+ProposalNetwork = host.ProposalNetwork
+RetinaNet = host.RetinaNet
+SEM_SEG_HEADS_REGISTRY = host.SEM_SEG_HEADS_REGISTRY
+SemanticSegmentor = host.SemanticSegmentor
+build_model = host.build_model
+build_sem_seg_head = host.build_sem_seg_head

@@ -5,11 +5,9 @@ from typing import TYPE_CHECKING
 from densekit.d2._host import HOST
 
 if TYPE_CHECKING or HOST == "builtin":
-    from densekit.runtime.modeling.meta_arch.panoptic_fpn import (
-        PanopticFPN,
-        combine_semantic_and_instance_outputs,
-    )
+    import densekit.runtime.modeling.meta_arch.panoptic_fpn as host
 else:
-    from detectron2.modeling.meta_arch.panoptic_fpn import PanopticFPN, combine_semantic_and_instance_outputs
+    import detectron2.modeling.meta_arch.panoptic_fpn as host
 
-__all__ = ["PanopticFPN", "combine_semantic_and_instance_outputs"]
+PanopticFPN = host.PanopticFPN
+combine_semantic_and_instance_outputs = host.combine_semantic_and_instance_outputs

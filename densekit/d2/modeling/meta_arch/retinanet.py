@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 from densekit.d2._host import HOST
 
 if TYPE_CHECKING or HOST == "builtin":
-    from densekit.runtime.modeling.meta_arch.retinanet import RetinaNet, RetinaNetHead
+    import densekit.runtime.modeling.meta_arch.retinanet as host
 else:
-    from detectron2.modeling.meta_arch.retinanet import RetinaNet, RetinaNetHead
+    import detectron2.modeling.meta_arch.retinanet as host
 
-__all__ = ["RetinaNet", "RetinaNetHead"]
+RetinaNet = host.RetinaNet
+RetinaNetHead = host.RetinaNetHead

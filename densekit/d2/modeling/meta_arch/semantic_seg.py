@@ -5,18 +5,11 @@ from typing import TYPE_CHECKING
 from densekit.d2._host import HOST
 
 if TYPE_CHECKING or HOST == "builtin":
-    from densekit.runtime.modeling.meta_arch.semantic_seg import (
-        SEM_SEG_HEADS_REGISTRY,
-        SemanticSegmentor,
-        SemSegFPNHead,
-        build_sem_seg_head,
-    )
+    import densekit.runtime.modeling.meta_arch.semantic_seg as host
 else:
-    from detectron2.modeling.meta_arch.semantic_seg import (
-        SEM_SEG_HEADS_REGISTRY,
-        SemanticSegmentor,
-        SemSegFPNHead,
-        build_sem_seg_head,
-    )
+    import detectron2.modeling.meta_arch.semantic_seg as host
 
-__all__ = ["SEM_SEG_HEADS_REGISTRY", "SemSegFPNHead", "SemanticSegmentor", "build_sem_seg_head"]
+SEM_SEG_HEADS_REGISTRY = host.SEM_SEG_HEADS_REGISTRY
+SemSegFPNHead = host.SemSegFPNHead
+SemanticSegmentor = host.SemanticSegmentor
+build_sem_seg_head = host.build_sem_seg_head

@@ -5,29 +5,13 @@ from typing import TYPE_CHECKING
 from densekit.d2._host import HOST
 
 if TYPE_CHECKING or HOST == "builtin":
-    from densekit.runtime.modeling.proposal_generator import (
-        PROPOSAL_GENERATOR_REGISTRY,
-        RPN,
-        RPN_HEAD_REGISTRY,
-        StandardRPNHead,
-        build_proposal_generator,
-        build_rpn_head,
-    )
+    import densekit.runtime.modeling.proposal_generator as host
 else:
-    from detectron2.modeling.proposal_generator import (
-        PROPOSAL_GENERATOR_REGISTRY,
-        RPN,
-        RPN_HEAD_REGISTRY,
-        StandardRPNHead,
-        build_proposal_generator,
-        build_rpn_head,
-    )
+    import detectron2.modeling.proposal_generator as host
 
-__all__ = [
-    "PROPOSAL_GENERATOR_REGISTRY",
-    "RPN",
-    "RPN_HEAD_REGISTRY",
-    "StandardRPNHead",
-    "build_proposal_generator",
-    "build_rpn_head",
-]
+PROPOSAL_GENERATOR_REGISTRY = host.PROPOSAL_GENERATOR_REGISTRY
+RPN = host.RPN
+RPN_HEAD_REGISTRY = host.RPN_HEAD_REGISTRY
+StandardRPNHead = host.StandardRPNHead
+build_proposal_generator = host.build_proposal_generator
+build_rpn_head = host.build_rpn_head

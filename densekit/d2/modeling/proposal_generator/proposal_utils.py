@@ -5,14 +5,9 @@ from typing import TYPE_CHECKING
 from densekit.d2._host import HOST
 
 if TYPE_CHECKING or HOST == "builtin":
-    from densekit.runtime.modeling.proposal_generator.proposal_utils import (
-        add_ground_truth_to_proposals,
-        find_top_rpn_proposals,
-    )
+    import densekit.runtime.modeling.proposal_generator.proposal_utils as host
 else:
-    from detectron2.modeling.proposal_generator.proposal_utils import (
-        add_ground_truth_to_proposals,
-        find_top_rpn_proposals,
-    )
+    import detectron2.modeling.proposal_generator.proposal_utils as host
 
-__all__ = ["add_ground_truth_to_proposals", "find_top_rpn_proposals"]
+add_ground_truth_to_proposals = host.add_ground_truth_to_proposals
+find_top_rpn_proposals = host.find_top_rpn_proposals

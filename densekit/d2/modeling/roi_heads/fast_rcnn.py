@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 from densekit.d2._host import HOST
 
 if TYPE_CHECKING or HOST == "builtin":
-    from densekit.runtime.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers, fast_rcnn_inference
+    import densekit.runtime.modeling.roi_heads.fast_rcnn as host
 else:
-    from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers, fast_rcnn_inference
+    import detectron2.modeling.roi_heads.fast_rcnn as host
 
-__all__ = ["FastRCNNOutputLayers", "fast_rcnn_inference"]
+FastRCNNOutputLayers = host.FastRCNNOutputLayers
+fast_rcnn_inference = host.fast_rcnn_inference

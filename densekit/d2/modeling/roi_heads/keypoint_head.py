@@ -5,29 +5,13 @@ from typing import TYPE_CHECKING
 from densekit.d2._host import HOST
 
 if TYPE_CHECKING or HOST == "builtin":
-    from densekit.runtime.modeling.roi_heads.keypoint_head import (
-        ROI_KEYPOINT_HEAD_REGISTRY,
-        BaseKeypointRCNNHead,
-        KRCNNConvDeconvUpsampleHead,
-        build_keypoint_head,
-        keypoint_rcnn_inference,
-        keypoint_rcnn_loss,
-    )
+    import densekit.runtime.modeling.roi_heads.keypoint_head as host
 else:
-    from detectron2.modeling.roi_heads.keypoint_head import (
-        ROI_KEYPOINT_HEAD_REGISTRY,
-        BaseKeypointRCNNHead,
-        KRCNNConvDeconvUpsampleHead,
-        build_keypoint_head,
-        keypoint_rcnn_inference,
-        keypoint_rcnn_loss,
-    )
+    import detectron2.modeling.roi_heads.keypoint_head as host
 
-__all__ = [
-    "BaseKeypointRCNNHead",
-    "KRCNNConvDeconvUpsampleHead",
-    "ROI_KEYPOINT_HEAD_REGISTRY",
-    "build_keypoint_head",
-    "keypoint_rcnn_inference",
-    "keypoint_rcnn_loss",
-]
+BaseKeypointRCNNHead = host.BaseKeypointRCNNHead
+KRCNNConvDeconvUpsampleHead = host.KRCNNConvDeconvUpsampleHead
+ROI_KEYPOINT_HEAD_REGISTRY = host.ROI_KEYPOINT_HEAD_REGISTRY
+build_keypoint_head = host.build_keypoint_head
+keypoint_rcnn_inference = host.keypoint_rcnn_inference
+keypoint_rcnn_loss = host.keypoint_rcnn_loss

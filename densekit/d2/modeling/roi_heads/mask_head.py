@@ -5,29 +5,13 @@ from typing import TYPE_CHECKING
 from densekit.d2._host import HOST
 
 if TYPE_CHECKING or HOST == "builtin":
-    from densekit.runtime.modeling.roi_heads.mask_head import (
-        ROI_MASK_HEAD_REGISTRY,
-        BaseMaskRCNNHead,
-        MaskRCNNConvUpsampleHead,
-        build_mask_head,
-        mask_rcnn_inference,
-        mask_rcnn_loss,
-    )
+    import densekit.runtime.modeling.roi_heads.mask_head as host
 else:
-    from detectron2.modeling.roi_heads.mask_head import (
-        ROI_MASK_HEAD_REGISTRY,
-        BaseMaskRCNNHead,
-        MaskRCNNConvUpsampleHead,
-        build_mask_head,
-        mask_rcnn_inference,
-        mask_rcnn_loss,
-    )
+    import detectron2.modeling.roi_heads.mask_head as host
 
-__all__ = [
-    "BaseMaskRCNNHead",
-    "MaskRCNNConvUpsampleHead",
-    "ROI_MASK_HEAD_REGISTRY",
-    "build_mask_head",
-    "mask_rcnn_inference",
-    "mask_rcnn_loss",
-]
+BaseMaskRCNNHead = host.BaseMaskRCNNHead
+MaskRCNNConvUpsampleHead = host.MaskRCNNConvUpsampleHead
+ROI_MASK_HEAD_REGISTRY = host.ROI_MASK_HEAD_REGISTRY
+build_mask_head = host.build_mask_head
+mask_rcnn_inference = host.mask_rcnn_inference
+mask_rcnn_loss = host.mask_rcnn_loss

@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 from fvcore.transforms.transform import Transform, TransformList
 
-__all__ = ["AugInput", "Augmentation", "AugmentationList", "apply_augmentations"]
-
 
 class Augmentation:
     """A policy that decides on a transform.

@@ -7,8 +7,6 @@ import numpy as np
 from fvcore.transforms.transform import NoOpTransform, Transform
 from PIL import Image
 
-__all__ = ["ColorTransform", "PILColorTransform"]
-
 
 class ColorTransform(Transform):
     """Applies a function to the image."""

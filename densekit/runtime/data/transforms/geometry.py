@@ -14,8 +14,6 @@ from fvcore.transforms.transform import CropTransform as _FvcoreCrop
 from fvcore.transforms.transform import Transform, TransformList
 from PIL import Image
 
-__all__ = ["CropTransform", "ExtentTransform", "ResizeTransform", "RotationTransform"]
-
 BILINEAR = Image.Resampling.BILINEAR
 NEAREST = Image.Resampling.NEAREST
 

@@ -5,8 +5,6 @@ from fvcore.transforms.transform import BlendTransform, Transform
 
 from densekit.runtime.data.transforms.augmentation import Augmentation
 
-__all__ = ["RandomBrightness", "RandomContrast", "RandomLighting", "RandomSaturation"]
-
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, for RGB
 
 # Principal components of the colours of ImageNet, RGB in [0, 1] (Krizhevsky et al., 2012, section 4.1).

@@ -10,16 +10,3 @@ from densekit.runtime.modeling.backbone.resnet import (
     build_resnet_backbone,
     make_stage,
 )
-
-__all__ = [
-    "BACKBONE_REGISTRY",
-    "FPN",
-    "Backbone",
-    "BasicStem",
-    "BottleneckBlock",
-    "ResNet",
-    "ResNetBlockBase",
-    "build_backbone",
-    "build_resnet_backbone",
-    "make_stage",
-]

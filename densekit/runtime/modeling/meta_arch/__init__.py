@@ -10,16 +10,3 @@ from densekit.runtime.modeling.meta_arch.semantic_seg import (
     SemanticSegmentor,
     build_sem_seg_head,
 )
-
-__all__ = [
-    "META_ARCH_REGISTRY",
-    "SEM_SEG_HEADS_REGISTRY",
-    "DenseDetector",
-    "GeneralizedRCNN",
-    "PanopticFPN",
-    "ProposalNetwork",
-    "RetinaNet",
-    "SemanticSegmentor",
-    "build_model",
-    "build_sem_seg_head",
-]

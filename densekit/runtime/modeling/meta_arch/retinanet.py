@@ -26,8 +26,6 @@ from densekit.runtime.modeling.meta_arch.retinanet_head import RetinaNetHead
 from densekit.runtime.structures import Boxes, ImageList, Instances, pairwise_iou
 from densekit.runtime.utils.events import get_event_storage
 
-__all__ = ["RetinaNet", "RetinaNetHead"]
-
 # The loss is divided by a running number of positive anchors, as that of a small batch jumps.
 _NORMALIZER_START, _NORMALIZER_MOMENTUM = 100.0, 0.9
 

@@ -7,12 +7,3 @@ from densekit.runtime.modeling.proposal_generator.rpn import (
     StandardRPNHead,
     build_rpn_head,
 )
-
-__all__ = [
-    "PROPOSAL_GENERATOR_REGISTRY",
-    "RPN",
-    "RPN_HEAD_REGISTRY",
-    "StandardRPNHead",
-    "build_proposal_generator",
-    "build_rpn_head",
-]

@@ -23,25 +23,3 @@ from densekit.runtime.modeling.roi_heads.roi_heads import (
     build_roi_heads,
     select_foreground_proposals,
 )
-
-__all__ = [
-    "ROI_BOX_HEAD_REGISTRY",
-    "ROI_HEADS_REGISTRY",
-    "ROI_KEYPOINT_HEAD_REGISTRY",
-    "ROI_MASK_HEAD_REGISTRY",
-    "BaseKeypointRCNNHead",
-    "BaseMaskRCNNHead",
-    "CascadeROIHeads",
-    "FastRCNNConvFCHead",
-    "FastRCNNOutputLayers",
-    "KRCNNConvDeconvUpsampleHead",
-    "MaskRCNNConvUpsampleHead",
-    "ROIHeads",
-    "Res5ROIHeads",
-    "StandardROIHeads",
-    "build_box_head",
-    "build_keypoint_head",
-    "build_mask_head",
-    "build_roi_heads",
-    "select_foreground_proposals",
-]
