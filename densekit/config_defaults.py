@@ -85,7 +85,7 @@ def default_config() -> CfgNode:
 
 
 def key_owners() -> dict[str, str]:
-    """Returns every key that a project has added -> its folder, such as ``projects/carafe``."""
+    """Returns every key that a project has added -> its folder, ``projects/<system>``."""
     cfg = get_cfg()
     add_densekit_config(cfg)
     owners: dict[str, str] = {}

@@ -25,7 +25,7 @@ def config_folder() -> Path:
 
 
 def shipped_configs() -> list[str]:
-    """Returns the names of all systems' configurations, such as ``carafe/mask_rcnn_R_50_FPN_carafe_1x.yaml``, sorted.
+    """Returns the names of all systems' configurations, ``<system>/<file>.yaml``, sorted.
 
     Files below a folder ``_base_`` are parts of others, and those of ``_template`` are for copying.
     """

@@ -20,7 +20,7 @@ def get_config_file(config_path: str) -> str:
     """Returns the path of a shipped configuration.
 
     Args:
-        config_path: Its name, such as ``carafe/mask_rcnn_R_50_FPN_carafe_1x.yaml``.
+        config_path: Its name, ``<system>/<file>.yaml``.
 
     Raises:
         RuntimeError: There is none of that name, as in Detectron2; the message names the nearest.

@@ -1,7 +1,7 @@
 """Lists the configurations that densekit brings along, with task, training data and published figure.
 
   densekit configs                 all of them
-  densekit configs carafe          those in which the word occurs
+  densekit configs mask            those in which the word occurs
   densekit configs keypoints --table    with parameters and FLOPs, which takes a second for each
 
 The names are for --config-file, for _BASE_ in files of your own, and for densekit.train in Python.

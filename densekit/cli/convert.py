@@ -1,6 +1,6 @@
 """Reads a weight file of any known format and layout and writes it under densekit's (Detectron2's) parameter names.
 
-  densekit convert mask_rcnn_r50_carafe.pth carafe.safetensors
+  densekit convert mask_rcnn_r50.pth mask_rcnn.safetensors
 
 The suffix of each file says its format: .pth, .pkl (model zoos, read only), .pyth (pycls, read only), .safetensors.
 """

@@ -21,7 +21,7 @@ Priorities = Mapping[str, int]
 
 
 def priorities(config_file: str, opts: Sequence[Any]) -> Priorities:
-    """Returns the priority of each key: 2 for the command line, 1 for the file; keys set only in bases are left out."""
+    """Returns each key's priority: 2 on the command line, 1 in the file; keys set only in its bases are left out."""
     return dict.fromkeys(explicit_keys(config_file), 1) | dict.fromkeys(opts[::2], 2)
 
 

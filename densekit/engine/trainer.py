@@ -35,7 +35,6 @@ from densekit.engine.ema import WeightAverage, averaged
 from densekit.engine.hooks import AverageHook, CheckpointHook, EarlyStop, EvaluationHook, ScheduleHook
 from densekit.engine.launch.elastic import refuse_ambiguous_restarts
 from densekit.engine.phases import LearningPhase, config_of_phase
-from densekit.engine.pictures import FirstBatchHook
 from densekit.engine.precision import precision
 from densekit.engine.preemption import STOP, AgreedStop
 from densekit.engine.randomness import set_random_state, undisturbed
@@ -45,6 +44,7 @@ from densekit.engine.sharding import evaluation_model, prepare_optimizer, replic
 from densekit.engine.step import SettleHook, TrainingStep, listeners, tell
 from densekit.engine.teacher import Teacher
 from densekit.engine.trackers import build_trackers
+from densekit.engine.training_pictures import FirstBatchHook
 from densekit.engine.validation import config_for_validation, validation_losses
 from densekit.engine.writers import Lazily, MetricsWriter, write_results
 from densekit.evaluation import build_evaluator

@@ -16,9 +16,9 @@ from densekit.report.html import Markup, el, page, table
 from densekit.report.instances import Instances, instances_data, read_instances
 from densekit.report.learning import learning_groups
 from densekit.report.painted import painted_section
-from densekit.report.panoptic import Panoptic, panoptic_data, read_panoptic
+from densekit.report.panoptic_page import Panoptic, panoptic_data, read_panoptic
 from densekit.report.run_files import RunFiles
-from densekit.report.semantic import Semantic, read_semantic, semantic_data
+from densekit.report.semantic_page import Semantic, read_semantic, semantic_data
 
 __all__ = ["evaluation_page"]
 

@@ -14,8 +14,8 @@ from densekit.metrics.semantic import semantic_scores
 from densekit.report.html import Markup, el, svg
 from densekit.report.instances import InstanceImage, Instances
 from densekit.report.maps import map_picture, shrink_map
-from densekit.report.panoptic import Panoptic, PanopticImage, image_quality
-from densekit.report.semantic import Semantic, SemanticImage
+from densekit.report.panoptic_page import Panoptic, PanopticImage, image_quality
+from densekit.report.semantic_page import Semantic, SemanticImage
 from densekit.report.shapes import object_shapes
 from densekit.report.thumbnails import Thumbnail, thumbnail
 

@@ -35,7 +35,7 @@ def coarse_outlines(ids: np.ndarray) -> list[Outline]:
     """Outlines the segments of a picture.
 
     Args:
-        ids: (H, W) as of :func:`densekit.streets.panoptic.segment_ids`.
+        ids: (H, W) as of :func:`densekit.streets.panoptic_files.segment_ids`.
     """
     margin = max(2, round(_MARGIN * min(ids.shape)))
     # Simplified by less than the margin, so an outline stays within its segment; one more for what painting adds.

@@ -24,7 +24,7 @@ from densekit.files.cityscapes_files import (
     panoptic_records,
 )
 from densekit.files.panoptic_png import id2rgb
-from densekit.streets import cityscapes, coco, panoptic
+from densekit.streets import cityscapes, coco, panoptic_files
 from densekit.streets.coarse import coarse_document, coarse_ids, coarse_outlines
 from densekit.streets.coco import Json
 from densekit.streets.render import Picture, make_picture
@@ -231,12 +231,12 @@ def _write_one(job: _Job) -> _Result:
     picture = make_picture(wanted.seed, job.split, job.index, wanted.width, wanted.height)
     name = f"{job.image_id:06d}.png"
     _write_png(job.folder / split / name, picture.image)
-    ids = panoptic.segment_ids(picture)
+    ids = panoptic_files.segment_ids(picture)
     _write_png(job.folder / "annotations" / f"panoptic_{split}" / name, id2rgb(ids)[..., ::-1])  # BGR
     frame = _write_cityscapes(job, picture, ids, job.folder / split / name)
     instances, persons = coco.annotate(picture, job.image_id)
     record = coco.image_record(job.image_id, name, picture)
-    return _Result(record, instances, persons, panoptic.annotate(picture, ids, job.image_id, name), frame)
+    return _Result(record, instances, persons, panoptic_files.annotate(picture, ids, job.image_id, name), frame)
 
 
 def _write_cityscapes(job: _Job, picture: Picture, ids: np.ndarray, image: Path) -> tuple[Json, Json]:
@@ -261,7 +261,7 @@ def _write_cityscapes(job: _Job, picture: Picture, ids: np.ndarray, image: Path)
 
 def _write_labels(prefix: Path, ids: np.ndarray, document: Json) -> Path:
     """Writes the label files of a frame from its instance ids; returns that of these ids."""
-    labels = panoptic.label_ids(ids)
+    labels = panoptic_files.label_ids(ids)
     instances = Path(f"{prefix}_instanceIds.png")
     _write_png(Path(f"{prefix}_labelIds.png"), labels)
     _write_png(instances, ids.astype(np.uint16))
@@ -281,7 +281,7 @@ def _write_documents(stage: Path, jobs: list[_Job], results: list[_Result]) -> N
         _write_json(folder / f"instances_{name}.json", coco.document(images, instances, coco.INSTANCE_CATEGORIES))
         _write_json(folder / f"person_keypoints_{name}.json", coco.document(images, persons, coco.KEYPOINT_CATEGORIES))
         document = {"info": coco.INFO, "licenses": [], "images": images, "annotations": segments}
-        _write_json(folder / f"panoptic_{name}.json", document | {"categories": panoptic.CATEGORIES})
+        _write_json(folder / f"panoptic_{name}.json", document | {"categories": panoptic_files.CATEGORIES})
         frames = panoptic_folder(stage / "cityscapes" / _FINE, name).with_suffix(".json")
         _write_json(frames, panoptic_document(result.frame for result in mine))
 

@@ -10,9 +10,9 @@ import torch
 from densekit.d2.data import Metadata, MetadataCatalog
 from densekit.d2.structures import BitMasks, Boxes, Instances, Keypoints
 from densekit.d2.utils.events import EventStorage
-from densekit.engine import Trainer, pictures, setup
+from densekit.engine import Trainer, setup, training_pictures
 from densekit.engine.batches import RememberedBatches
-from densekit.engine.pictures import FirstBatchHook, draw_batch, draw_sample
+from densekit.engine.training_pictures import FirstBatchHook, draw_batch, draw_sample
 
 
 def metadata(**facts: object) -> Metadata:
@@ -80,13 +80,13 @@ def test_images_stand_side_by_side_in_order():
 
 
 def test_a_run_draws_its_first_batch_once(arguments, tmp_path, monkeypatch):
-    drawn, ordinary = [], pictures.draw_batch
+    drawn, ordinary = [], training_pictures.draw_batch
 
     def note(batch, meta, image_format):
         drawn.append([record["file_name"] for record in batch])
         return ordinary(batch, meta, image_format)
 
-    monkeypatch.setattr(pictures, "draw_batch", note)
+    monkeypatch.setattr(training_pictures, "draw_batch", note)
     seen = []
     step = Trainer.run_step
     monkeypatch.setattr(Trainer, "run_step", lambda self: (step(self), seen.append(self._batches.last_files)))

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -97,8 +98,7 @@ def test_a_run_that_was_scaled_to_its_processes_starts_again_as_it_was(arguments
     once = solver()
     assert once["IMS_PER_BATCH"] == once["REFERENCE_BATCH_SIZE"] == 2 and once["MAX_ITER"] == 4
     assert once["BASE_LR"] == pytest.approx(0.001 / 4)
-    args.config_file, args.opts = str(tmp_path / "out" / "config.yaml"), []
-    run(args)
+    run(replace(args, config_file=str(tmp_path / "out" / "config.yaml"), opts=[]))
     assert solver() == once
 
 

@@ -19,9 +19,9 @@ from densekit.metrics.semantic import semantic_scores
 from densekit.report.evaluation_page import evaluation_page
 from densekit.report.gallery import instance_gallery
 from densekit.report.instances import THRESHOLDS, InstanceImage, Instances, instances_data, read_instances
-from densekit.report.panoptic import read_panoptic
+from densekit.report.panoptic_page import read_panoptic
 from densekit.report.run_files import read_run
-from densekit.report.semantic import read_semantic
+from densekit.report.semantic_page import read_semantic
 from densekit.report.shapes import outline
 
 

@@ -8,11 +8,11 @@ from densekit.data.inspect.cityscapes import inspect_cityscapes
 from densekit.data.inspect.coco_file import read_entries, read_json
 from densekit.data.inspect.findings import Findings
 from densekit.data.inspect.images import image_files
-from densekit.data.inspect.panoptic import check_panoptic_file, inspect_panoptic
+from densekit.data.inspect.panoptic_segments import check_panoptic_file, inspect_panoptic
 from densekit.data.inspect.pictures import read_pictures
 from densekit.data.inspect.records import inspect_records
 from densekit.data.inspect.run import Inspection, Options, inspect_coco
-from densekit.data.inspect.semantic import inspect_semantic
+from densekit.data.inspect.semantic_maps import inspect_semantic
 from densekit.data.registry import check_registered
 
 __all__ = ["content_hashes", "inspect_dataset"]

@@ -21,9 +21,9 @@ from densekit.d2.data import DatasetCatalog
 from densekit.data.own.cityscapes import CITYSCAPES
 from densekit.data.own.coco import COCO, COCO_PANOPTIC
 from densekit.data.own.images import IMAGES
+from densekit.data.own.label_maps import SEMANTIC
 from densekit.data.own.labelme import LABELME
 from densekit.data.own.options import Form, Place, portable
-from densekit.data.own.semantic import SEMANTIC
 from densekit.data.own.ultralytics import entries_of, is_ultralytics
 from densekit.data.own.voc import VOC
 from densekit.data.own.yolo import YOLO

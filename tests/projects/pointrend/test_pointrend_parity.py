@@ -28,7 +28,7 @@ from detectron2.utils.events import EventStorage as TheirStorage  # noqa: E402
 
 point_rend = pytest.importorskip("detectron2.projects.point_rend")
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FILES = Path(detectron2.__file__).resolve().parents[1] / "projects" / "PointRend" / "configs"
 YAMLS = sorted(FILES.rglob("pointrend_*.yaml")) + sorted(FILES.rglob("implicit_*.yaml"))
 needs_files = pytest.mark.skipif(not YAMLS, reason="Detectron2 is installed without its projects' configs")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("detectron2")
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 WRAPPER = """
 from detectron2.modeling import META_ARCH_REGISTRY as theirs
 @theirs.register()
