@@ -107,7 +107,7 @@ def letterbox(
     ratio = min(frame[0] / height, frame[1] / width)
     if not enlarge:
         ratio = min(ratio, 1.0)
-    size = round(height * ratio), round(width * ratio)
+    size = max(1, round(height * ratio)), max(1, round(width * ratio))
     if size != (height, width):
         pixels = cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_LINEAR)
     border = centred_border(size, frame, multiple)
@@ -146,7 +146,7 @@ def mosaic(pictures: Sequence[Picture], side: int, centre: tuple[int, int]) -> P
 
 
 def random_centre(side: int) -> tuple[int, int]:
-    """A centre of :func:`mosaic`, so that each picture has at least a quarter of the square's half for itself."""
+    """A centre of :func:`mosaic`, which leaves each picture at least half of ``side`` in both directions."""
     return int(random.uniform(side / 2, 1.5 * side)), int(random.uniform(side / 2, 1.5 * side))
 
 
