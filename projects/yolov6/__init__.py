@@ -4,6 +4,7 @@ from densekit.d2.config import CfgNode
 from densekit.data.class_counts import CLASS_COUNTS, THINGS
 
 from . import backbone as backbone  # registers build_efficientrep_backbone and build_reppan_backbone
+from . import mapper as mapper  # registers YOLOv6Mapper
 from . import meta_arch as meta_arch  # registers YOLOv6Detector
 from . import solver as solver  # registers RepOptimizer
 from . import weights as weights  # registers the names of published checkpoints

@@ -4,7 +4,8 @@ from densekit.d2.config import CfgNode
 
 
 def add_config(cfg: CfgNode) -> None:
-    """Adds ``MODEL.YOLOV6`` to ``cfg``."""
+    """Adds ``MODEL.YOLOV6`` and ``INPUT.YOLOV6`` to ``cfg``."""
+    _add_input(cfg)
     cfg.MODEL.YOLOV6 = node = CfgNode()
     # The network. With other backbones only the head's keys count, and NUM_CLASSES; defaults are the paper's N.
     node.DEPTH = 0.33  # factor of the units of a stage
@@ -48,9 +49,27 @@ def add_config(cfg: CfgNode) -> None:
     node.SCORE_THRESH_TEST = 0.03
     node.NMS_THRESH_TEST = 0.65
     node.MULTI_LABEL_TEST = True  # a position may be of several classes
+    # Side of a square in whose middle a picture is tested, the paper's grey border; 0: grey only on the right and
+    # below, up to a multiple of the stride.
+    node.FRAME_TEST = 0
+
+
+def _add_input(cfg: CfgNode) -> None:
+    """Adds the keys of INPUT.MAPPER "YOLOv6Mapper", whose squares have the sides of INPUT.MIN_SIZE_TRAIN."""
+    cfg.INPUT.YOLOV6 = node = CfgNode()
+    node.MOSAIC = 1.0  # probability that a sample is made of four pictures
+    node.MIXUP = 0.0  # probability that another sample is laid over it; 0.1 for M and L
+    node.PLAIN_EPOCHS = 15.0  # at the end of the training, without both
+    node.DEGREES = 0.0  # largest rotation
+    node.TRANSLATE = 0.1  # largest distance of the middle from where it was, as a share of the sides
+    node.SCALE = 0.5  # largest difference of the scale from 1; 0.9 for M and L
+    node.SHEAR = 0.0  # largest, degrees
+    node.HSV = [0.015, 0.7, 0.4]  # largest changes of hue, saturation and value, as shares
+    node.CACHE_MB = 0.0  # of resized pictures that each loader's process keeps in memory
 
 
 def shrink(cfg: CfgNode) -> None:
     """Makes the network of a merged config small enough to step in a test."""
     cfg.MODEL.YOLOV6.DEPTH = min(cfg.MODEL.YOLOV6.DEPTH, 0.1)
     cfg.MODEL.YOLOV6.WIDTH = min(cfg.MODEL.YOLOV6.WIDTH, 0.03)
+    cfg.MODEL.YOLOV6.FRAME_TEST = min(cfg.MODEL.YOLOV6.FRAME_TEST, 128)

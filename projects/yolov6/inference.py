@@ -52,3 +52,23 @@ class Selection:
         groups = torch.zeros_like(classes) if self.agnostic else classes
         kept = batched_nms(boxes[where].float(), values.float(), groups, self.iou_threshold)[: self.most]
         return boxes[where[kept]], values[kept], classes[kept]
+
+
+def boxes_in_picture(
+    boxes: Tensor, offset: tuple[float, float], inner: tuple[float, float], size: tuple[int, int]
+) -> Tensor:
+    """Maps boxes of a resized picture with a border to the picture, and cuts them off at its sides.
+
+    Args:
+        boxes: (D, 4) xyxy, pixels of the network's input.
+        offset: (left, top), the border before the resized picture.
+        inner: (height, width) of the resized picture.
+        size: (height, width) of the picture.
+
+    Returns:
+        (D, 4) xyxy, pixels of the picture.
+    """
+    shift = boxes.new_tensor([*offset, *offset])
+    factors = boxes.new_tensor([size[1] / inner[1], size[0] / inner[0]] * 2)
+    most = boxes.new_tensor([size[1], size[0]] * 2)
+    return ((boxes - shift) * factors).clamp(min=0).minimum(most)

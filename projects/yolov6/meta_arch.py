@@ -6,25 +6,26 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from densekit.d2.config import CfgNode, configurable
 from densekit.d2.layers import ShapeSpec
-from densekit.d2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, detector_postprocess
+from densekit.d2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from densekit.d2.structures import Boxes, ImageList, Instances
 from densekit.data.progress import Progress
 from densekit.engine.teacher import Teacher
 from densekit.weights.formats import read_checkpoint
 
 from .assignment import Assigner, Objects, adaptive_selection, task_aligned
+from .augment import GREY, Border, centred_border
 from .criterion import DetectionLoss, LossWeights
 from .distillation import Lesson, Teaching, channel_divergence, teacher_share
 from .head import ANCHOR_SIZES, EfficientDecoupledHead, HeadOutputs
-from .inference import Selection
+from .inference import Selection, boxes_in_picture
 from .rep_optimizer import Scales, find_scales, take_scales
 from .simota import sim_ota
 from .units import fuse
 
-_GREY = 114.0  # of what fills images up to the size of the batch
 _ANCHOR_STRIDES = [8, 16, 32]
 _ANCHOR_TOPK = 26  # positions of an object among the anchors, of which a cell has several
 
@@ -42,6 +43,7 @@ class YOLOv6Detector(nn.Module):
         warmup_assigner: of the first iterations.
         warmup_iters: how many these are.
         selection: how detections are chosen.
+        frame: least side of the grey square in whose middle an image is looked at, except in training; 0: none.
         pixel_mean: mean of each channel, in the units of the input.
         pixel_std: standard deviation of each channel.
         teacher: a network to learn from.
@@ -68,6 +70,7 @@ class YOLOv6Detector(nn.Module):
         warmup_assigner: Assigner,
         warmup_iters: int,
         selection: Selection,
+        frame: int = 0,
         pixel_mean: list[float],
         pixel_std: list[float],
         teacher: Teacher | None = None,
@@ -76,7 +79,7 @@ class YOLOv6Detector(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone, self.head, self.criterion = backbone, head, criterion
-        self.in_features, self.selection = list(in_features), selection
+        self.in_features, self.selection, self.frame = list(in_features), selection, frame
         self.assigner, self.warmup_assigner, self.warmup_iters = assigner, warmup_assigner, warmup_iters
         self.teacher, self.teaching, self._progress = teacher, teaching or Teaching(), Progress(0, 1)
         self.gradient_masks = take_scales(self, rep_scales or {})
@@ -115,6 +118,7 @@ class YOLOv6Detector(nn.Module):
                 most=cfg.TEST.DETECTIONS_PER_IMAGE,
                 multi_label=keys.MULTI_LABEL_TEST,
             ),
+            "frame": keys.FRAME_TEST,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "teacher": _teacher(cfg),
@@ -176,10 +180,17 @@ class YOLOv6Detector(nn.Module):
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Moves, pads with grey, batches and normalises the images."""
         images = [item["image"].to(self.device).float() for item in batched_inputs]
+        if not self.training:
+            images = [F.pad(image, self._border(image.shape), value=GREY) for image in images]
         divisibility = max(self.backbone.size_divisibility, self.head.strides[-1])
-        padded = ImageList.from_tensors(images, divisibility, _GREY)
+        padded = ImageList.from_tensors(images, divisibility, GREY)
         padded.tensor = (padded.tensor - self.pixel_mean) / self.pixel_std
         return padded
+
+    def _border(self, shape: Sequence[int]) -> Border:
+        """The border of an image (3, H, W) in tests."""
+        size = shape[-2], shape[-1]
+        return centred_border(size, (max(self.frame, size[0]), max(self.frame, size[1])))
 
     def predict(self, images: Tensor) -> HeadOutputs:
         """The head's outputs for a batch (N, 3, H, W), normalised, with sides that the coarsest stride divides."""
@@ -205,12 +216,14 @@ class YOLOv6Detector(nn.Module):
         """Detections in the frame that each input asks for; arguments and result as of :meth:`forward`."""
         all_boxes, all_scores = self.forward_tensors(images.tensor)
         results = []
-        for item, size, boxes, scores in zip(batched_inputs, images.image_sizes, all_boxes, all_scores):
-            found = Instances(size)
-            chosen, found.scores, found.pred_classes = self.selection(boxes.float(), scores.float())
-            found.pred_boxes = Boxes(chosen)
+        for item, boxes, scores in zip(batched_inputs, all_boxes, all_scores):
+            size = item["image"].shape[-2], item["image"].shape[-1]
             wanted = (item.get("height", size[0]), item.get("width", size[1]))
-            results.append({"instances": detector_postprocess(found, *wanted)})
+            border = self._border(size)
+            found = Instances(wanted)
+            chosen, found.scores, found.pred_classes = self.selection(boxes.float(), scores.float())
+            found.pred_boxes = Boxes(boxes_in_picture(chosen, (border.left, border.top), size, wanted))
+            results.append({"instances": found[found.pred_boxes.nonempty()]})
         return results
 
     def fuse(self) -> "YOLOv6Detector":

@@ -6,7 +6,7 @@ Files of six layouts are told apart by their keys; sizes, widths and options are
 from collections.abc import Mapping
 from typing import Any
 
-from tests.projects.yolov6 import recorded_networks, recorded_ops, recorded_training
+from tests.projects.yolov6 import recorded_data, recorded_networks, recorded_ops, recorded_training
 from tests.recorded_cases import Cases, main
 
 
@@ -18,7 +18,12 @@ def check(recorded: Mapping[str, Any], cases: Cases) -> None:
     for key, value in recorded.items():
         if key in ("about", "source", "nc"):
             continue
-        for checkers in (recorded_networks.CHECKS, recorded_ops.CHECKS, recorded_training.CHECKS):
+        for checkers in (
+            recorded_networks.CHECKS,
+            recorded_ops.CHECKS,
+            recorded_data.CHECKS,
+            recorded_training.CHECKS,
+        ):
             if key in checkers:
                 checkers[key](value, cases, recorded)
                 break

@@ -298,10 +298,6 @@ def _check_suppression(case: Recorded, cases: Cases, recorded: Recorded) -> None
             cases.close(f"suppression {name}, image {image}", ours, case[name][image])
 
 
-def _of_the_data(name: str, case: Any, cases: Cases, recorded: Recorded) -> None:
-    cases.not_checked(name, "the data have a checker of their own")
-
-
 CHECKS = {
     "blocks": _check_blocks,
     "iou_losses": _check_box_losses,
@@ -314,5 +310,4 @@ CHECKS = {
     "anchors_eval": _with_positions,
     "assigners": _check_assigners,
     "nms": _check_suppression,
-    **{name: partial(_of_the_data, name) for name in ("letterbox", "evaluation_pipeline", "infer_rescale", "augment")},
 }
