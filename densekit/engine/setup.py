@@ -12,7 +12,13 @@ from densekit.config import describe_config, explicit_keys, load_config
 from densekit.d2 import HOST
 from densekit.d2.config import CfgNode
 from densekit.d2.engine import default_setup
-from densekit.d2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, GeneralizedRCNN, PanopticFPN
+from densekit.d2.modeling import (
+    META_ARCH_REGISTRY,
+    SEM_SEG_HEADS_REGISTRY,
+    GeneralizedRCNN,
+    PanopticFPN,
+    SemanticSegmentor,
+)
 from densekit.d2.utils import comm
 from densekit.d2.utils.logger import setup_logger
 from densekit.data import check_datasets
@@ -28,6 +34,7 @@ from densekit.engine.run_folder import claim
 from densekit.engine.schedule import priorities, scale_learning_rate
 from densekit.evaluation import check_evaluation
 from densekit.files.atomic import atomic_write
+from densekit.modeling.semantic_inference import check_semantic_inference
 from densekit.modeling.semantic_losses import BY_FREQUENCY
 from densekit.run_options import RunOptions
 
@@ -74,6 +81,7 @@ def prepare(options: RunOptions, *, writes: bool = True) -> tuple[CfgNode, list[
     """
     cfg, warnings = read_config(options)
     _check_augmented_test(cfg)
+    check_semantic_inference(cfg, META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE))
     if writes:
         check_output_dir(cfg.OUTPUT_DIR)
         if comm.is_main_process():
@@ -195,7 +203,8 @@ def _check_augmented_test(cfg: CfgNode) -> None:
         return
     obstacles = [f"MODEL.{key} True" for key in ("KEYPOINT_ON", "LOAD_PROPOSALS") if cfg.MODEL[key]]
     model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
-    if not issubclass(model, GeneralizedRCNN) or issubclass(model, PanopticFPN):  # which takes no given boxes
+    # A PanopticFPN takes no given boxes.
+    if not issubclass(model, (GeneralizedRCNN, SemanticSegmentor)) or issubclass(model, PanopticFPN):
         obstacles.append(f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE}")
     if obstacles:
         raise ValueError(

@@ -20,7 +20,7 @@ from densekit.d2.engine import (
 )
 from densekit.d2.engine.hooks import EvalHook, PeriodicCheckpointer
 from densekit.d2.evaluation import DatasetEvaluator
-from densekit.d2.modeling import GeneralizedRCNNWithTTA
+from densekit.d2.modeling import GeneralizedRCNNWithTTA, SemanticSegmentor
 from densekit.d2.utils import comm
 from densekit.d2.utils.events import EventWriter, TensorboardXWriter
 from densekit.data.loader import SeededSamples, build_train_loader, prepare_worker
@@ -49,6 +49,7 @@ from densekit.engine.validation import config_for_validation, validation_losses
 from densekit.engine.writers import Lazily, MetricsWriter, write_results
 from densekit.evaluation import build_evaluator
 from densekit.modeling.phases import Phase, phases_of
+from densekit.modeling.semantic_inference import augmented_semantic_inference, semantic_inference
 from densekit.solver import Clipping, build_lr_scheduler, build_optimizer
 
 _WRITE_PERIOD = 20  # iterations between two lines of metrics, on both hosts
@@ -363,7 +364,7 @@ class Trainer(DefaultTrainer):
         """
         _share_buffers(model)
         with undisturbed():
-            results = super().test(cfg, model, evaluators)
+            results = super().test(cfg, semantic_inference(cfg, model), evaluators)
         if comm.is_main_process():
             named = results if len(cfg.DATASETS.TEST) > 1 else dict.fromkeys(cfg.DATASETS.TEST, results)
             write_results(os.path.join(cfg.OUTPUT_DIR, "inference", "results.json"), named)
@@ -375,7 +376,10 @@ class Trainer(DefaultTrainer):
         logging.getLogger(__name__).info("Evaluating with test-time augmentation")
         folder = os.path.join(cfg.OUTPUT_DIR, "inference_TTA")
         evaluators = [cls.build_evaluator(cfg, name, os.path.join(folder, name)) for name in cfg.DATASETS.TEST]
-        results = super().test(cfg, GeneralizedRCNNWithTTA(cfg, getattr(model, "module", model)), evaluators)
+        inner = getattr(model, "module", model)
+        semantic = isinstance(inner, SemanticSegmentor)
+        augmented = augmented_semantic_inference(cfg, inner) if semantic else GeneralizedRCNNWithTTA(cfg, inner)
+        results = super().test(cfg, augmented, evaluators)
         return OrderedDict((f"{name}_TTA", value) for name, value in results.items())
 
 

@@ -18,6 +18,7 @@ from densekit.engine.loading import build_with_weights
 from densekit.engine.setup import read_config
 from densekit.engine.sources import ModelSource, with_model
 from densekit.inference.names import find_classes
+from densekit.modeling.semantic_inference import semantic_inference
 from densekit.run_options import RunOptions
 
 __all__ = ["Picture", "Predictor", "check_predicts", "load_model"]
@@ -84,6 +85,7 @@ class Predictor:
         check_predicts(self.cfg, random_weights=weights == "")
         self.cfg.freeze()
         self.model = build_with_weights(self.cfg)
+        self._inference = semantic_inference(self.cfg, self.model)
         self._batch_size, self._array_format = batch_size, array_format
         self._mapper = build_mapper(self.cfg, is_train=False)
         self._augmentations = inference_augmentations(self.cfg)
@@ -139,7 +141,7 @@ class Predictor:
 
     def _predict(self, batch: list[Picture]) -> list[Output]:
         with torch.no_grad():
-            return self.model([self.inputs(picture) for picture in batch])
+            return self._inference([self.inputs(picture) for picture in batch])
 
     def _ordered(self, picture: np.ndarray | Image.Image) -> np.ndarray:
         """Returns a picture as (H, W, C) uint8 with the channels of INPUT.FORMAT."""

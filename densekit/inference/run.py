@@ -44,6 +44,7 @@ from densekit.inference.reading import Views, stamp
 from densekit.inference.recorder import Recorder
 from densekit.inference.settings import UNREADABLE, claim, describe
 from densekit.inference.tiles import Tiling
+from densekit.modeling.semantic_inference import semantic_inference
 from densekit.run_options import RunOptions
 
 logger = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ def _prepare(options: PredictOptions) -> Job:
     dataset = _data_set(options, cfg)
     pictures = pictures_of_dataset(dataset) if dataset else pictures_of_words(options.input, folder)
     classes = find_classes(cfg, dataset)
-    model = build_with_weights(cfg)
+    model = semantic_inference(cfg, build_with_weights(cfg))
     given = products_of(model)
     formats = choose_formats(options.format, given)
     products = needed_products(formats, given)

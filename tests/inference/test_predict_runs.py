@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pycocotools.mask as mask_utils
 import pytest
+import torch
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -131,6 +132,22 @@ def test_label_maps_hold_the_ids_of_the_data_set(make_run, photos, tmp_path):
     assert len(seen) > 1
     listed = json.loads((tmp_path / "out" / "semantic.json").read_text())
     assert listed["categories"][1] == {"id": 7, "name": "clay"} and len(listed["maps"]) == 7
+
+
+def test_windows_scales_and_flips_are_those_of_the_python_interface(make_run, photos, tmp_path):
+    from densekit.inference.predictor import Predictor
+
+    keys = ("TEST.SEMANTIC.WINDOW", (48, 64), "TEST.SEMANTIC.SCALES", (0.75, 1.0), "TEST.SEMANTIC.FLIP", True)
+    run = make_run("SemanticSegmentor", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 54, *keys)
+    predict(run, "--input", photos / "a.png", "--output", tmp_path / "out", "--format", "semantic")
+    scores = Predictor(run)(photos / "a.png")["sem_seg"]
+    torch.testing.assert_close(scores.sum(dim=0), torch.ones(scores.shape[1:]))  # averages of probabilities
+    ids = sorted({entry["id"] for entry in json.loads((tmp_path / "out" / "semantic.json").read_text())["categories"]})
+    found = np.asarray(Image.open(tmp_path / "out" / "semantic" / "a.png"))
+    assert set(np.unique(found)) <= set(ids)
+    _, ours = np.unique(scores.argmax(dim=0).numpy(), return_inverse=True)
+    pairs = set(zip(ours.ravel().tolist(), found.ravel().tolist()))
+    assert len(pairs) == len({number for number, _ in pairs}) == len({key for _, key in pairs}) > 1
 
 
 def test_panoptic_maps_and_their_json_agree(make_run, photos, tmp_path):
