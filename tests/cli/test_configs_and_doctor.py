@@ -52,8 +52,11 @@ def test_every_shipped_file_is_listed_with_its_task():
     facts = {one.name: one for one in list_configs()}
     files = {path.relative_to(ROOT / "configs").as_posix() for path in (ROOT / "configs").rglob("*.yaml")}
     assert set(facts) == set(shipped_configs()) == {n for n in files if not re.search(r"(^|/)_\w+/", n)}
+    untold = [one.name for one in facts.values() if not one.task]
+    assert not untold, f"Write `# Task: ... .` into the head of a base of these: {untold}"
     assert {one.task for one in facts.values()} >= {
         "detection",
+        "inpainting",
         "instance segmentation",
         "keypoints",
         "panoptic segmentation",
@@ -78,7 +81,8 @@ def test_facts_are_those_of_the_merged_configuration():
 
 
 def test_a_task_that_keys_do_not_tell_stands_in_the_head(tmp_path):
-    (tmp_path / "a.yaml").write_text("# python ...\n# Task: inpainting. Published: PSNR 26.1.\nSEED: 1\n")
+    (tmp_path / "base.yaml").write_text("# Task: inpainting.\nMODEL:\n  META_ARCHITECTURE: Novel\n")
+    (tmp_path / "a.yaml").write_text("# python ...\n# Published (small): PSNR 26.1.\n_BASE_: base.yaml\n")
     facts = read_facts(str(tmp_path / "a.yaml"))
     assert (facts.task, facts.published) == ("inpainting", "PSNR 26.1")
 
