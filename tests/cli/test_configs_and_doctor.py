@@ -1,6 +1,9 @@
 """The shipped configurations by their names, in lists, as bases and as package data; and the look at the machine."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -115,6 +118,21 @@ def test_the_doctor_looks_at_everything(capsys, tmp_path):
     assert re.search(r"^Python +3\.", shown, re.MULTILINE) and re.search(r"^torch +\d", shown, re.MULTILINE)
     assert all(re.search(rf"^{name} ", shown, re.MULTILINE) for name in ("host", "OpenCV", "processor", "disk"))
     assert (code == 0) == ("Nothing is in the way." in shown)
+
+
+def test_they_run_where_torch_is_broken(tmp_path):
+    (tmp_path / "torch.py").write_text("raise ImportError('libcudart.so: no such file')\n")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
+
+    def call(*words):
+        command = [sys.executable, "-m", "densekit", *words]
+        return subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
+
+    assert CARAFE in call("configs", "carafe").stdout
+    doctor = call("doctor")
+    assert doctor.returncode == 1 and "Traceback" not in doctor.stderr
+    assert re.search(r"^torch +does not import: libcudart\.so: no such file", doctor.stdout, re.MULTILINE)
+    assert "- Install torch" in doctor.stdout and re.search(r"^disk ", doctor.stdout, re.MULTILINE)
 
 
 def test_opencv_that_is_installed_twice(monkeypatch, capsys):
