@@ -1,14 +1,17 @@
 """The shipped configurations with what they are for, read from the YAML files alone; no torch is needed.
 
-The comment at the head of a file has two sentences that this understands: ``Published: box AP 38.6, mask AP 35.2.``
-(or ``Published for this setting: ...``) is the figure of the paper or of its code, and ``Task: inpainting.`` says what
-the model does where its keys do not.
+The comment at the head of a file has two sentences that this understands. ``Published: box AP 38.6, mask AP 35.2.``,
+also with ``for this setting`` or words in brackets before the colon, is the figure of the paper or of its code.
+``Task: inpainting.`` says what the model does, in the file or in a base, where its keys do not tell.
 """
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import cache
+from itertools import takewhile
 from typing import Any
 
 import yaml
@@ -17,7 +20,10 @@ from densekit.config_files import find_config, shipped_config, shipped_configs
 
 __all__ = ["ConfigFacts", "list_configs", "read_facts"]
 
-_PUBLISHED = re.compile(r"\bPublished(?: for this setting)?: (.+?)(?=[;(]|\.(?:\s|$)|, evaluated| after | on val)")
+_PUBLISHED = re.compile(
+    r"\bPublished(?: for this setting| \([^)]*\))?: (.+?)(?=[;(]|\.(?:\s|$)|, evaluated| after | on val)"
+)
+_DETECTORS = {"GeneralizedRCNN": "detection", "RetinaNet": "detection", "ProposalNetwork": "proposals"}
 _TASK = re.compile(r"\bTask: (.+?)\.(?:\s|$)")
 
 
@@ -38,7 +44,7 @@ class ConfigFacts:
     published: str
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """Reads what needs no code; a value with a tag is nothing."""
 
 
@@ -61,32 +67,46 @@ def read_facts(name: str) -> ConfigFacts:
         FileNotFoundError: there is none, or a base of it is missing.
     """
     path = find_config(name)
-    with open(path, encoding="utf-8") as file:
-        lines = file.read().splitlines()
-    head = " ".join(line.lstrip("# ") for line in _head(lines))
-    published, task = _PUBLISHED.search(head), _TASK.search(head)
-    merged = _merged(path)
+    published, merged = _PUBLISHED.search(_head(path)), _merged(path)
     data = ", ".join(_names(merged.get("DATASETS", {}).get("TRAIN")))
-    return ConfigFacts(name, task[1] if task else _task(merged), data, published[1] if published else "")
+    return ConfigFacts(name, _task(merged) or _stated_task(path), data, published[1] if published else "")
 
 
-def _head(lines: Iterable[str]) -> Iterable[str]:
-    for line in lines:
-        if not line.startswith("#"):
-            return
-        yield line
+def _head(path: str) -> str:
+    """The comment at the head of a file, as one line."""
+    with open(path, encoding="utf-8") as file:
+        return " ".join(line.lstrip("# ").rstrip() for line in takewhile(lambda line: line.startswith("#"), file))
+
+
+def _stated_task(path: str) -> str:
+    """What the head of a file, or of a base, says that the model does."""
+    if task := _TASK.search(_head(path)):
+        return task[1]
+    return next(filter(None, map(_stated_task, _bases(path))), "")
+
+
+@cache
+def _content(path: str) -> dict[str, Any]:
+    """The keys of one file, which nobody may change: many files share their bases."""
+    with open(path, encoding="utf-8") as file:
+        return yaml.load(file, Loader=_Loader) or {}
+
+
+def _bases(path: str) -> list[str]:
+    bases = _content(path).get("_BASE_", [])
+    paths = []
+    for base in [bases] if isinstance(bases, str) else bases:
+        beside = os.path.join(os.path.dirname(path), base)
+        paths.append(beside if os.path.isfile(beside) else shipped_config(base) or beside)
+    return paths
 
 
 def _merged(path: str) -> dict[str, Any]:
     """The keys of a file over those of its bases."""
-    with open(path, encoding="utf-8") as file:
-        own = yaml.load(file, Loader=_Loader) or {}
-    bases = own.pop("_BASE_", [])
     merged: dict[str, Any] = {}
-    for base in [bases] if isinstance(bases, str) else bases:
-        beside = os.path.join(os.path.dirname(path), base)
-        _overlay(merged, _merged(beside if os.path.isfile(beside) else shipped_config(base) or beside))
-    _overlay(merged, own)
+    for base in _bases(path):
+        _overlay(merged, _merged(base))
+    _overlay(merged, deepcopy(_content(path)))
     return merged
 
 
@@ -104,6 +124,7 @@ def _names(value: Any) -> list[str]:
 
 
 def _task(merged: Mapping[str, Any]) -> str:
+    """What the keys tell that the model does; "" where they do not."""
     model, data = merged.get("MODEL", {}), merged.get("DATASETS", {})
     architecture = model.get("META_ARCHITECTURE", "GeneralizedRCNN")
     tests = " ".join(_names(data.get("TEST")))
@@ -113,6 +134,6 @@ def _task(merged: Mapping[str, Any]) -> str:
         return "semantic segmentation"
     if model.get("KEYPOINT_ON"):
         return "keypoints"
-    if architecture == "ProposalNetwork":
-        return "proposals"
-    return "instance segmentation" if model.get("MASK_ON") else "detection"
+    if model.get("MASK_ON"):
+        return "instance segmentation"
+    return _DETECTORS.get(architecture, "")

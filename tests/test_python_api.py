@@ -246,7 +246,9 @@ def test_the_lines_of_the_readme_predict(quickstart, capsys):
     for block in blocks:
         assert len(block.splitlines()) <= 6
         exec(compile(block, "README.md", "exec"), {})
-    assert len(blocks) <= 1 and (not blocks or re.search(r"^person \d\.\d\d \[", capsys.readouterr().out, re.MULTILINE))
+    assert len(blocks) <= 1 and (
+        not blocks or re.search(r"^\w[\w ]* \d\.\d\d \[", capsys.readouterr().out, re.MULTILINE)
+    )
 
 
 def test_the_examples_of_the_docs_run(quickstart, capsys):

@@ -24,6 +24,9 @@ COMMANDS = {
     "doctor": "look at this machine and its installation, and say what is in the way",
 }
 
+# They answer at once, and where torch is broken, too.
+_WITHOUT_TORCH = ("configs", "doctor")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs ``densekit COMMAND ...``.
@@ -61,10 +64,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Intermixed, because positional words that flags stand between would otherwise be unknown.
     args = commands.choices[words[0]].parse_intermixed_args(words[1:])
 
-    from densekit.engine.errors import user_errors
-
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files that are no UTF-8
+    if words[0] in _WITHOUT_TORCH:
+        return int(modules[words[0]].run(args))
+
+    from densekit.engine.errors import user_errors
+
     with user_errors():
         return int(modules[words[0]].run(args))

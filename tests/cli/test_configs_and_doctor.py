@@ -1,6 +1,9 @@
 """The shipped configurations by their names, in lists, as bases and as package data; and the look at the machine."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,8 +55,11 @@ def test_every_shipped_file_is_listed_with_its_task():
     facts = {one.name: one for one in list_configs()}
     files = {path.relative_to(ROOT / "configs").as_posix() for path in (ROOT / "configs").rglob("*.yaml")}
     assert set(facts) == set(shipped_configs()) == {n for n in files if not re.search(r"(^|/)_\w+/", n)}
+    untold = [one.name for one in facts.values() if not one.task]
+    assert not untold, f"Write `# Task: ... .` into the head of a base of these: {untold}"
     assert {one.task for one in facts.values()} >= {
         "detection",
+        "inpainting",
         "instance segmentation",
         "keypoints",
         "panoptic segmentation",
@@ -78,7 +84,8 @@ def test_facts_are_those_of_the_merged_configuration():
 
 
 def test_a_task_that_keys_do_not_tell_stands_in_the_head(tmp_path):
-    (tmp_path / "a.yaml").write_text("# python ...\n# Task: inpainting. Published: PSNR 26.1.\nSEED: 1\n")
+    (tmp_path / "base.yaml").write_text("# Task: inpainting.\nMODEL:\n  META_ARCHITECTURE: Novel\n")
+    (tmp_path / "a.yaml").write_text("# python ...\n# Published (small): PSNR 26.1.\n_BASE_: base.yaml\n")
     facts = read_facts(str(tmp_path / "a.yaml"))
     assert (facts.task, facts.published) == ("inpainting", "PSNR 26.1")
 
@@ -111,6 +118,21 @@ def test_the_doctor_looks_at_everything(capsys, tmp_path):
     assert re.search(r"^Python +3\.", shown, re.MULTILINE) and re.search(r"^torch +\d", shown, re.MULTILINE)
     assert all(re.search(rf"^{name} ", shown, re.MULTILINE) for name in ("host", "OpenCV", "processor", "disk"))
     assert (code == 0) == ("Nothing is in the way." in shown)
+
+
+def test_they_run_where_torch_is_broken(tmp_path):
+    (tmp_path / "torch.py").write_text("raise ImportError('libcudart.so: no such file')\n")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
+
+    def call(*words):
+        command = [sys.executable, "-m", "densekit", *words]
+        return subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
+
+    assert CARAFE in call("configs", "carafe").stdout
+    doctor = call("doctor")
+    assert doctor.returncode == 1 and "Traceback" not in doctor.stderr
+    assert re.search(r"^torch +does not import: libcudart\.so: no such file", doctor.stdout, re.MULTILINE)
+    assert "- Install torch" in doctor.stdout and re.search(r"^disk ", doctor.stdout, re.MULTILINE)
 
 
 def test_opencv_that_is_installed_twice(monkeypatch, capsys):
