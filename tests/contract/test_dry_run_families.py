@@ -1,6 +1,7 @@
 """The measurements of ``--dry-run`` on configs of every folder, shrunken as for the other contract tests."""
 
 import pytest
+import torch
 
 from densekit.engine import Trainer
 from densekit.engine.dry_run import measure
@@ -29,9 +30,14 @@ def test_every_family_can_be_rehearsed(name, monkeypatch, tmp_path):
             yield [sample(cfg), sample(cfg)]
 
     monkeypatch.setattr(Trainer, "build_train_loader", classmethod(lambda cls, cfg: endless()))
+    # What reads the data sets, of which there are none here.
+    monkeypatch.setattr("densekit.engine.dry_run.largest_size", lambda cfg: (0, 0))
+    monkeypatch.setattr("densekit.engine.dry_run._training_boxes", lambda cfg: (torch.zeros(0, 4), torch.zeros(0, 2)))
     needs = measure(cfg)
     assert needs.losses and needs.images[0] == 2
-    assert 1.5 < needs.step_flops / (2 * needs.forward_flops) < 4
+    # torch counts some gradients of grouped convolutions as if there were one group.
+    grouped = name.startswith(("mpvit/", "timm_backbone/"))
+    assert 1.5 < needs.step_flops / (2 * needs.forward_flops) < (12 if grouped else 4)
     assert needs.weights > 0 and needs.optimizer > 0 and 0 < needs.gradients <= needs.weights
     assert sum(total for total, _ in needs.parameters.values()) * 4 <= needs.weights
     assert not (tmp_path / "out").exists()
