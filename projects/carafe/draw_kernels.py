@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from densekit.config import load_config
 from densekit.d2.data.detection_utils import read_image
 from densekit.d2.data.transforms import AugInput
-from densekit.data.build_mapper import inference_augmentations
+from densekit.data.mapper import inference_augmentations
 from densekit.engine.errors import user_errors
 from densekit.engine.loading import build_with_weights
 from densekit.files.atomic import atomic_write

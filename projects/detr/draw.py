@@ -26,7 +26,7 @@ from densekit.d2.config import CfgNode
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.d2.data.detection_utils import read_image
 from densekit.d2.utils.logger import setup_logger
-from densekit.data.build_mapper import build_mapper
+from densekit.data.mapper import build_mapper
 from densekit.engine.errors import user_errors
 from densekit.engine.loading import build_with_weights
 from densekit.files.atomic import atomic_write
