@@ -1,5 +1,6 @@
 """A step that is not finite leaves all that it takes to run it again, and the replay finds the spot."""
 
+import dataclasses
 import math
 import re
 import subprocess
@@ -55,8 +56,8 @@ def contents(folder):
 
 def replayed(arguments, box, capsys):
     """What the replay says, and its exit code."""
-    args = arguments()
-    args.config_file, args.opts, args.replay = str(box.parents[1] / "config.yaml"), [], str(box)
+    config = str(box.parents[1] / "config.yaml")
+    args = dataclasses.replace(arguments(), config_file=config, opts=[], replay=str(box))
     capsys.readouterr()
     code = 0
     try:

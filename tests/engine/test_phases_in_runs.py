@@ -1,5 +1,6 @@
 """Runs with phases, a teacher, samples of several pictures, and what changes on the way: resumed to the last bit."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -122,7 +123,7 @@ def test_a_bad_step_is_replayed_phase_by_phase(arguments, tmp_path, monkeypatch,
     assert "replay.sh" in capsys.readouterr().err
     box = tmp_path / "out" / "black_box" / "iter_0000003"
     args = arguments(*opts)
-    args.replay = str(box)
+    args = dataclasses.replace(args, replay=str(box))
     run(args)
     shown = capsys.readouterr().out
     assert "phase discriminator" in shown and "phase generator" in shown and "not finite again" in shown

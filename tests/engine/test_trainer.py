@@ -1,5 +1,6 @@
 """Whole runs on a few pictures: train, stop, resume, evaluate, and what is refused on the way."""
 
+import dataclasses
 import json
 import math
 import os
@@ -68,7 +69,7 @@ def test_resume_without_a_checkpoint_says_so(arguments, tmp_path):
 
 def test_resume_must_finds_a_checkpoint_or_stops(arguments, capsys):
     args = arguments("SOLVER.MAX_ITER", 1, "DATASETS.TEST", "()")
-    args.resume = "must"
+    args = dataclasses.replace(args, resume="must")
     with pytest.raises(SystemExit):
         run(args)
     assert "--resume must: there is no checkpoint" in capsys.readouterr().err
@@ -230,10 +231,10 @@ def test_any_process_names_its_bad_data_and_one_the_mistakes_of_all(monkeypatch,
 def test_without_cuda_the_default_falls_back_and_a_wish_is_refused(arguments, tiny_root):
     (tiny_root / "gpu.yaml").write_text("_BASE_: tiny.yaml\nMODEL: {DEVICE: cuda}\n")
     args = arguments("SOLVER.AMP.ENABLED", True)
-    args.config_file = str(tiny_root / "gpu.yaml")
+    args = dataclasses.replace(args, config_file=str(tiny_root / "gpu.yaml"))
     cfg, notes = read_config(args)
     assert cfg.MODEL.DEVICE == "cpu" and not cfg.SOLVER.AMP.ENABLED and len(notes) == 2
-    args.opts += ["MODEL.DEVICE", "cuda"]
+    args = dataclasses.replace(args, opts=[*args.opts, "MODEL.DEVICE", "cuda"])
     with pytest.raises(ValueError, match=r"MODEL\.DEVICE cuda: torch"):
         read_config(args)
 
