@@ -79,7 +79,7 @@ def _head(path: str) -> str:
 
 
 def _stated_task(path: str) -> str:
-    """What the head of a file, or of a base, says that the model does."""
+    """Returns the task that the head of a file, or of a base, names."""
     if task := _TASK.search(_head(path)):
         return task[1]
     return next(filter(None, map(_stated_task, _bases(path))), "")
@@ -124,7 +124,7 @@ def _names(value: Any) -> list[str]:
 
 
 def _task(merged: Mapping[str, Any]) -> str:
-    """What the keys tell that the model does; "" where they do not."""
+    """Returns the task that the keys tell; "" where they do not."""
     model, data = merged.get("MODEL", {}), merged.get("DATASETS", {})
     architecture = model.get("META_ARCHITECTURE", "GeneralizedRCNN")
     tests = " ".join(_names(data.get("TEST")))

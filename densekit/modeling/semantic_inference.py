@@ -165,7 +165,7 @@ def augmented_semantic_inference(cfg: CfgNode, model: nn.Module) -> nn.Module:
 
 
 def asks_for_views(cfg: CfgNode) -> bool:
-    """Whether ``TEST.SEMANTIC`` asks for more than the whole picture once."""
+    """Tells whether ``TEST.SEMANTIC`` asks for more than the whole picture once."""
     node = cfg.TEST.SEMANTIC
     return bool(node.WINDOW or node.STRIDE or node.FLIP or list(node.SCALES) != [1.0])
 
