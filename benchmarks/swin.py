@@ -8,6 +8,7 @@ to them, and takes the softmax, one step after the other, as the published code 
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -44,20 +45,43 @@ def step_by_step(model: nn.Module, on: bool) -> None:
             module.__class__ = StepByStep if on else WindowAttention
 
 
+def attention_inputs(model: nn.Module, maps: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """What the attention of the first shifted block of each stage gets: windows and mask."""
+    found: list[tuple[Tensor, Tensor]] = []
+    shifted = [next(block for block in stage.blocks if block.shift) for stage in stages(model)]
+    hooks = [
+        block.attn.register_forward_pre_hook(lambda module, args: found.append((args[0].clone(), args[1])))
+        for block in shifted
+    ]
+    model.backbone(maps)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def stages(model: nn.Module) -> list[nn.Module]:
+    """The stages of the Swin below a pyramid, or of the backbone itself."""
+    return list(getattr(model.backbone, "bottom_up", model.backbone).layers)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("opts", nargs="*", help="KEY VALUE pairs")
     parser.add_argument("--config", default=str(CONFIG), help="a config with Swin")
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds after one to warm up")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
     parser.add_argument("--size", type=int, nargs=2, default=(800, 1216), metavar=("HEIGHT", "WIDTH"))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    model = build_model(load_config(args.config, ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""])).eval()
+    model = build_model(load_config(args.config, ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", *args.opts])).eval()
     image = torch.randint(0, 256, (3, *args.size), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     maps = model.preprocess_image([{"image": image}]).tensor
     actions = {"backbone": lambda: model.backbone(maps), "whole model": lambda: model([{"image": image}])}
     print(f"{'':22}{'fused s':>12}{'explicit s':>12}{'ratio':>9}")
     with torch.inference_mode():
+        for index, (windows, mask) in enumerate(attention_inputs(model, maps)):
+            attention = next(block.attn for block in stages(model)[index].blocks if block.shift)
+            actions = {f"attention, stage {index + 1}": partial(attention, windows, mask), **actions}
         for label, action in actions.items():
             wall, cpu = [], []
             for turn in range(args.rounds + 1):

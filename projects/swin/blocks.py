@@ -53,7 +53,7 @@ class WindowAttention(nn.Module):
         tokens = x.shape[1]
         q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (N * K, A, T, C / A)
         bias = self.relative_position_bias_table[self.relative_position_index.flatten()]  # (T * T, A)
-        bias = bias.t().reshape(1, self.heads, tokens, tokens)
+        bias = bias.t().contiguous().view(1, self.heads, tokens, tokens)  # the kernel reads along the keys
         if mask is not None:
             bias = bias + mask[:, None]  # (K, A, T, T)
             bias = bias.repeat(x.shape[0] // mask.shape[0], 1, 1, 1)

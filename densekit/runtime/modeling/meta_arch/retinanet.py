@@ -192,8 +192,7 @@ class RetinaNet(DenseDetector):
         positive = valid & (labels != self.num_classes)
         count = positive.sum()
         get_event_storage().put_scalar("num_pos_anchors", count.item() / len(labels))
-        if self.training:
-            self.loss_normalizer.mul_(_NORMALIZER_MOMENTUM).add_(count.clamp(min=1) * (1 - _NORMALIZER_MOMENTUM))
+        self.loss_normalizer.mul_(_NORMALIZER_MOMENTUM).add_(count.clamp(min=1) * (1 - _NORMALIZER_MOMENTUM))
 
         logits = cat(pred_logits, dim=1)[valid]
         # One class of each positive; a negative has none. The background's column is cut off.
