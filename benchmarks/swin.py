@@ -46,7 +46,7 @@ def step_by_step(model: nn.Module, on: bool) -> None:
 
 
 def attention_inputs(model: nn.Module, maps: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """What the attention of the first shifted block of each stage gets: windows and mask."""
+    """Describes what the attention of the first shifted block of each stage gets: windows and mask."""
     found: list[tuple[Tensor, Tensor]] = []
     shifted = [next(block for block in stage.blocks if block.shift) for stage in stages(model)]
     hooks = [
