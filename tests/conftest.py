@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -72,15 +72,21 @@ def coco_cells(tmp_path) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def restore_catalogs():
-    """Puts back what a test changes in the data set catalogues."""
-    import densekit.data.builtin  # noqa: F401 - what it registers stays
-    from densekit.d2.data import DatasetCatalog, MetadataCatalog
+@pytest.fixture(scope="session")
+def registered() -> None:
+    """Everything that modules register when they are first imported, which no test may take for its own."""
+    import densekit.data.builtin  # noqa: F401
     from densekit.projects import PROJECTS
 
-    for name in PROJECTS:  # likewise: what a project registers when it is first imported would be lost for good
+    for name in PROJECTS:
         import_module(f"densekit.projects.{name}")
+
+
+@pytest.fixture(autouse=True)
+def restore_catalogs(registered):
+    """Puts back what a test changes in the data set catalogues."""
+    from densekit.d2.data import DatasetCatalog, MetadataCatalog
+
     before = [(catalog, dict(catalog)) for catalog in (DatasetCatalog, MetadataCatalog)]
     metadata = {name: dict(vars(entry)) for name, entry in MetadataCatalog.items()}
     yield
@@ -90,6 +96,14 @@ def restore_catalogs():
     for name, values in metadata.items():
         vars(MetadataCatalog[name]).clear()
         vars(MetadataCatalog[name]).update(values)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory) -> Iterator[None]:
+    """Keeps the caches of the tests, and of the processes that they start, away from the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DENSEKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 def _shared(part: str) -> Path:

@@ -92,7 +92,6 @@ def own_data(tmp_path):
     return f"form: coco, json: {tmp_path / 'a.json'}, images: {tmp_path / 'images'}"
 
 
-@pytest.mark.usefixtures("restore_catalogs")
 def test_print_config_shows_what_the_data_will_set_and_writes_nothing(tmp_path, own_data):
     out = tmp_path / "out"
     words = ["--train-data", own_data, "SEED", "4", "--print-config", "OUTPUT_DIR", str(out)]
@@ -105,7 +104,6 @@ def test_print_config_shows_what_the_data_will_set_and_writes_nothing(tmp_path, 
     assert not out.exists()
 
 
-@pytest.mark.usefixtures("restore_catalogs")
 def test_counts_that_the_user_sets_are_the_users(tmp_path, own_data):
     words = ["--train-data", own_data, "--diff", "MODEL.ROI_HEADS.NUM_CLASSES", "2", "OUTPUT_DIR", str(tmp_path)]
     assert origins(describe(words))["MODEL.ROI_HEADS.NUM_CLASSES"] == "command line"

@@ -24,7 +24,7 @@ from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.engine import Trainer
 from tests.engine.conftest import ROOT, TINY, write_coco
 
-pytestmark = pytest.mark.usefixtures("restore_catalogs", "restore_process_state")
+pytestmark = pytest.mark.usefixtures("restore_process_state")
 README, DOCS = ROOT / "README.md", ROOT / "docs" / "python_api.md"
 
 

@@ -51,7 +51,7 @@ class TinyCoco:
 
 
 @pytest.fixture
-def tiny(tmp_path, restore_catalogs):
+def tiny(tmp_path):
     return TinyCoco(tmp_path)
 
 

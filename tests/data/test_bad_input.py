@@ -12,8 +12,6 @@ from densekit.data.checks import check_datasets
 from densekit.data.coco import load_coco_json
 from densekit.data.mapper import DatasetMapper
 
-pytestmark = pytest.mark.usefixtures("restore_catalogs")
-
 
 def says(error, *parts):
     """All of the parts are in the message, and it is one line that a person can read."""

@@ -85,7 +85,7 @@ def test_a_subset_goes_with_the_seed_that_a_resumed_run_takes_over():
     assert batches(resumed, 6) != began
     resumed.seed, resumed.start = 1, 2
     assert batches(resumed, 4) == began[2:]
-    shown = Counter(index for batch in began for index, _ in batch)
+    shown = Counter(draw[0] for batch in began for draw in batch)
     assert len(shown) == 21 and set(shown.values()) == {2}
 
 

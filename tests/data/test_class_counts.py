@@ -16,8 +16,6 @@ from densekit.data.mapper import MAPPERS
 from densekit.data.registry import Entry, load_and_keep, register
 from tests.data.own_forms import write_catalog, write_pictures, write_semantic, write_voc
 
-pytestmark = pytest.mark.usefixtures("restore_catalogs")
-
 
 @pytest.fixture
 def own(tmp_path):

@@ -14,8 +14,6 @@ from densekit.data.coco import load_coco_json, register_coco_instances
 from densekit.data.ground_truth import GroundTruth
 from densekit.evaluation.coco_metrics import evaluate_coco
 
-pytestmark = pytest.mark.usefixtures("restore_catalogs")
-
 
 def test_records(tiny):
     records = tiny.load("tiny_a")

@@ -488,7 +488,7 @@ def test_the_correction_never_replaces_the_file_itself(data, capsys, monkeypatch
     assert (data.folder / "data.json").read_bytes() == before
 
 
-def test_a_configuration_names_the_data_sets(data, tmp_path, monkeypatch, capsys, restore_catalogs):
+def test_a_configuration_names_the_data_sets(data, tmp_path, monkeypatch, capsys):
     data.write()
     entry = f"mine: {{form: coco, json: {data.json_file}, images: {data.images}}}\n"
     (tmp_path / "mine.yaml").write_text(entry + "away: {form: images, images: nowhere}\n")

@@ -14,8 +14,6 @@ from densekit.files.panoptic_png import write_panoptic_png
 W, H = 64, 48
 QUIET = Options(workers=2, progress=False)
 
-pytestmark = pytest.mark.usefixtures("restore_catalogs")
-
 
 def kinds(name, **options):
     found = inspect_dataset(name, Options(**{**vars(QUIET), **options})).findings

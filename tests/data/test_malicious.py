@@ -32,7 +32,6 @@ from densekit.inference.reading import Views
 from densekit.weights import read_checkpoint
 from tests.data.own_forms import write_catalog, write_pictures, write_semantic, write_voc
 
-pytestmark = pytest.mark.usefixtures("restore_catalogs")
 ROOT = Path(__file__).resolve().parents[2]
 
 

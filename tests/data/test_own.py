@@ -5,8 +5,6 @@ import pytest
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.data.own import register_from_yaml
 
-pytestmark = pytest.mark.usefixtures("restore_catalogs")
-
 
 @pytest.fixture
 def cells(coco_cells):

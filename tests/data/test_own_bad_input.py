@@ -11,8 +11,6 @@ from densekit.data import register_dataset, register_from_yaml
 from densekit.data.labels import load_sem_seg
 from tests.data.own_forms import load, picture, write_catalog, write_labelme, write_semantic, write_voc, write_yolo
 
-pytestmark = pytest.mark.usefixtures("restore_catalogs")
-
 
 def edit(path, old, new):
     text = path.read_text()

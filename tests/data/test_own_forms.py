@@ -27,8 +27,6 @@ from tests.data.own_forms import (
     write_yolo,
 )
 
-pytestmark = pytest.mark.usefixtures("restore_catalogs")
-
 
 def found(records, metadata):
     """{image: [(class, corners)]}"""

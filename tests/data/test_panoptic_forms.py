@@ -12,8 +12,6 @@ from densekit.data.coco_meta import coco_panoptic_metadata, coco_separated_metad
 from densekit.data.labels import load_sem_seg, read_values
 from densekit.data.panoptic import load_coco_panoptic, load_coco_panoptic_separated, load_coco_stuff
 
-pytestmark = pytest.mark.usefixtures("restore_catalogs")
-
 
 @pytest.fixture
 def sample(shared_data_dir):

@@ -87,7 +87,7 @@ def test_a_second_run_makes_what_is_missing_or_broken_off(tree, capsys):
     assert not list(tree.rglob("*.part"))
 
 
-def test_what_is_made_is_what_the_loaders_take(tree, restore_catalogs):
+def test_what_is_made_is_what_the_loaders_take(tree):
     from densekit.data.cityscapes_panoptic import cityscapes_panoptic_entries
     from densekit.data.registry import register
 

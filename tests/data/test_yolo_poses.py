@@ -7,8 +7,6 @@ import yaml
 from densekit.data.own.catalog import read_catalog
 from tests.data.own_forms import CLASSES, OBJECTS, SIZE, load, write_yolo
 
-pytestmark = pytest.mark.usefixtures("restore_catalogs")
-
 W, H = SIZE
 
 

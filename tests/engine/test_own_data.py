@@ -10,8 +10,6 @@ import yaml
 from densekit.config import load_config
 from densekit.engine.own_data import register_own_data
 
-pytestmark = pytest.mark.usefixtures("restore_catalogs")
-
 
 @pytest.fixture
 def cells(coco_cells):

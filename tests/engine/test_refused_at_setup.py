@@ -16,8 +16,6 @@ from densekit.data.coco import register_coco_instances
 from densekit.data.inspect import KINDS
 from densekit.evaluation import check_evaluation
 
-pytestmark = pytest.mark.usefixtures("restore_catalogs")
-
 # Kinds at level error with which a training may go on, and why that does no harm to it.
 HARMLESS = {
     "box-empty": "the object is left out, and one line counts them",

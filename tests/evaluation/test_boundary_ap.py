@@ -15,8 +15,6 @@ from densekit.evaluation import COCOEvaluator
 from densekit.metrics.boundary import boundary_pixels
 from tests.evaluation.coco_scenes import EXACT, random_scene, register, run
 
-pytestmark = pytest.mark.usefixtures("restore_catalogs")
-
 
 class BoundaryEval(COCOeval):
     """Section 5.2 of the paper: the smaller of the IoU of the masks and that of their boundaries; crowds as ever."""

@@ -11,7 +11,6 @@ from densekit.d2.structures import Boxes, Instances
 from densekit.evaluation import COCOEvaluator
 from densekit.evaluation.proposals import _greedy_cover
 
-pytestmark = pytest.mark.usefixtures("restore_catalogs")
 NAMES = [f"AR{area}@{limit}" for limit in (100, 1000) for area in ("", "s", "m", "l")]
 
 

@@ -17,8 +17,6 @@ from densekit.evaluation.cityscapes import CityscapesSemSegEvaluator
 from densekit.evaluation.cityscapes.instance_scores import score_instances
 from tests import cityscapes_scenes as scenes
 
-pytestmark = pytest.mark.usefixtures("restore_catalogs")
-
 TASKS = {"semantic": "sem_seg", "instances": "segm", "panoptic": "panoptic_seg"}
 
 

@@ -29,7 +29,6 @@ def each(args):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("restore_catalogs")
 def test_three_processes_report_and_write_once_what_one_does(tmp_path, in_processes):
     root = scenes.make_tree(tmp_path, frames=5)
     together, alone = tmp_path / "three", tmp_path / "one"

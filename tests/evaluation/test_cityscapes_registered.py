@@ -19,8 +19,6 @@ from densekit.data.registry import register
 from densekit.evaluation import build_evaluator, check_evaluation
 from tests import cityscapes_scenes as scenes
 
-pytestmark = pytest.mark.usefixtures("restore_catalogs")
-
 
 @pytest.fixture
 def tree(tmp_path):

@@ -11,8 +11,6 @@ from densekit.cli import main
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from tests import cityscapes_scenes as scenes
 
-pytestmark = pytest.mark.usefixtures("restore_catalogs")
-
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):

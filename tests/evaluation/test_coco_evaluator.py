@@ -33,9 +33,6 @@ from tests.evaluation.coco_scenes import (
     to_results,
 )
 
-pytestmark = pytest.mark.usefixtures("restore_catalogs")
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # The same numbers as pycocotools
 

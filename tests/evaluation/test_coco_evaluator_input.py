@@ -25,9 +25,6 @@ from tests.evaluation.coco_scenes import (
     run,
 )
 
-pytestmark = pytest.mark.usefixtures("restore_catalogs")
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Nothing there, and why
 

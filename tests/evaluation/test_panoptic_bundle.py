@@ -19,8 +19,6 @@ from densekit.evaluation import build_evaluator
 from densekit.files.panoptic_png import read_panoptic_png
 from densekit.streets import write_streets
 
-pytestmark = pytest.mark.usefixtures("restore_catalogs")
-
 
 @pytest.fixture(scope="module")
 def streets(tmp_path_factory):

@@ -14,8 +14,6 @@ from densekit.files.panoptic_png import read_panoptic_png, write_panoptic_png
 from densekit.metrics.panoptic_quality import TrueSegment
 from tests.panoptic_scenes import CATEGORIES, annotation, official_quality, random_image
 
-pytestmark = pytest.mark.usefixtures("restore_catalogs")
-
 THINGS = [key for key, thing in CATEGORIES.items() if thing]
 STUFF = [key for key, thing in CATEGORIES.items() if not thing]
 

@@ -13,8 +13,6 @@ from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.evaluation import SemSegEvaluator
 from densekit.metrics.semantic import boundary_iou, count_boundaries
 
-pytestmark = pytest.mark.usefixtures("restore_catalogs")
-
 NAMES = ["road", "tree", "sky", "never annotated"]
 IDS = [7, 21, 300, 33]  # of the data set; one needs more than a byte
 SIZE = (24, 30)

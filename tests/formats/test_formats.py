@@ -189,7 +189,6 @@ def test_formats_are_chosen_by_what_the_model_gives():
     assert all(set(entry.needs) <= {*every, "inpainted"} for entry in FORMATS.values())
 
 
-@pytest.mark.usefixtures("restore_catalogs")
 def test_classes_are_those_of_the_data_set():
     MetadataCatalog.get("pots").set(thing_classes=["pan", "lid"], thing_dataset_id_to_contiguous_id={9: 1, 4: 0, 8: 1})
     found = Classes.of(MetadataCatalog.get("pots"))

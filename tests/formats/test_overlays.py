@@ -12,7 +12,6 @@ from densekit.evaluation.predictions import instances_to_coco_json
 from densekit.formats.drawing import results_to_instances
 from densekit.formats.overlays import draw_overlays, main
 
-pytestmark = pytest.mark.usefixtures("restore_catalogs")
 SIZE = (60, 100)
 BOX = [20.0, 10.0, 60.0, 50.0]
 

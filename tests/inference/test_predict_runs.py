@@ -14,7 +14,6 @@ from densekit.cli import main
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.files.panoptic_png import rgb2id
 
-pytestmark = pytest.mark.usefixtures("restore_catalogs")
 THRESHOLD = ("--score-threshold", "0")
 
 

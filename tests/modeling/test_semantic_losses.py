@@ -114,7 +114,7 @@ def test_weights_by_frequency(tmp_path):
         pixel_counts([{}], 3)
 
 
-def test_a_run_puts_numbers_in_their_place(tmp_path, restore_catalogs):
+def test_a_run_puts_numbers_in_their_place(tmp_path):
     from densekit.d2.data import DatasetCatalog
 
     records = [label_map(tmp_path / "a.png", [[0, 0], [0, 1]])]

@@ -23,8 +23,6 @@ from densekit.data.coco import load_coco_json
 from densekit.data.coco_meta import coco_metadata, coco_person_metadata
 from densekit.runtime.config import get_cfg as our_cfg
 
-pytestmark = pytest.mark.usefixtures("restore_catalogs")
-
 
 def without_id(records):
     for record in records:

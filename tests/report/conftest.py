@@ -95,7 +95,7 @@ def city_tree(tmp_path_factory):
 
 
 @pytest.fixture
-def city_run(city_tree, tmp_path, restore_catalogs):
+def city_run(city_tree, tmp_path):
     """OUTPUT_DIR of an evaluation of spoiled instances and panoptic segments in Cityscapes' form."""
     from densekit.data.cityscapes_panoptic import cityscapes_panoptic_entries
     from densekit.data.registry import register
@@ -116,7 +116,7 @@ def city_run(city_tree, tmp_path, restore_catalogs):
 
 
 @pytest.fixture
-def instance_run(tmp_path, restore_catalogs):
+def instance_run(tmp_path):
     """Returns OUTPUT_DIR, the annotation file and the results file of an evaluation of boxes and masks."""
     from densekit.data.coco import register_coco_instances
     from densekit.data.ground_truth import GroundTruth
@@ -138,7 +138,7 @@ def instance_run(tmp_path, restore_catalogs):
 
 
 @pytest.fixture
-def map_run(tmp_path, restore_catalogs):
+def map_run(tmp_path):
     """Returns OUTPUT_DIR of an evaluation of semantic and panoptic maps, and the evaluators' own numbers."""
     from densekit.d2.data import DatasetCatalog, MetadataCatalog
     from densekit.evaluation.panoptic import COCOPanopticEvaluator

@@ -87,7 +87,6 @@ def test_keypoints_change_sides_and_vanish_outside():
         U.transform_keypoint_annotations(points, flip, (30, 40), [0, 1, 2])
 
 
-@pytest.mark.usefixtures("restore_catalogs")
 def test_flip_indices_come_from_metadata():
     metadata = {"keypoint_names": ["nose", "left_eye", "right_eye"], "keypoint_flip_map": [("left_eye", "right_eye")]}
     MetadataCatalog.get("points_a").set(**metadata)

@@ -24,8 +24,6 @@ from densekit.d2.data.common import AspectRatioGroupedDataset, ToIterableDataset
 from densekit.d2.data.samplers import TrainingSampler
 from densekit.d2.structures import BoxMode
 
-pytestmark = pytest.mark.usefixtures("restore_catalogs")
-
 
 def test_catalogue_loads_by_name():
     DatasetCatalog.register("mine_a", lambda: [1, 2])

@@ -289,7 +289,7 @@ def test_train_ids_are_made_by_cityscapes_scripts(root, tmp_path):
     assert len(_gt_fine(tmp_path, "train", "labelTrainIds")) == SIZE["train"]
 
 
-def test_registration(root, monkeypatch, restore_catalogs):
+def test_registration(root, monkeypatch):
     from densekit.d2.data import DatasetCatalog, MetadataCatalog
     from densekit.data.streets import register_streets
 
@@ -312,7 +312,7 @@ def test_registration(root, monkeypatch, restore_catalogs):
     assert {len(a["keypoints"]) for record in persons for a in record["annotations"]} == {51}
 
 
-def test_missing_files_name_the_command(tmp_path, restore_catalogs):
+def test_missing_files_name_the_command(tmp_path):
     from densekit.d2.data import DatasetCatalog, MetadataCatalog
     from densekit.data.streets import register_streets
 

@@ -40,7 +40,6 @@ SMALL = {
     "DATALOADER.NUM_WORKERS": "0",
     "SEED": "3",
 }
-pytestmark = pytest.mark.usefixtures("restore_catalogs")
 
 
 def write_photos(folder, count=7, size=(60, 74)):

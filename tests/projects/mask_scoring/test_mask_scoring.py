@@ -354,7 +354,7 @@ class TestUpperBound:
         with pytest.raises(ValueError, match=rf"UPPER_BOUND needs the ground truth.*{key} {remedy}"):
             load_config(str(ROOT / "configs/mask_scoring/mask_scoring_R_50_FPN_1x.yaml"), words)
 
-    def test_an_evaluation_of_the_launcher_ranks_masks_by_their_true_overlaps(self, tmp_path, restore_catalogs):
+    def test_an_evaluation_of_the_launcher_ranks_masks_by_their_true_overlaps(self, tmp_path):
         """Objects in one image, a crowd alone in another, nothing in the third; masks that fill their boxes."""
         images = [{"id": k, "height": SIZE[0], "width": SIZE[1], "file_name": f"{k}.png"} for k in (4, 5, 6)]
         for image in images:
@@ -458,7 +458,7 @@ class TestEvaluation:
         assert correlation([r["mask_score"] for r in results], overlaps[:4]) == pytest.approx(1)
         assert correlation([r["score"] for r in results], overlaps[:4]) == pytest.approx(-1)
 
-    def test_calibration_command(self, tmp_path, restore_catalogs, capsys):
+    def test_calibration_command(self, tmp_path, capsys):
         content, results = self.results()
         (tmp_path / "truth.json").write_text(json.dumps(content))
         (tmp_path / "results.json").write_text(json.dumps(results))

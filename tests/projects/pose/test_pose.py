@@ -214,7 +214,7 @@ def test_a_plain_view_is_always_the_same():
 
 
 @pytest.fixture
-def people(tmp_path, restore_catalogs):
+def people(tmp_path):
     """Two images with three persons of 17 keypoints, one person without any, and one crowd."""
     names = [f"{side}{k}" for k in range(8) for side in ("left_", "right_")] + ["nose"]
     generator = np.random.default_rng(0)
