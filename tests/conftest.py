@@ -4,7 +4,9 @@ import json
 import logging
 import os
 import random
+import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -72,6 +74,14 @@ def coco_cells(tmp_path) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> Iterator[None]:
+    """Hears Ctrl-C, as the processes that tests start do, although a shell starts what runs behind it deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="session")
 def registered() -> None:
     """Everything that modules register when they are first imported, which no test may take for its own."""
@@ -82,9 +92,9 @@ def registered() -> None:
         import_module(f"densekit.projects.{name}")
 
 
-@pytest.fixture(autouse=True)
-def restore_catalogs(registered):
-    """Puts back what a test changes in the data set catalogues."""
+@contextmanager
+def _catalogs_kept() -> Iterator[None]:
+    """Puts back what the block changes in the data set catalogues."""
     from densekit.d2.data import DatasetCatalog, MetadataCatalog
 
     before = [(catalog, dict(catalog)) for catalog in (DatasetCatalog, MetadataCatalog)]
@@ -96,6 +106,20 @@ def restore_catalogs(registered):
     for name, values in metadata.items():
         vars(MetadataCatalog[name]).clear()
         vars(MetadataCatalog[name]).update(values)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def restore_catalogs_of_module(registered):
+    """Gives the catalogues back that the fixtures of a module change."""
+    with _catalogs_kept():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def restore_catalogs(restore_catalogs_of_module):
+    """Gives the catalogues back that a test changes."""
+    with _catalogs_kept():
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

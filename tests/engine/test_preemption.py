@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -102,29 +103,40 @@ def test_the_command_that_resumes():
     assert resume_command("densekit train", ["--resume", *words]).startswith("densekit train --resume --config-file")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_ctrl_c_in_a_terminal(tiny_root, tmp_path, processes):
-    """The terminal sends the signal to the whole group: launcher, processes of the job and loaders."""
+@contextmanager
+def job(tiny_root, folder, *words):
+    """A training without end in processes of its own, at its 20th step; whatever is left of it is killed afterwards."""
     (tiny_root / "own.yaml").write_text(
         "tiny_train: {form: coco, json: coco/annotations/instances_train2017.json, images: coco/train2017}\n"
     )
-    command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(tiny_root / "tiny.yaml")]
-    command += ["--num-gpus", str(processes), "--datasets", str(tiny_root / "own.yaml"), "DATASETS.TEST", "()"]
-    command += ["SOLVER.MAX_ITER", "100000", "SOLVER.CHECKPOINT_PERIOD", "100000", "OUTPUT_DIR", str(tmp_path)]
-    command += ["DATALOADER.NUM_WORKERS", "1"]
+    command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(tiny_root / "tiny.yaml"), *words]
+    command += ["--datasets", str(tiny_root / "own.yaml"), "DATASETS.TEST", "()", "SOLVER.MAX_ITER", "100000"]
+    command += ["SOLVER.CHECKPOINT_PERIOD", "100000", "OUTPUT_DIR", str(folder), "DATALOADER.NUM_WORKERS", "1"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "DENSEKIT_HOST": HOST}
-    shown = tmp_path / "console.txt"
+    shown = folder / "console.txt"
     with shown.open("w") as console:
         process = subprocess.Popen(
             command, env=environment, stdout=console, stderr=subprocess.STDOUT, start_new_session=True
         )
-    deadline = time.monotonic() + 400
-    while (begins := "iter: 19" in shown.read_text()) is False and time.monotonic() < deadline:
-        time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGINT)
-    assert begins, shown.read_text()
-    assert process.wait(60) == INTERRUPTED, shown.read_text()
+    try:
+        deadline = time.monotonic() + 400
+        while (begins := "iter: 19" in shown.read_text()) is False and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert begins, shown.read_text()
+        yield process, shown
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_ctrl_c_in_a_terminal(tiny_root, tmp_path, processes):
+    """The terminal sends the signal to the whole group: launcher, processes of the job and loaders."""
+    with job(tiny_root, tmp_path, "--num-gpus", str(processes)) as (process, shown):
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(60) == INTERRUPTED, shown.read_text()
     text = shown.read_text()
     saved = torch.load(tmp_path / (tmp_path / "last_checkpoint").read_text(), weights_only=True)
     assert f"{saved['iteration'] + 1} of 100000 iterations are saved" in text
@@ -154,22 +166,9 @@ def test_an_interrupted_evaluation_is_made_up_for(arguments, tmp_path, monkeypat
 
 @pytest.mark.slow
 def test_one_of_two_processes_is_asked(tiny_root, tmp_path):
-    (tiny_root / "own.yaml").write_text(
-        "tiny_train: {form: coco, json: coco/annotations/instances_train2017.json, images: coco/train2017}\n"
-    )
-    command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(tiny_root / "tiny.yaml"), "--resume"]
-    command += ["--num-gpus", "2", "--datasets", str(tiny_root / "own.yaml"), "DATASETS.TEST", "()"]
-    command += ["SOLVER.MAX_ITER", "100000", "SOLVER.CHECKPOINT_PERIOD", "100000", "OUTPUT_DIR", str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DENSEKIT_HOST": HOST}
-    shown = tmp_path / "console.txt"
-    with shown.open("w") as console:
-        process = subprocess.Popen(command, env=environment, stdout=console, stderr=subprocess.STDOUT)
-    deadline = time.monotonic() + 400
-    while (begins := "iter: 19" in shown.read_text()) is False and time.monotonic() < deadline:
-        time.sleep(0.1)
-    process.terminate()  # the parent, which passes it on
-    assert begins, shown.read_text()
-    assert process.wait(60) == REQUEUE, shown.read_text()
+    with job(tiny_root, tmp_path, "--resume", "--num-gpus", "2") as (process, shown):
+        process.terminate()  # the parent, which passes it on
+        assert process.wait(60) == REQUEUE, shown.read_text()
     saved = torch.load(tmp_path / (tmp_path / "last_checkpoint").read_text(), weights_only=True)
     assert len(saved["random_states"]) == 2
     assert f"{saved['iteration'] + 1} of 100000 iterations are saved" in shown.read_text()
