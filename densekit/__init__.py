@@ -1,7 +1,7 @@
 """densekit: published detection and segmentation systems for Detectron2's interfaces, with or without Detectron2.
 
-``load_model``, ``Predictor``, ``register_dataset``, ``train`` and ``evaluate`` are the Python interface; they are
-imported when they are first asked for, so that ``import densekit`` needs no torch.
+``load_model``, ``optimize``, ``Predictor``, ``register_dataset``, ``train`` and ``evaluate`` are the Python interface;
+they are imported when they are first asked for, so that ``import densekit`` needs no torch.
 """
 
 import warnings
@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from densekit.api import evaluate, train
     from densekit.data.own import register_dataset
+    from densekit.deploy import optimize
     from densekit.inference.predictor import Predictor, load_model
 
-__all__ = ["Predictor", "__version__", "evaluate", "load_model", "register_dataset", "train"]
+__all__ = ["Predictor", "__version__", "evaluate", "load_model", "optimize", "register_dataset", "train"]
 
 __version__ = "0.1.0"
 
@@ -21,6 +22,7 @@ _HOMES = {
     "Predictor": "inference.predictor",
     "evaluate": "api",
     "load_model": "inference.predictor",
+    "optimize": "deploy",
     "register_dataset": "data",
     "train": "api",
 }

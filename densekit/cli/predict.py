@@ -90,6 +90,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-size", type=_positive, default=1, metavar="N", help="pictures or tiles at once, in each process (1)"
     )
     parser.add_argument(
+        "--fast", action="store_true", help="bfloat16 where the device computes in it: a little less exact"
+    )
+    parser.add_argument(
         "--num-workers", type=int, metavar="N", help="processes that read pictures (DATALOADER.NUM_WORKERS)"
     )
     parser.add_argument("--num-gpus", type=_positive, default=1, metavar="N", help="processes, one GPU each (1)")

@@ -1,10 +1,9 @@
 """Mixed precision: the one that a configuration asks for, and whether its device computes in it."""
 
-import platform
-
 import torch
 
 from densekit.d2.config import CfgNode
+from densekit.ops.processor import computes_in_bfloat16
 
 __all__ = ["computes_in_bfloat16", "precision", "why_not_mixed"]
 
@@ -29,12 +28,3 @@ def why_not_mixed(cfg: CfgNode) -> str:
             "be slower with it than in float32"
         )
     return ""
-
-
-def computes_in_bfloat16() -> bool:
-    """Tells whether the processor multiplies in bfloat16 itself, and torch's kernels for convolutions use that."""
-    # On x86 torch's kernels also accept processors that have to convert each number, which is slower than float32.
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    asked = [getattr(torch.cpu, name)() for name in names if hasattr(torch.cpu, name)]
-    is_x86 = platform.machine().lower() in ("x86_64", "amd64")
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and (any(asked) or not is_x86)

@@ -27,6 +27,7 @@ from densekit.data.loader import SeededSamples, build_train_loader, prepare_work
 from densekit.data.mapper import build_mapper
 from densekit.data.order import TrainingOrder
 from densekit.data.proposals import load_test_records
+from densekit.deploy import inference_form
 from densekit.engine.batches import RememberedBatches, deaths_of_workers_explained
 from densekit.engine.best import Scores
 from densekit.engine.black_box import BlackBox
@@ -364,7 +365,7 @@ class Trainer(DefaultTrainer):
         """
         _share_buffers(model)
         with undisturbed():
-            results = super().test(cfg, semantic_inference(cfg, model), evaluators)
+            results = super().test(cfg, semantic_inference(cfg, inference_form(cfg, model)), evaluators)
         if comm.is_main_process():
             named = results if len(cfg.DATASETS.TEST) > 1 else dict.fromkeys(cfg.DATASETS.TEST, results)
             write_results(os.path.join(cfg.OUTPUT_DIR, "inference", "results.json"), named)
@@ -376,7 +377,7 @@ class Trainer(DefaultTrainer):
         logging.getLogger(__name__).info("Evaluating with test-time augmentation")
         folder = os.path.join(cfg.OUTPUT_DIR, "inference_TTA")
         evaluators = [cls.build_evaluator(cfg, name, os.path.join(folder, name)) for name in cfg.DATASETS.TEST]
-        inner = getattr(model, "module", model)
+        inner = getattr(inference_form(cfg, model), "module", model)
         semantic = isinstance(inner, SemanticSegmentor)
         augmented = augmented_semantic_inference(cfg, inner) if semantic else GeneralizedRCNNWithTTA(cfg, inner)
         results = super().test(cfg, augmented, evaluators)

@@ -14,6 +14,7 @@ from torch import nn
 from densekit.d2.config import CfgNode
 from densekit.d2.data import transforms as T
 from densekit.data.mapper import build_mapper, inference_augmentations
+from densekit.deploy import inference_form
 from densekit.engine.loading import build_with_weights
 from densekit.engine.setup import read_config
 from densekit.engine.sources import ModelSource, with_model
@@ -28,7 +29,11 @@ Output = dict[str, Any]
 
 
 def load_model(
-    source: ModelSource, weights: str | os.PathLike[str] | None = None, *, device: str | None = None
+    source: ModelSource,
+    weights: str | os.PathLike[str] | None = None,
+    *,
+    device: str | None = None,
+    optimized: bool = True,
 ) -> nn.Module:
     """Builds a model with its weights, in evaluation mode.
 
@@ -37,12 +42,16 @@ def load_model(
             name of a shipped one, or a configuration, with its MODEL.WEIGHTS.
         weights: A weight file instead of these, of any known format; "" for random weights.
         device: "cpu", "cuda", "cuda:1" ...; by default the configuration's, or the CPU where there is no CUDA device.
+        optimized: In the form of MODEL.INFERENCE, which predicts the same faster and cannot be trained; False for the
+            model with all of its modules and the names of its weights.
 
     Raises:
         FileNotFoundError: There is no such source or weight file.
         ValueError: The weights are damaged or of another architecture, or there is no such device.
     """
-    return build_with_weights(_config(source, weights, device))
+    cfg = _config(source, weights, device)
+    model = build_with_weights(cfg)
+    return inference_form(cfg, model) if optimized else model
 
 
 class Predictor:
@@ -61,7 +70,7 @@ class Predictor:
 
     Attributes:
         cfg: The configuration, frozen.
-        model: With its weights, in evaluation mode.
+        model: With its weights, in the form of MODEL.INFERENCE, in evaluation mode.
 
     Raises:
         FileNotFoundError: There is no such source or weight file.
@@ -84,7 +93,7 @@ class Predictor:
         self.cfg = _config(source, weights, device)
         check_predicts(self.cfg, random_weights=weights == "")
         self.cfg.freeze()
-        self.model = build_with_weights(self.cfg)
+        self.model = inference_form(self.cfg, build_with_weights(self.cfg))
         self._inference = semantic_inference(self.cfg, self.model)
         self._batch_size, self._array_format = batch_size, array_format
         self._mapper = build_mapper(self.cfg, is_train=False)

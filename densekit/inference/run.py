@@ -26,6 +26,7 @@ from densekit.data import register_from_yaml
 from densekit.data.mapper import inference_augmentations
 from densekit.data.own.runs import catalog_of_run
 from densekit.data.pictures import depth_note
+from densekit.deploy import inference_form
 from densekit.engine.errors import DataError, user_errors
 from densekit.engine.loading import build_with_weights
 from densekit.engine.setup import read_config
@@ -104,7 +105,7 @@ def _prepare(options: PredictOptions) -> Job:
     dataset = _data_set(options, cfg)
     pictures = pictures_of_dataset(dataset) if dataset else pictures_of_words(options.input, folder)
     classes = find_classes(cfg, dataset)
-    model = semantic_inference(cfg, build_with_weights(cfg))
+    model = semantic_inference(cfg, inference_form(cfg, build_with_weights(cfg)))
     given = products_of(model)
     formats = choose_formats(options.format, given)
     products = needed_products(formats, given)

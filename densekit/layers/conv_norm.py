@@ -22,6 +22,8 @@ class ConvNorm(nn.Module):
         activation: behind the norm; None for none.
     """
 
+    folds = (("conv", "norm"),)
+
     def __init__(
         self,
         in_channels: int,

@@ -42,6 +42,8 @@ class Stage:
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut (arXiv 1512.03385)."""
 
+    folds = (("conv1", "bn1"), ("conv2", "bn2"))
+
     def __init__(self, in_channels: int, channels: int, norm: Norm) -> None:
         super().__init__()
         self.conv1 = conv3x3(in_channels, channels)
@@ -60,6 +62,7 @@ class Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolutions beside a shortcut (arXiv 1512.03385); the output is four times as wide."""
 
     expansion = 4
+    folds = (*BasicBlock.folds, ("conv3", "bn3"))
 
     def __init__(self, in_channels: int, channels: int, norm: Norm) -> None:
         super().__init__()
@@ -150,6 +153,8 @@ class HRNet(nn.Module):
     Raises:
         ValueError: An argument is not one of those.
     """
+
+    folds = BasicBlock.folds
 
     def __init__(
         self,

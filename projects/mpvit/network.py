@@ -45,6 +45,8 @@ class Size:
 class ConvNorm(nn.Module):
     """Convolution without bias, norm, and Hardswish unless ``activated`` is false."""
 
+    folds = (("conv", "norm"),)
+
     def __init__(
         self, in_channels: int, out_channels: int, kernel: int, *, norm: Norm, stride: int = 1, activated: bool = True
     ) -> None:
@@ -62,6 +64,8 @@ class ConvNorm(nn.Module):
 class PatchEmbedding(nn.Module):
     """Overlapping patches by a separable 3x3 convolution with one norm; chained, two of them see 5x5 and three 7x7."""
 
+    folds = (("pointwise", "norm"),)
+
     def __init__(self, channels: int, *, stride: int, norm: Norm) -> None:
         super().__init__()
         self.depthwise = nn.Conv2d(channels, channels, 3, stride, 1, groups=channels, bias=False)
@@ -77,6 +81,8 @@ class PatchEmbedding(nn.Module):
 
 class LocalBranch(nn.Module):
     """Residual depthwise bottleneck that keeps the local detail beside the paths (section 3.3)."""
+
+    folds = (("depthwise", "norm"),)
 
     def __init__(self, channels: int, *, norm: Norm) -> None:
         super().__init__()

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from densekit.layers.folding import folded, plain_convolution
+
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "": nn.Identity,
     "relu": lambda: nn.ReLU(inplace=True),
@@ -24,42 +26,6 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 def batch_norm(channels: int) -> nn.BatchNorm2d:
     """The norm of every layer of the system."""
     return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.03)
-
-
-def folded(weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """A convolution and the norm behind it as one, in float64.
-
-    Args:
-        weight: (C', C, k, k).
-        bias: (C',) or None.
-        norm: of C' channels, as it is in evaluation mode.
-
-    Returns:
-        Weight (C', C, k, k) and bias (C',).
-    """
-    variance, mean = norm.running_var, norm.running_mean
-    if variance is None or mean is None:
-        raise ValueError("A BatchNorm without running statistics cannot be folded into a convolution.")
-    scale = norm.weight.double() / (variance.double() + norm.eps).sqrt()
-    shift = -mean.double() if bias is None else bias.double() - mean.double()
-    return weight.double() * scale[:, None, None, None], norm.bias.double() + shift * scale
-
-
-def plain_convolution(weight: Tensor, bias: Tensor, like: nn.Conv2d) -> nn.Conv2d:
-    """A convolution with these values (C', C, k, k) and (C',), and device, type, stride and padding of another."""
-    conv = nn.Conv2d(
-        weight.shape[1],
-        weight.shape[0],
-        weight.shape[2],
-        stride=like.stride,  # type: ignore[arg-type]
-        padding=like.padding,  # type: ignore[arg-type]
-        device=like.weight.device,
-        dtype=like.weight.dtype,
-    )
-    with torch.no_grad():
-        conv.weight.copy_(weight)
-        conv.bias.copy_(bias)  # type: ignore[union-attr]
-    return conv.requires_grad_(False)
 
 
 def fuse(model: nn.Module) -> None:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LAYERS = (
     *("ops", "files", "weights", "layers", "metrics", "streets"),  # know no host
     *("runtime", "d2"),
-    *("solver", "checkpoint", "modeling", "data", "evaluation", "formats"),
+    *("solver", "checkpoint", "modeling", "data", "evaluation", "formats", "deploy"),
     *("engine", "inference", "report", "cli"),  # may know the configuration too, which knows every system
 )
 HOSTLESS, ABOVE_CONFIG = LAYERS[:6], LAYERS[-4:]

@@ -191,7 +191,7 @@ def affine_of(norm: FrozenBatchNorm2d | nn.BatchNorm2d) -> tuple[torch.Tensor, t
 
 def fold_norm(
     weight: torch.Tensor, bias: torch.Tensor | None, norm: nn.Module | None
-) -> tuple[torch.Tensor, torch.Tensor] | None:
+) -> tuple[torch.Tensor, torch.Tensor | None] | None:
     """Merges a batch norm with fixed statistics into the convolution before it.
 
     A kernel is far smaller than the map that it makes, so this saves one or two passes over the map. Gradients reach
@@ -200,12 +200,14 @@ def fold_norm(
     Args:
         weight: (C, ...) kernel.
         bias: (C,) or None.
-        norm: What follows the convolution.
+        norm: What follows the convolution; None for nothing.
 
     Returns:
         Kernel and bias that include the norm, or None where it has to run by itself: another kind or a subclass, batch
         statistics, parameters that learn, or hooks that wait for its input or output.
     """
+    if norm is None:
+        return weight, bias
     if not _is_fixed(norm) or has_hooks(norm):
         return None
     scale, shift = affine_of(norm)
