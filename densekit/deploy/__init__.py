@@ -1,5 +1,5 @@
 """Models in the form in which they only predict."""
 
-from densekit.deploy.optimize import inference_form, optimize
+from densekit.deploy.form import inference_form, optimize
 
 __all__ = ["inference_form", "optimize"]

@@ -13,13 +13,13 @@ __all__ = ["reduce_precision"]
 # Where models compute features, by names from Detectron2's interfaces; lists of modules by their members.
 _FEATURES = re.compile(
     r"(.+\.)?("
-    r"backbone|res5|rpn_head\.conv|cls_subnet|bbox_subnet|box_head|box_head\.\d+|transformer|sem_seg_head"
+    r"backbone|res5|rpn_head\.conv|(cls|bbox)_subnet(\.\d+)?|box_head(\.\d+)?|sem_seg_head"
+    r"|transformer(\.(encoder|decoder))?"
     r"|levels\.\d+\.(stem|class_conv|box_conv)|mask_head\.(mask_fcn\d+|deconv)|keypoint_head\.conv_fcn\d+"
     r")"
 )
 # The last layers in these, whose outputs become scores, which would fall on a few hundred values.
 _PREDICTIONS = re.compile(r"(.+\.)?(predictor|classifier|class_embed|bbox_embed)(\.\d+)?")
-_HEAVY = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
 def reduce_precision(model: nn.Module, dtype: torch.dtype) -> None:
@@ -34,21 +34,10 @@ def reduce_precision(model: nn.Module, dtype: torch.dtype) -> None:
     for part in parts:
         if isinstance(part, nn.ModuleList):
             continue
-        kept: set[nn.Module] = set()
         for name, module in part.named_modules():
             if _PREDICTIONS.fullmatch(name) and not isinstance(module, nn.ModuleList):
                 module.forward = _Computed(module.forward, device, None)  # type: ignore[method-assign]
-                kept.update(module.modules())
-        for module in set(part.modules()) - kept:
-            if isinstance(module, _HEAVY):
-                _convert(module, dtype)
         part.forward = _Computed(part.forward, device, dtype)  # type: ignore[method-assign]
-
-
-def _convert(module: nn.Module, dtype: torch.dtype) -> None:
-    """Stores weights as they are used, so that no call has to convert them."""
-    for name, parameter in module.named_parameters(recurse=False):
-        setattr(module, name, nn.Parameter(parameter.detach().to(dtype), requires_grad=False))
 
 
 @dataclass(frozen=True)
