@@ -13,6 +13,7 @@ def add_densekit_config(cfg: CfgNode) -> None:
     # is started, like every other path of a configuration.
     cfg.DATASETS.CATALOG = ""
     _add_input(cfg)
+    _add_inference(cfg)
     # A batch of IMS_PER_BATCH images is cut into so many parts, one forward and backward pass each: the same step in
     # less memory. Losses and gradients are the means over the parts.
     cfg.SOLVER.ACCUMULATE = 1
@@ -34,12 +35,6 @@ def add_densekit_config(cfg: CfgNode) -> None:
     cfg.MODEL.SHARDING.ENABLED = False
     # Class names of the backbone's modules that are gathered one at a time; []: the members of its sequences.
     cfg.MODEL.SHARDING.BLOCKS = []
-    cfg.MODEL.INFERENCE = CfgNode()  # the copy of the model that evaluates and predicts; docs/inference.md
-    cfg.MODEL.INFERENCE.FUSE = True  # norms with fixed statistics become part of convolutions
-    # The channels of a pixel side by side, on CPUs; on GPUs with bfloat16 only. Not in models with GroupNorm.
-    cfg.MODEL.INFERENCE.CHANNELS_LAST = True
-    # "bfloat16", where the device computes in it: features, not boxes, scores and masks; it changes the third digit.
-    cfg.MODEL.INFERENCE.DTYPE = "float32"
     cfg.SOLVER.OPTIMIZER = "SGD"  # a name of OPTIMIZER_REGISTRY: "AdamW" (arXiv 1711.05101), "Adam" or a system's own
     cfg.SOLVER.BETAS = [0.9, 0.999]  # of Adam and AdamW
     # LR_SCHEDULER_NAME "GroupWarmupCosineLR": the rate that the warm-up of biases starts with, falling to that of the
@@ -72,6 +67,15 @@ def add_densekit_config(cfg: CfgNode) -> None:
     # architecture's, and refused. A backbone alone is well above it; 0.0 takes what fits, however little.
     cfg.MODEL.WEIGHTS_MIN_COVERAGE = 0.1
     add_modeling_config(cfg)
+
+
+def _add_inference(cfg: CfgNode) -> None:
+    cfg.MODEL.INFERENCE = CfgNode()  # the copy of the model that evaluates and predicts; docs/python_api.md
+    cfg.MODEL.INFERENCE.FUSE = True  # norms with fixed statistics become part of convolutions
+    # The channels of a pixel side by side, on CPUs; on GPUs with bfloat16 only. Not in models with GroupNorm.
+    cfg.MODEL.INFERENCE.CHANNELS_LAST = True
+    # "bfloat16", where the device computes in it: features, not boxes, scores and masks; it changes the third digit.
+    cfg.MODEL.INFERENCE.DTYPE = "float32"
 
 
 def _add_input(cfg: CfgNode) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 from torch import nn
 
@@ -64,14 +64,14 @@ def _take_in_norm(conv: nn.Conv2d) -> None:
     conv.norm = None  # type: ignore[assignment]
 
 
-def _is_plain(module: nn.Module | None) -> TypeGuard[nn.Conv2d]:
+def _is_plain(module: Any) -> TypeGuard[nn.Conv2d]:
     """Tells whether a module is a convolution and no more; the host's with neither norm nor activation is one."""
     if type(module) is Conv2d and (module.norm is not None or module.activation is not None):
         return False
     return type(module) in (nn.Conv2d, Conv2d) and not _is_watched(module)
 
 
-def _is_fixed(module: nn.Module | None) -> TypeGuard[nn.Module]:
+def _is_fixed(module: Any) -> TypeGuard[nn.Module]:
     """Tells whether a module is a batch norm with statistics, which nobody listens to."""
     return type(module) in _NORMS and module.running_mean is not None and not _is_watched(module)
 

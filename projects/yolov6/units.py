@@ -69,7 +69,7 @@ class ConvNorm(nn.Module):
     def fuse(self) -> None:
         """Folds the norm into the convolution."""
         if isinstance(self.norm, nn.modules.batchnorm._BatchNorm):
-            weight, bias = folded(self.conv.weight, self.conv.bias, self.norm)  # type: ignore[arg-type]
+            weight, bias = folded(self.conv.weight, self.conv.bias, self.norm)
             self.conv, self.norm = plain_convolution(weight, bias, self.conv), nn.Identity()
 
 
@@ -102,11 +102,11 @@ class RepVGGUnit(nn.Module):
         """Adds the branches up to one 3x3 convolution."""
         if self.fused is not None:
             return
-        weight, bias = folded(self.dense.conv.weight, None, self.dense.norm)  # type: ignore[arg-type]
-        point, point_bias = folded(self.point.conv.weight, None, self.point.norm)  # type: ignore[arg-type]
+        weight, bias = folded(self.dense.conv.weight, None, self.dense.norm)
+        point, point_bias = folded(self.point.conv.weight, None, self.point.norm)
         weight, bias = weight + F.pad(point, [1, 1, 1, 1]), bias + point_bias
         if self.identity is not None:
-            same, shift = folded(_delta(len(weight), weight), None, self.identity)  # type: ignore[arg-type]
+            same, shift = folded(_delta(len(weight), weight), None, self.identity)
             weight, bias = weight + same, bias + shift
         self.fused = plain_convolution(weight, bias, self.dense.conv)
         del self.dense, self.point, self.identity
@@ -146,13 +146,13 @@ class QARepVGGUnit(nn.Module):
         """Adds the branches up to one 3x3 convolution and folds the norm of the sum into it."""
         if self.fused is not None:
             return
-        weight, bias = folded(self.dense.conv.weight, None, self.dense.norm)  # type: ignore[arg-type]
+        weight, bias = folded(self.dense.conv.weight, None, self.dense.norm)
         weight = weight + F.pad(self.point.weight.double(), [1, 1, 1, 1])
         if self.same:
             weight = weight + _delta(len(weight), weight)
         if self.average:
             weight = weight + torch.eye(len(weight)).to(weight)[:, :, None, None] / 9
-        weight, bias = folded(weight, bias, self.norm)  # type: ignore[arg-type]
+        weight, bias = folded(weight, bias, self.norm)
         self.fused = plain_convolution(weight, bias, self.dense.conv)
         del self.dense, self.point, self.norm
 
