@@ -70,7 +70,7 @@ def add_densekit_config(cfg: CfgNode) -> None:
 
 
 def _add_inference(cfg: CfgNode) -> None:
-    cfg.MODEL.INFERENCE = CfgNode()  # the copy of the model that evaluates and predicts; docs/python_api.md
+    cfg.MODEL.INFERENCE = CfgNode()  # the copy of the model that evaluates and predicts; docs/inference_form.md
     cfg.MODEL.INFERENCE.FUSE = True  # norms with fixed statistics become part of convolutions
     # The channels of a pixel side by side, on CPUs; on GPUs with bfloat16 only. Not in models with GroupNorm.
     cfg.MODEL.INFERENCE.CHANNELS_LAST = True

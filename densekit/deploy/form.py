@@ -27,7 +27,7 @@ def optimize(model: nn.Module, *, fuse: bool = True, channels_last: bool = True,
 
     Args:
         model: any model of densekit or Detectron2, in evaluation mode.
-        fuse: folds norms with fixed statistics into convolutions, and joins the branches of YOLOv6.
+        fuse: folds norms with fixed statistics into convolutions, and calls the modules' own ``fuse``.
         channels_last: keeps the channels of a pixel side by side, which the CPU's convolutions work in; not where a
             norm takes statistics of the maps, which is less exact in that order. With CUDA in bfloat16 only.
         dtype: "float32", or "bfloat16" for the layers that compute features, where the device computes in it; boxes,

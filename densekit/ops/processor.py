@@ -1,4 +1,4 @@
-"""What the processor has instructions for."""
+"""Instructions that the processor has."""
 
 import platform
 
