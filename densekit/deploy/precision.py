@@ -36,7 +36,7 @@ def reduce_precision(model: nn.Module, dtype: torch.dtype) -> None:
             continue
         for name, module in part.named_modules():
             if _PREDICTIONS.fullmatch(name) and not isinstance(module, nn.ModuleList):
-                module.forward = _Computed(module.forward, device, None)  # type: ignore[method-assign]
+                module.forward = _Computed(module.forward, device, None)
         part.forward = _Computed(part.forward, device, dtype)
 
 
