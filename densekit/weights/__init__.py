@@ -1,6 +1,7 @@
 """Weight files: reading them without running them, renaming what is in them, saying what did not fit."""
 
 from densekit.weights import classifiers as classifiers  # registers the vocabularies that systems share
+from densekit.weights import image_classifier as image_classifier
 from densekit.weights import maskrcnn_benchmark as maskrcnn_benchmark
 from densekit.weights import openmmlab as openmmlab
 from densekit.weights.converting import convert_file
