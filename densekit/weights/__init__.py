@@ -6,8 +6,9 @@ from densekit.weights import maskrcnn_benchmark as maskrcnn_benchmark
 from densekit.weights import openmmlab as openmmlab
 from densekit.weights.converting import convert_file
 from densekit.weights.formats import read_checkpoint
-from densekit.weights.names import adapt_names
+from densekit.weights.names import adapt_names, pixels_of
+from densekit.weights.pixels import mismatch
 from densekit.weights.report import LoadReport
 from densekit.weights.writing import write_checkpoint
 
-__all__ = ["LoadReport", "adapt_names", "convert_file", "read_checkpoint", "write_checkpoint"]
+__all__ = ["LoadReport", "adapt_names", "convert_file", "mismatch", "pixels_of", "read_checkpoint", "write_checkpoint"]
