@@ -81,6 +81,12 @@ def _add_inference(cfg: CfgNode) -> None:
 def _add_input(cfg: CfgNode) -> None:
     cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0  # of CropAfterResizeMapper: a crop holds less of any class than that
     cfg.INPUT.COLOR_AUG_SSD = False  # of CropAfterResizeMapper: the colour distortions of SSD (arXiv 1512.02325)
+    # Of ImageClassMapper: square cuts, as classifiers are trained on (arXiv 1409.4842, section 6).
+    cfg.INPUT.CUT = CfgNode()
+    cfg.INPUT.CUT.SIZE = 224  # side of what the model sees, pixels
+    cfg.INPUT.CUT.AREA = (0.08, 1.0)  # in training, the least and the largest share of the picture
+    cfg.INPUT.CUT.ASPECT = (0.75, 1.3333333333333333)  # in training, the least and the largest width over height
+    cfg.INPUT.CUT.TEST_SHARE = 0.875  # in evaluation, the side of the middle that is cut, over the shorter side
     # How many bits of a grey picture's 16 are used: 12 for 0 .. 4095; 0: what the file says, and 16 if it says nothing.
     cfg.INPUT.BIT_DEPTH = 0
     cfg.INPUT.MAPPER = ""  # name of the mapper that turns an annotation into training tensors; "": by the task

@@ -22,6 +22,7 @@ PROJECTS: tuple[str, ...] = (
     "spnet",
     "swin",
     "timm_backbone",
+    "torchvision_backbone",
     "upernet",
     "yolov6",
 )

@@ -11,7 +11,8 @@ from densekit.checkpoint.sources import local_weights
 from densekit.d2.checkpoint import DetectionCheckpointer
 from densekit.d2.utils import comm
 from densekit.ops.sharded import has_parts, whole
-from densekit.weights import LoadReport, adapt_names, read_checkpoint, write_checkpoint
+from densekit.weights import LoadReport, adapt_names, pixels_of, read_checkpoint, write_checkpoint
+from densekit.weights.pixels import Pixels
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -30,6 +31,7 @@ class Checkpointer(DetectionCheckpointer):
     def __init__(self, model: nn.Module, save_dir: str = "", *, min_coverage: float = 0.1, **others: Any) -> None:
         super().__init__(model, save_dir, **others)
         self._min_coverage = min_coverage
+        self.pixels: set[Pixels] = set()  # that the loaded weights were trained on, where their names tell
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """Loads the newest checkpoint of the folder that is whole, if asked to resume and there is any; else ``path``.
@@ -125,6 +127,7 @@ class Checkpointer(DetectionCheckpointer):
 
     def _load_file(self, f: str) -> dict[str, Any]:
         checkpoint = read_checkpoint(f)
+        self.pixels = pixels_of(checkpoint)
         weights = adapt_names(checkpoint, self.model.state_dict())
         for name, module in self.model.named_modules():
             if fit := getattr(module, "fit_weights", None):  # tables of another window, positions of another image

@@ -27,7 +27,7 @@ examples:
   train on own data, named in a small YAML file (docs/own_data.md lists the forms)
     {program} --config-file FILE --datasets my.yaml DATASETS.TRAIN "('my_train',)" DATASETS.TEST "('my_val',)"
 
-  the same without a file: forms coco, coco_panoptic, cityscapes, semantic, voc, yolo, labelme
+  the same without a file: forms coco, coco_panoptic, cityscapes, semantic, voc, yolo, labelme, classes
     {program} --config-file FILE --train-data "form: voc, images: train/jpg, annotations: train/xml" \\
       --val-data "form: voc, images: val/jpg, annotations: val/xml"
 

@@ -34,7 +34,7 @@ examples:
     densekit predict output/demo --input photos/ --output found --num-gpus 4 --batch-size 8
     densekit predict output/demo --input photos/ --output found --num-gpus 2 MODEL.DEVICE cpu INPUT.MIN_SIZE_TEST 600
 
-formats (default: coco, panoptic, semantic, inpainted, as far as the model gives them):
+formats (default: coco, panoptic, semantic, inpainted, classes, as far as the model gives them):
   coco        coco_instances_results.json, the list of results that evaluations take
   coco_full   coco_full.json, a whole COCO file with images, categories and annotations
   panoptic    panoptic.json and panoptic/*.png, COCO's panoptic format
@@ -42,6 +42,7 @@ formats (default: coco, panoptic, semantic, inpainted, as far as the model gives
   labelme     labelme/*.json, polygons or boxes
   yolo        yolo/labels/*.txt, outlines or boxes, with data.yaml and classes.txt
   inpainted   inpainted/*.png, pictures that are untouched outside their holes
+  classes     image_classes.json, the best five classes of whole pictures with their scores
   overlay     overlay/*.jpg, drawn pictures; an .mp4 for each video
 
 what is always there: predictions.jsonl, a line for each picture, and settings.json.

@@ -4,7 +4,8 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-import densekit.data.builtin  # noqa: F401 - registers the standard names, which are looked up here
+import densekit.data.builtin  # registers the standard names, which are looked up here
+import densekit.data.image_classes  # noqa: F401 - registers the mapper of whole images and the count of their classes
 from densekit.d2.config import CfgNode
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.d2.modeling import META_ARCH_REGISTRY
@@ -113,6 +114,9 @@ def _where(record: dict[str, Any], annotation: dict[str, Any]) -> str:
 def _check_task(cfg: CfgNode, name: str, records: Records, trains: bool) -> None:
     if evaluator_of_model(cfg):
         return
+    if getattr(mapper_class(cfg), "learns_image_classes", False):
+        _check_image_classes(name, records)
+        return
     if not trains and MetadataCatalog.get(name).get("evaluator_type") is None and "annotations" not in records[0]:
         raise ValueError(
             f"Data set {name!r} has images and no annotations, so DATASETS.TEST cannot name it: densekit predict makes "
@@ -125,6 +129,18 @@ def _check_task(cfg: CfgNode, name: str, records: Records, trains: bool) -> None
             f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} learns objects, and data set {name!r} has none "
             "(no 'annotations' in its records). Train on data with boxes, or choose a semantic system."
         )
+
+
+def _check_image_classes(name: str, records: Records) -> None:
+    count = len(MetadataCatalog.get(name).get(THINGS) or ())
+    for record in records:
+        number = record.get("category_id", -1)
+        if not 0 <= number < count:
+            raise ValueError(
+                f"The model learns the classes of whole images, and image {record.get('file_name')} of data set "
+                f"{name!r} has {'none' if number < 0 else f'class {number} of {count}'} (category_id in its record). "
+                "Use data of the form 'classes', a folder for each class."
+            )
 
 
 def _check_classes(cfg: CfgNode, name: str, records: Records) -> None:

@@ -9,6 +9,7 @@ from densekit.checkpoint import Checkpointer
 from densekit.d2.config import CfgNode
 from densekit.d2.modeling import build_model
 from densekit.engine.ema import use_average
+from densekit.weights import mismatch
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,9 @@ def load_weights(cfg: CfgNode, model: nn.Module, *, resume: bool = False) -> dic
     """
     checkpointer = Checkpointer(model, cfg.OUTPUT_DIR if resume else "", min_coverage=cfg.MODEL.WEIGHTS_MIN_COVERAGE)
     kept = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    pixels = (cfg.INPUT.FORMAT, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)
+    if note := mismatch(checkpointer.pixels, *pixels, f"the weights in {checkpointer.source}"):
+        logger.warning(note)
     if cfg.MODEL_EMA.ENABLED and checkpointer.source:
         found = use_average(model, kept)
         what = "The average of the weights" if found else "The weights as they are, for it has no average of them,"

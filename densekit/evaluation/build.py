@@ -19,6 +19,7 @@ from densekit.evaluation.cityscapes import (
 )
 from densekit.evaluation.cityscapes.frames import ground_truth
 from densekit.evaluation.coco import COCOEvaluator
+from densekit.evaluation.image_classes import ImageClassEvaluator
 from densekit.evaluation.panoptic import COCOPanopticEvaluator
 from densekit.evaluation.sem_seg import SemSegEvaluator
 
@@ -81,6 +82,12 @@ def cityscapes_instance(cfg: CfgNode, dataset_name: str, output_folder: str) -> 
 def cityscapes_sem_seg(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
     """Judges the classes of pixels by Cityscapes' own measures."""
     return CityscapesSemSegEvaluator(dataset_name, output_folder)
+
+
+@EVALUATORS.register()
+def image_classes(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
+    """Judges the classes of whole images."""
+    return ImageClassEvaluator(dataset_name, output_folder)
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:

@@ -3,7 +3,7 @@
 All are made from the lines of finished pictures and their label maps, so that any of them can be had later without
 running the model again. A line is a dict with ``image_id``, ``file_name``, ``stem`` (the name of files made from the
 picture, without a suffix), ``height``, ``width`` and, where the model gives them, ``instances`` (COCO results in the
-data set's ids) and ``segments_info``.
+data set's ids), ``segments_info`` and ``classes`` (ids and scores of the whole picture, best first).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from densekit.formats import coco, labelme, maps, yolo
+from densekit.formats import coco, image_classes, labelme, maps, yolo
 from densekit.formats.classes import Classes
 
 Line = dict[str, Any]
@@ -42,10 +42,11 @@ FORMATS = {
     "labelme": Format(("instances",), (labelme.FOLDER,), each=labelme.write_picture),
     "yolo": Format(("instances",), (yolo.FOLDER,), yolo.write_names, yolo.write_picture),
     "inpainted": Format(("inpainted",), ("inpainted",)),  # inpainted/*.png, written as they are predicted
+    "classes": Format(("classes",), (image_classes.FILE,), image_classes.write_classes),
     # Drawn by densekit.formats.drawing from all that there is; pictures are read once more for it.
     "overlay": Format(("instances", "semantic", "panoptic"), ("overlay",)),
 }
-_DEFAULTS = ("coco", "panoptic", "semantic", "inpainted")
+_DEFAULTS = ("coco", "panoptic", "semantic", "inpainted", "classes")
 
 
 def check_formats(names: Sequence[str]) -> None:
@@ -63,7 +64,7 @@ def choose_formats(wanted: Sequence[str], given: Sequence[str]) -> list[str]:
 
     Args:
         wanted: names of formats; none for the default.
-        given: the model's products: ``instances``, ``semantic``, ``panoptic``.
+        given: the model's products: ``instances``, ``semantic``, ``panoptic``, ``classes`` ...
 
     Raises:
         ValueError: A format that this model cannot fill.

@@ -27,7 +27,9 @@ PRODUCTS = {
     "semantic": "sem_seg",
     "panoptic": "panoptic_seg",
     "inpainted": "inpainted",
+    "classes": "class_scores",
 }
+_BEST_CLASSES = 5
 
 
 # What the host's models return, by class; one of a system says it in an attribute ``output_kinds``.
@@ -65,12 +67,14 @@ class Kept:
         labels: (h, w) the class of each pixel.
         panoptic: (h, w) the segment of each pixel, and the segments.
         inpainted: (3, h, w) the picture with its hole painted, uint8.
+        scores: (K,) of the classes of the whole view.
     """
 
     instances: Instances | None = None
     labels: Tensor | None = None
     panoptic: tuple[Tensor, list[dict[str, Any]] | None] | None = None
     inpainted: Tensor | None = None
+    scores: Tensor | None = None
 
 
 def keep(output: dict[str, Any], products: Sequence[str]) -> Kept:
@@ -84,6 +88,7 @@ def keep(output: dict[str, Any], products: Sequence[str]) -> Kept:
         labels=labels,
         panoptic=output["panoptic_seg"] if "panoptic" in products else None,
         inpainted=output["inpainted"] if "inpainted" in products else None,
+        scores=output["class_scores"] if "classes" in products else None,
     )
 
 
@@ -133,7 +138,15 @@ class LineMaker:
             self._save("panoptic", picture.stem, id2rgb(ids.cpu().numpy()))
         if kept[0].inpainted is not None:
             self._save("inpainted", picture.stem, self._painted(loaded, [one.inpainted for one in kept]))
+        if kept[0].scores is not None:
+            line["classes"] = self._best_classes(kept[0].scores)
         return line
+
+    def _best_classes(self, scores: Tensor) -> list[dict[str, Any]]:
+        """The classes that the whole picture may be of, best first, in the data set's ids."""
+        values, numbers = scores.float().cpu().topk(min(_BEST_CLASSES, len(scores)))
+        pairs = zip(numbers.tolist(), values.tolist())
+        return [{"category_id": self._classes.thing_id(number), "score": score} for number, score in pairs]
 
     def _instances(self, loaded: Loaded, found: list[Instances]) -> list[dict[str, Any]]:
         image_id = loaded.picture.image_id

@@ -114,6 +114,8 @@ def _prepare(options: PredictOptions) -> Job:
             "--tile cannot make panoptic maps: which of two segments lies in front is known within a tile only. Leave "
             "out --tile, or ask for other formats, such as --format coco semantic."
         )
+    if tiling is not None and "classes" in products:
+        raise ValueError("--tile cuts pictures, and this model tells the class of a whole picture. Leave it out.")
     if (
         comm.is_main_process()
         and pictures[0].frame is None

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from densekit.weights.parts import find_layout
+from densekit.weights.pixels import IMAGENET_RGB, Pixels
 
 Weights = dict[str, torch.Tensor]
 
@@ -169,6 +170,24 @@ def below_prefix(weights: Weights, model: Weights) -> Weights:
     return {prefix + name: value for name, value in weights.items()}
 
 
+def fills_a_part(weights: Weights, model: Weights) -> Weights | None:
+    """As :func:`below_prefix` where the file has all that a part of the model has, under the same names; else None."""
+    placed = below_prefix(weights, model)
+    if placed is weights:
+        return None
+    prefix = next(iter(placed)).removesuffix(next(iter(weights)))
+    wanted = {name for name in model if name.startswith(prefix) and not name.endswith("num_batches_tracked")}
+    return placed if wanted <= placed.keys() else None
+
+
+def pixels_of(checkpoint: dict[str, Any]) -> set[Pixels]:
+    """The pixels that the weights of a checkpoint were trained on, as far as their names tell."""
+    names = [name.removeprefix("module.") for name in checkpoint["model"]]
+    if layout := find_layout(names):
+        return layout.pixels
+    return {IMAGENET_RGB} if is_torchvision_resnet(names) else set()
+
+
 def adapt_names(checkpoint: dict[str, Any], model: Weights) -> Weights:
     """The weights of a checkpoint under the names of the model.
 
@@ -183,13 +202,19 @@ def adapt_names(checkpoint: dict[str, Any], model: Weights) -> Weights:
     if all(name.startswith("module.") for name in weights):  # saved from inside DataParallel
         weights = {name.removeprefix("module."): value for name, value in weights.items()}
     if layout := find_layout(weights):
+        try:
+            converted = layout.convert(weights, model)
+        except ValueError:  # a network of another code base as it is, below a name of the model's
+            if (own := fills_a_part(weights, model)) is None:
+                raise
+            return own
         logging.getLogger(__name__).info(f"The names of {layout.name} are mapped to densekit's.")
-        return layout.convert(weights, model)
+        return converted
     if is_torchvision_resnet(weights) and "conv1.weight" not in model:
+        if (own := fills_a_part(weights, model)) is not None:
+            return own
         logging.getLogger(__name__).info(
-            "torchvision's names are mapped to Detectron2's. These weights expect INPUT.FORMAT RGB, "
-            "MODEL.RESNETS.STRIDE_IN_1X1 False, MODEL.PIXEL_MEAN [123.675, 116.28, 103.53] and "
-            "MODEL.PIXEL_STD [58.395, 57.12, 57.375]."
+            "torchvision's names are mapped to Detectron2's. These weights expect MODEL.RESNETS.STRIDE_IN_1X1 False."
         )
         return match_by_suffix(from_torchvision(weights), model)
     if not checkpoint.get("matching_heuristics"):

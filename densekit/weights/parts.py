@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from densekit.weights.pixels import Pixels
 from densekit.weights.renaming import Rule, Weights, unknown_names
 
 # (new names of the slot's entries, slots that the file has, names of the model or None) -> what the entries begin with
@@ -49,6 +50,7 @@ class Part:
         adapt: changes a tensor, given its new name relative to the slot.
         fit: where the model decides what is taken: gets the slot's entries and the model's below the same place, both
             under relative names, and returns the entries for that model.
+        pixels: that published files with this part were trained on, where all of them agree.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Part:
     rules: Sequence[Rule]
     adapt: Callable[[str, torch.Tensor], torch.Tensor] | None = None
     fit: Callable[[Weights, Weights], Weights] | None = None
+    pixels: Pixels | None = None
 
     def is_in(self, names: Collection[str]) -> bool:
         """Tells from the names of a slot's entries, relative to it, whether the part is there."""
@@ -95,6 +98,11 @@ class Layout:
     @property
     def name(self) -> str:
         return self.vocabulary.name
+
+    @property
+    def pixels(self) -> set[Pixels]:
+        """The pixels that the file was trained on, as far as its parts tell."""
+        return {part.pixels for parts in self.parts.values() for part in parts if part.pixels is not None}
 
     def convert(self, weights: Weights, model: Weights | None = None) -> Weights:
         """Renames the entries of a file to densekit's names.

@@ -27,6 +27,7 @@ class ClassificationNeck(nn.Module):
         out_channels: int = 2048,
     ) -> None:
         super().__init__()
+        self.out_channels = out_channels
         widths = [Bottleneck.expansion * width for width in channels]
         self.incre_modules = nn.ModuleList(
             nn.Sequential(Bottleneck(width, inner, norm)) for width, inner in zip(in_channels, channels)

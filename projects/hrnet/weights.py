@@ -12,6 +12,7 @@ import torch
 from densekit.weights import classifiers
 from densekit.weights.openmmlab import DETECTORS
 from densekit.weights.parts import Part, Slot, Vocabulary, register_part, register_vocabulary, wherever_it_is
+from densekit.weights.pixels import IMAGENET_RGB
 from densekit.weights.renaming import Rule, Weights
 
 SEGMENTERS = "HRNet's segmentation code"  # OCR's head is a part of it too
@@ -89,10 +90,19 @@ register_part(
         "backbone",
         (_SIGN,),
         [*CLASSIFIER, *NETWORK],
+        pixels=IMAGENET_RGB,
     )
 )
 register_part(
-    Part("HRNet", (SEGMENTERS, OLD_DETECTORS, POSE, DETECTORS), "backbone", (_SIGN,), NETWORK, fit=_kept_counters)
+    Part(
+        "HRNet",
+        (SEGMENTERS, OLD_DETECTORS, POSE, DETECTORS),
+        "backbone",
+        (_SIGN,),
+        NETWORK,
+        fit=_kept_counters,
+        pixels=IMAGENET_RGB,
+    )
 )
 register_part(Part("HRNetV2 head", (SEGMENTERS,), "head", (r"last_layer\.0\.weight",), HEAD, fit=_kept_counters))
 register_part(Part("HRFPN", (OLD_DETECTORS, DETECTORS), "neck", (r"reduction_conv\.(?:0|conv)\.weight",), PYRAMID))

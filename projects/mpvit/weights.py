@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from densekit.weights import classifiers
 from densekit.weights.parts import Part, Slot, Vocabulary, register_part, register_vocabulary
+from densekit.weights.pixels import IMAGENET_RGB
 from densekit.weights.renaming import Rule
 
 _BN = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
@@ -55,8 +56,17 @@ register_vocabulary(
         },
     )
 )
-register_part(Part("MPViT", (_DETECTORS,), "backbone", _SIGNS, BACKBONE))
+register_part(Part("MPViT", (_DETECTORS,), "backbone", _SIGNS, BACKBONE, pixels=IMAGENET_RGB))
 register_part(
     Part("heads of Detectron2", (_DETECTORS,), "everything else", (), [(r"(?!backbone\.bottom_up\.).+", r"\g<0>")])
 )
-register_part(Part("MPViT", (classifiers.NAME,), "backbone", _SIGNS, [(r"cls_head\..+", None), *BACKBONE]))
+register_part(
+    Part(
+        "MPViT",
+        (classifiers.NAME,),
+        "backbone",
+        _SIGNS,
+        [(r"cls_head\..+", None), *BACKBONE],
+        pixels=IMAGENET_RGB,
+    )
+)

@@ -20,7 +20,7 @@ from densekit.d2.modeling import BACKBONE_REGISTRY, Backbone
 
 from .blocks import PatchEmbed, init_weights
 from .resizing import fit_positions
-from .trunk import Stage, make_stages
+from .trunk import Stage, make_stages, windows_of
 
 # Names of the maps, those of a ResNet with the same strides, so that every recipe's IN_FEATURES fit.
 NAMES = ("res2", "res3", "res4", "res5")
@@ -47,6 +47,8 @@ class SwinTransformer(Backbone):
             -1: all learn.
         layer_decay: Factor on the learning rate from each block to the one before it.
         recompute: Compute the blocks' activations again in the backward pass instead of keeping them.
+        image_size: Height and width in pixels of the only images that it will see, whose last maps may be smaller than
+            a window; None for images of any size. See :func:`.trunk.windows_of`.
 
     Raises:
         ValueError: Heads, depths, features or frozen stages do not fit.
@@ -72,6 +74,7 @@ class SwinTransformer(Backbone):
         frozen_stages: int = -1,
         layer_decay: float = 1.0,
         recompute: bool = False,
+        image_size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         count = len(depths)
@@ -87,12 +90,16 @@ class SwinTransformer(Backbone):
         if ape:
             table = torch.empty(1, embed_dim, *(size // patch_size for size in pretrain_img_size))
             self.absolute_pos_embed = nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
+        windows, shifted = [window_size] * count, [True] * count
+        if image_size is not None:
+            first = (image_size[0] // patch_size, image_size[1] // patch_size)
+            windows, shifted = windows_of(first, window_size, count)
         self.layers = make_stages(
             embed_dim=embed_dim,
             depths=depths,
             num_heads=num_heads,
-            windows=[window_size] * count,
-            shifted=[True] * count,
+            windows=windows,
+            shifted=shifted,
             mlp_ratio=mlp_ratio,
             qkv_bias=qkv_bias,
             drop_path_rate=drop_path_rate,
@@ -111,7 +118,7 @@ class SwinTransformer(Backbone):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         node = cfg.MODEL.SWIN
-        side = node.PRETRAIN_IMG_SIZE
+        side, only = node.PRETRAIN_IMG_SIZE, node.IMAGE_SIZE
         return {
             "patch_size": node.PATCH_SIZE,
             "in_channels": input_shape.channels,
@@ -129,6 +136,7 @@ class SwinTransformer(Backbone):
             "frozen_stages": node.FROZEN_STAGES,
             "layer_decay": node.LAYER_DECAY,
             "recompute": node.USE_CHECKPOINT,
+            "image_size": (only, only) if only else None,
         }
 
     def _frozen(self) -> list[Any]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .blocks import PatchEmbed, init_weights
 from .resizing import fit_positions
-from .trunk import Stage, make_stages
+from .trunk import Stage, make_stages, windows_of
 
 
 class SwinClassifier(nn.Module):
@@ -64,13 +64,13 @@ class SwinClassifier(nn.Module):
         if ape:
             table = torch.empty(1, height * width, embed_dim)
             self.absolute_pos_embed = nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
-        shorter = [min(height, width) // 2**index for index in range(len(depths))]
+        windows, shifted = windows_of((height, width), window_size, len(depths))
         self.layers = make_stages(
             embed_dim=embed_dim,
             depths=depths,
             num_heads=num_heads,
-            windows=[min(window_size, side) for side in shorter],
-            shifted=[side > window_size for side in shorter],
+            windows=windows,
+            shifted=shifted,
             mlp_ratio=mlp_ratio,
             qkv_bias=qkv_bias,
             drop_path_rate=drop_path_rate,

@@ -23,6 +23,9 @@ def add_config(cfg: CfgNode) -> None:
     # What the port does not have.
     # -1: all learns. 0: the patch embedding does not; 1: nor do absolute positions; k: nor do the first k - 1 stages.
     cfg.MODEL.SWIN.FROZEN_STAGES = -1  # see above
+    # Side of the images of a classifier, pixels: maps that are smaller than a window have one of their own size, as the
+    # authors' classifiers do. 0: images of any size.
+    cfg.MODEL.SWIN.IMAGE_SIZE = 0  # see above
     cfg.MODEL.SWIN.LAYER_DECAY = 1.0  # factor on the learning rate from each block to the one before it
 
 

@@ -79,6 +79,20 @@ def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
     return [[rate * (start + index) / last for index in range(depth)] for start, depth in zip(starts, depths)]
 
 
+def windows_of(map_size: tuple[int, int], window: int, stages: int) -> tuple[list[int], list[bool]]:
+    """The window and whether it is shifted, by stage, of a network for images of one size (the authors' classifier).
+
+    A map that is not larger than a window is one window of the map's size, which nothing shifts.
+
+    Args:
+        map_size: Height and width of the first map, in tokens.
+        window: M, where the map is larger than that.
+        stages: How many there are; each halves the map.
+    """
+    shorter = [min(map_size) // 2**index for index in range(stages)]
+    return [min(window, side) for side in shorter], [side > window for side in shorter]
+
+
 def make_stages(
     *,
     embed_dim: int,

@@ -10,6 +10,7 @@ import torch
 from densekit.weights.classifiers import NAME as CLASSIFIERS
 from densekit.weights.openmmlab import DETECTORS, SEGMENTORS
 from densekit.weights.parts import Part, register_part
+from densekit.weights.pixels import IMAGENET_RGB
 from densekit.weights.renaming import Rule
 
 _DERIVED: Rule = (r".*(?:relative_position_index|attn_mask)", None)
@@ -81,7 +82,26 @@ def merge_order(name: str, value: torch.Tensor) -> torch.Tensor:
 
 
 _ALONE, _EITHER = (CLASSIFIERS,), (CLASSIFIERS, DETECTORS, SEGMENTORS)
-register_part(Part("Swin", _EITHER, "backbone", (SIGNS["Swin"],), AUTHORS))
-register_part(Part("timm's Swin", _ALONE, "backbone", (SIGNS["timm's Swin"],), TIMM))
-register_part(Part("torchvision's Swin", _ALONE, "backbone", (SIGNS["torchvision's Swin"],), TORCHVISION))
-register_part(Part("OpenMMLab's Swin", _EITHER, "backbone", (SIGNS["OpenMMLab's Swin"],), OPENMMLAB, adapt=merge_order))
+register_part(Part("Swin", _EITHER, "backbone", (SIGNS["Swin"],), AUTHORS, pixels=IMAGENET_RGB))
+register_part(Part("timm's Swin", _ALONE, "backbone", (SIGNS["timm's Swin"],), TIMM, pixels=IMAGENET_RGB))
+register_part(
+    Part(
+        "torchvision's Swin",
+        _ALONE,
+        "backbone",
+        (SIGNS["torchvision's Swin"],),
+        TORCHVISION,
+        pixels=IMAGENET_RGB,
+    )
+)
+register_part(
+    Part(
+        "OpenMMLab's Swin",
+        _EITHER,
+        "backbone",
+        (SIGNS["OpenMMLab's Swin"],),
+        OPENMMLAB,
+        adapt=merge_order,
+        pixels=IMAGENET_RGB,
+    )
+)

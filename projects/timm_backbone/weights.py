@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from densekit.weights import classifiers
 from densekit.weights.parts import Part, register_part
+from densekit.weights.pixels import Pixels
 from densekit.weights.renaming import Rule
 
 _BLOCKS_PER_STAGE = (1, 2, 2, 3, 3, 4, 1)  # "EfficientNet" (arXiv 1905.11946), table 1
@@ -38,5 +39,6 @@ register_part(
         "backbone",
         (r"_conv_stem\.weight", rf"_blocks\.{sum(_BLOCKS_PER_STAGE) - 1}\._depthwise_conv\.weight"),
         _rules(),
+        pixels=Pixels("RGB", (127.5,) * 3, (127.5,) * 3),
     )
 )

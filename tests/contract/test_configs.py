@@ -40,7 +40,14 @@ def sample(cfg: CfgNode) -> dict:
     sem_seg = torch.zeros(SIZE, dtype=torch.int64)
     sem_seg[:, 40:80], sem_seg[:, 80:] = 1, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
     frame = {"height": SIZE[0] * 2, "width": SIZE[1] * 2}
-    record = {"image": image, **frame, "instances": instances, "sem_seg": sem_seg, "hole": sem_seg == 1}
+    record = {
+        "image": image,
+        **frame,
+        "instances": instances,
+        "sem_seg": sem_seg,
+        "hole": sem_seg == 1,
+        "category_id": 1,
+    }
     if cfg.MODEL.LOAD_PROPOSALS:
         proposals = Instances(SIZE)
         proposals.proposal_boxes = Boxes(instances.gt_boxes.tensor + 3)
@@ -73,6 +80,9 @@ def test_config_trains_and_evaluates_a_step(path):
         outputs = model(batch)
     assert len(outputs) == 2
     for output in outputs:
+        if "class_scores" in output:  # of the whole image
+            assert output["class_scores"].shape == (cfg.MODEL.CLASSIFIER.NUM_CLASSES,)
+            continue
         sizes = [value.image_size for value in output.values() if isinstance(value, Instances)]
         sizes += [output["sem_seg"].shape[1:]] if "sem_seg" in output else []
         sizes += [output["panoptic_seg"][0].shape] if "panoptic_seg" in output else []

@@ -5,13 +5,14 @@ they can read is inspected in COCO's form.
 """
 
 import os
+from collections import Counter
 from typing import Any
 
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.data.ground_truth import dataset_to_coco
-from densekit.data.inspect.findings import Findings
+from densekit.data.inspect.findings import Findings, Histogram
 from densekit.data.inspect.pictures import Picture
-from densekit.data.inspect.run import Inspection, Options, inspect_coco_content, inspect_pictures
+from densekit.data.inspect.run import Inspection, Options, check_class_count, inspect_coco_content, inspect_pictures
 from densekit.data.regions import errors_collected
 
 __all__ = ["inspect_records", "load_records"]
@@ -40,13 +41,17 @@ def load_records(name: str, findings: Findings, kinds: dict[type[Exception], str
 
 
 def inspect_records(name: str, options: Options) -> Inspection:
-    """Inspects a data set through its records, in COCO's form; without class names, its images alone."""
+    """Inspects a data set through its records, in COCO's form; without objects, its images and their classes."""
     findings = Findings(name)
     records = load_records(name, findings)
     metadata = MetadataCatalog.get(name)
     if not records:
         return Inspection(findings)
-    if not metadata.get("thing_classes"):
+    classes = metadata.get("thing_classes")
+    of_images = "category_id" in records[0]
+    if not classes or of_images:
+        if of_images:
+            _count_images(records, list(classes or ()), findings, options)
         findings.images = len(records)
         pictures = [Picture(r["file_name"], r.get("image_id"), _size(r)) for r in records]
         facts, leaked = inspect_pictures(pictures, findings, options)
@@ -57,6 +62,16 @@ def inspect_records(name: str, options: Options) -> Inspection:
     for image in content["images"]:
         image["file_name"] = os.path.relpath(image["file_name"], root)
     return inspect_coco_content(content, name, root, findings, options)
+
+
+def _count_images(records: Records, classes: list[str], findings: Findings, options: Options) -> None:
+    """Counts the images of each class, where a class is a property of the whole image."""
+    check_class_count(len(classes), findings, options)
+    found = Counter(record["category_id"] for record in records)
+    counts = {name: found[place] for place, name in enumerate(classes)}
+    findings.histogram = Histogram("images", counts, counts)
+    for name in (name for name, count in counts.items() if not count):
+        findings.add("class-unused", f"class {name}")
 
 
 def _size(record: dict[str, Any]) -> tuple[int, int] | None:

@@ -19,6 +19,7 @@ import yaml
 
 from densekit.d2.data import DatasetCatalog
 from densekit.data.own.cityscapes import CITYSCAPES
+from densekit.data.own.class_folders import CLASS_FOLDERS
 from densekit.data.own.coco import COCO, COCO_PANOPTIC
 from densekit.data.own.images import IMAGES
 from densekit.data.own.label_maps import SEMANTIC
@@ -39,6 +40,7 @@ FORMS: dict[str, Form] = {
     "voc": VOC,
     "yolo": YOLO,
     "labelme": LABELME,
+    "classes": CLASS_FOLDERS,
     "images": IMAGES,
 }
 
