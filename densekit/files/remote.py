@@ -1,4 +1,4 @@
-"""Files behind URLs (``s3://``, ``gs://``, ``memory://`` ...), through fsspec and the library that it has for each scheme."""
+"""Files behind URLs (``s3://``, ``gs://``, ``memory://`` ...), through fsspec and its library for each scheme."""
 
 import re
 from typing import Any

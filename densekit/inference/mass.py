@@ -114,7 +114,7 @@ def claim_store(store: Store, settings: dict[str, Any], *, overwrite: bool) -> N
     if SETTINGS in names:
         check_same(store.place, store.read(SETTINGS), settings)
         return
-    if names:
+    if names and not overwrite:
         raise ValueError(f"--output {store.place} is not empty and holds no predictions; give a new or an empty place.")
     try:
         store.write(SETTINGS, json.dumps(settings).encode())
