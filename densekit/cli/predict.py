@@ -101,6 +101,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--num-workers", type=int, metavar="N", help="processes that read pictures (DATALOADER.NUM_WORKERS)"
     )
     parser.add_argument("--num-gpus", type=_positive, default=1, metavar="N", help="processes, one GPU each (1)")
+    _add_cluster(parser)
+    parser.add_argument("--strict", action="store_true", help="stop at a picture that cannot be read")
+    parser.add_argument("--overwrite", action="store_true", help="replace other predictions in the output folder")
+
+
+def _add_cluster(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments that choose a Ray cluster and the files that it makes."""
     parser.add_argument(
         "--engine", choices=("plain", "ray"), default="plain", help="ray: shards, on a Ray cluster of any size (plain)"
     )
@@ -113,8 +120,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shard-format", choices=("jsonl", "parquet"), default="jsonl", help="of the files of --engine ray (jsonl)"
     )
-    parser.add_argument("--strict", action="store_true", help="stop at a picture that cannot be read")
-    parser.add_argument("--overwrite", action="store_true", help="replace other predictions in the output folder")
 
 
 def run(args: argparse.Namespace) -> int:

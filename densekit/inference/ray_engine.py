@@ -54,7 +54,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How pictures are read; the arguments of :class:`densekit.inference.reading.Views`."""
+    """Reading of pictures; the arguments of :class:`densekit.inference.reading.Views`."""
 
     image_format: str
     augmentations: T.AugmentationList
@@ -73,7 +73,7 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Predicting:
-    """What an actor does with a batch.
+    """Work of an actor on a batch.
 
     Attributes:
         maker: of the lines.
