@@ -160,7 +160,7 @@ def share_out(device: str, actors: int, decoders: int | None) -> Pool:
         gpus = int(sum(node.get("GPU", 0) for node in nodes))
         if actors > gpus:
             raise ValueError(f"--num-gpus {actors}: the cluster has {gpus} GPUs. MODEL.DEVICE cpu predicts on CPUs.")
-        return Pool(actors, "cuda", 0, 0, decoders, 1)
+        return Pool(actors, "cuda", 0, 0, decoders or None, 1)
     return share_cores([int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1], actors, decoders)
 
 
