@@ -34,6 +34,10 @@ examples:
     densekit predict output/demo --input photos/ --output found --num-gpus 4 --batch-size 8
     densekit predict output/demo --input photos/ --output found --num-gpus 2 MODEL.DEVICE cpu INPUT.MIN_SIZE_TEST 600
 
+  millions of pictures on a Ray cluster (docs/mass_inference.md): resumable shards, and bad pictures by name
+    densekit predict output/demo --input s3://bucket/photos --output s3://bucket/found --engine ray --address auto \\
+        --num-gpus 16 --batch-size 8 --shard-format parquet
+
 formats (default: coco, panoptic, semantic, inpainted, classes, as far as the model gives them):
   coco        coco_instances_results.json, the list of results that evaluations take
   coco_full   coco_full.json, a whole COCO file with images, categories and annotations
@@ -45,7 +49,8 @@ formats (default: coco, panoptic, semantic, inpainted, classes, as far as the mo
   classes     image_classes.json, the best five classes of whole pictures with their scores
   overlay     overlay/*.jpg, drawn pictures; an .mp4 for each video
 
-what is always there: predictions.jsonl, a line for each picture, and settings.json.
+what is always there: predictions.jsonl, a line for each picture, and settings.json; with --engine ray shards/* with the
+  same lines, manifest/*.json, and formats only where --format asks for them.
 exit code: 0, or 1 if some pictures could not be read (they are listed), or 2 for a mistake in the command.
 """
 
@@ -60,7 +65,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config-file", default="", metavar="FILE", help="the model's configuration, see configs/")
     parser.add_argument("--weights", default="", metavar="FILE", help="the model's weights (default: RUN_DIR's last)")
     parser.add_argument(
-        "--input", nargs="+", metavar="PATH", help="pictures, folders, patterns, videos; or one data set"
+        "--input",
+        nargs="+",
+        metavar="PATH",
+        help="pictures, folders, patterns, videos, URLs, lists (.txt, .parquet); or a data set",
     )
     parser.add_argument("--dataset", default="", metavar="NAME", help="a data set in place of --input")
     parser.add_argument(
@@ -97,8 +105,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--num-workers", type=int, metavar="N", help="processes that read pictures (DATALOADER.NUM_WORKERS)"
     )
     parser.add_argument("--num-gpus", type=_positive, default=1, metavar="N", help="processes, one GPU each (1)")
+    _add_cluster(parser)
     parser.add_argument("--strict", action="store_true", help="stop at a picture that cannot be read")
     parser.add_argument("--overwrite", action="store_true", help="replace other predictions in the output folder")
+
+
+def _add_cluster(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments that choose a Ray cluster and the files that it makes."""
+    parser.add_argument(
+        "--engine", choices=("plain", "ray"), default="plain", help="ray: shards, on a Ray cluster of any size (plain)"
+    )
+    parser.add_argument(
+        "--address", default="", metavar="ADDRESS", help="the Ray cluster (RAY_ADDRESS, else this machine alone)"
+    )
+    parser.add_argument(
+        "--shard-size", type=_positive, default=1000, metavar="N", help="pictures in each file of --engine ray (1000)"
+    )
+    parser.add_argument(
+        "--shard-format", choices=("jsonl", "parquet"), default="jsonl", help="of the files of --engine ray (jsonl)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -113,6 +138,11 @@ def run(args: argparse.Namespace) -> int:
     from densekit.inference.run import run as predict
 
     job = complete(args)
+    if job.engine == "ray":
+        from densekit.inference.mass import run_on_ray
+
+        run_on_ray(job)
+        return 0
     launch(predict, job, read_predict_config(job).MODEL.DEVICE)
     return 0
 

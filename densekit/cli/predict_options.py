@@ -44,6 +44,8 @@ def complete(args: Namespace) -> PredictOptions:
         raise ValueError("What to predict on? Give --input PATH ..., or --dataset NAME, and not both.")
     if not 0 <= args.score_threshold <= 1:
         raise ValueError(f"--score-threshold {args.score_threshold:g}: scores are numbers from 0 to 1.")
+    if args.address and args.engine != "ray":
+        raise ValueError("--address is the address of a Ray cluster: add --engine ray.")
     return PredictOptions(
         config_file=find_config(config_file),
         opts=[*(_FAST if args.fast else []), *opts, *(["MODEL.WEIGHTS", weights] if weights else [])],
@@ -59,6 +61,10 @@ def complete(args: Namespace) -> PredictOptions:
         strict=args.strict,
         overwrite=args.overwrite,
         num_gpus=args.num_gpus,
+        engine=args.engine,
+        address=args.address,
+        shard_size=args.shard_size,
+        shard_format=args.shard_format,
         input=given["input"],
         format=given["format"],
         mask=given["mask"],

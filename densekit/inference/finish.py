@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
@@ -15,11 +16,18 @@ from densekit.formats.classes import Classes
 from densekit.formats.drawing import draw_picture, write_overlay
 from densekit.formats.formats import FORMATS
 from densekit.inference.inputs import Picture
-from densekit.inference.journal import JOINED, JoinedLines, Journal
+from densekit.inference.journal import JOINED, JoinedLines
 from densekit.inference.reading import PictureReader
 from densekit.inference.video import frames_per_second, write_video
 
 logger = logging.getLogger(__name__)
+
+
+class Joinable(Protocol):
+    """Lines of finished pictures that become one file: a :class:`densekit.inference.journal.Journal`, or shards."""
+
+    def join(self) -> Path:
+        """Makes ``predictions.jsonl``."""
 
 
 @dataclass
@@ -38,11 +46,11 @@ class Output:
     classes: Classes
     formats: Sequence[str]
 
-    def write(self, journal: Journal, num_workers: int) -> None:
+    def write(self, journal: Joinable, num_workers: int) -> None:
         """Joins the journal and writes the formats; called in all processes.
 
         Args:
-            journal: with the lines of all processes.
+            journal: with the lines of all pictures.
             num_workers: helping processes of this one.
         """
         if comm.is_main_process():

@@ -10,6 +10,8 @@ from typing import Any
 
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.data.registry import check_registered
+from densekit.files.remote import is_url
+from densekit.inference.sources import entries_of, is_source, location
 from densekit.inference.video import count_frames
 
 IMAGE_SUFFIXES = {".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -25,7 +27,7 @@ class Picture:
     Attributes:
         index: place in the order of the input, from 0.
         image_id: the data set's id; for files that are no data set ``index + 1``.
-        path: the file to read.
+        path: the file to read, or a URL that fsspec opens.
         name: what the exports call it: its path below the folder that holds all of the input. A frame is a file of a
             folder named after the video, numbered from 1, which is how ``ffmpeg -i clip.mp4 clip/%06d.jpg`` unpacks it.
         stem: ``name`` without its suffix, for files made from it; no two pictures share one.
@@ -43,14 +45,15 @@ class Picture:
 def name_among(words: Sequence[str]) -> str:
     """Returns the word of a command line that may be a data set's name, because it is alone and no file; else ""."""
     word = words[0] if len(words) == 1 else ""
-    return "" if glob.has_magic(word) or os.path.exists(os.path.expanduser(word)) else word
+    return "" if glob.has_magic(word) or is_source(word) or os.path.exists(os.path.expanduser(word)) else word
 
 
 def pictures_of_words(words: Sequence[str], leave_out: str | Path) -> list[Picture]:
-    """Collects what the words of a command line name: files, folders with all below them, and patterns.
+    """Collects what the words of a command line name: files, folders with all below them, patterns, lists and URLs.
 
     Args:
-        words: paths and glob patterns; files come in the order of the words, sorted within each, and once.
+        words: paths, glob patterns, lists of pictures and URLs; files come in the order of the words, those of folders
+            and patterns sorted, and once.
         leave_out: nothing below this folder is taken, so that pictures that a run has drawn are no input of the next.
 
     Raises:
@@ -58,12 +61,24 @@ def pictures_of_words(words: Sequence[str], leave_out: str | Path) -> list[Pictu
         ValueError: A video cannot be read.
     """
     unwanted = os.path.abspath(leave_out) + os.sep
-    found = (os.path.abspath(path) for word in words for path in _expand(word))
-    files = [path for path in dict.fromkeys(found) if not path.startswith(unwanted)]
+    found: dict[str, Any] = {}  # path -> image id
+    for word in words:
+        if is_source(word):
+            pairs = entries_of(word, IMAGE_SUFFIXES)
+        else:
+            pairs = [(os.path.abspath(path), None) for path in _expand(word)]
+        for path, image_id in pairs:
+            found.setdefault(path, image_id)
+    files = {path: image_id for path, image_id in found.items() if not path.startswith(unwanted)}
     if not files:
         raise FileNotFoundError(f"--input {' '.join(words)}: what is there lies in the output folder {leave_out}.")
-    entries: list[_Entry] = [(path, frame, None) for path in files for frame in _frames(path)]
-    return _named(entries, os.path.abspath(words[0]) if len(words) == 1 and os.path.isdir(words[0]) else "")
+    entries: list[_Entry] = [
+        (path, frame, image_id if frame is None else None)
+        for path, image_id in files.items()
+        for frame in _frames(path)
+    ]
+    whole = len(words) == 1 and (is_url(words[0]) or os.path.isdir(words[0]))
+    return _named(entries, location(words[0]) if whole else "")
 
 
 def pictures_of_dataset(name: str) -> list[Picture]:
@@ -112,10 +127,11 @@ def _frames(path: str) -> Iterable[int | None]:
 
 def _named(entries: list[_Entry], root: str) -> list[Picture]:
     """Gives pictures their names below a folder; "" for the deepest that holds them all."""
-    folders = {os.path.dirname(path) for path, _, _ in entries}
+    places = [location(path) for path, _, _ in entries]
+    folders = {os.path.dirname(place) for place in places}
     if not root or os.path.commonpath([root, *folders]) != root:
         root = os.path.commonpath(folders)
-    paths = [os.path.relpath(path, root).replace(os.sep, "/") for path, _, _ in entries]
+    paths = [os.path.relpath(place, root).replace(os.sep, "/") for place in places]
     names = [path if e[1] is None else f"{_stem(path)}/{e[1] + 1:06d}.jpg" for path, e in zip(paths, entries)]
     clashes = {name for name, count in Counter(names).items() if count > 1}  # a clip beside the folder of its frames
     names = [

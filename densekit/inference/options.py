@@ -28,6 +28,10 @@ class PredictOptions:
         num_workers: processes that read pictures; None for DATALOADER.NUM_WORKERS.
         strict: stop at a picture that cannot be read.
         overwrite: replace other predictions in ``output``.
+        engine: "plain", or "ray" for shards that a Ray cluster predicts.
+        address: of the cluster; "" for RAY_ADDRESS, else one of this machine alone.
+        shard_size: pictures of a shard, rounded up to whole batches.
+        shard_format: "jsonl" or "parquet".
         num_gpus, num_machines, machine_rank, dist_url: as in :class:`densekit.run_options.Processes`.
     """
 
@@ -50,6 +54,10 @@ class PredictOptions:
     num_workers: int | None = None
     strict: bool = False
     overwrite: bool = False
+    engine: str = "plain"
+    address: str = ""
+    shard_size: int = 1000
+    shard_format: str = "jsonl"
     num_gpus: int = 1
     num_machines: int = 1
     machine_rank: int = 0

@@ -65,11 +65,7 @@ def predict_batches(
         tqdm(total=count, desc=_title(), unit="image", disable=None, smoothing=0.05) as bar,
     ):
         for batch in items:
-            readable = [loaded for loaded in batch if not loaded.problem]
-            for loaded in batch:
-                if loaded.problem:
-                    _unreadable(loaded, recorder, strict)
-            for loaded, kept in _survivors(model, readable, batch_size, products):
+            for loaded, kept in predict_batch(model, batch, batch_size, products):
                 if loaded.problem:
                     _unreadable(loaded, recorder, strict)
                 else:
@@ -77,6 +73,24 @@ def predict_batches(
             bar.update(len(batch))
     seconds = time.perf_counter() - started
     logger.info(f"{count} pictures in {seconds:.1f} s, {count / max(seconds, 1e-9):.2f} a second in this process")
+
+
+def predict_batch(
+    model: Any, batch: Sequence[Loaded], batch_size: int, products: Sequence[str]
+) -> Iterator[tuple[Loaded, list[Kept]]]:
+    """Predicts a batch of pictures, apart from those that have a problem.
+
+    Args:
+        model: in eval mode.
+        batch: its pictures.
+        batch_size: views that the model gets at once.
+        products: which parts of the outputs to keep.
+
+    Yields:
+        Each picture with what is kept of each of its views; one that is too narrow for the model has its problem now.
+    """
+    yield from ((loaded, []) for loaded in batch if loaded.problem)
+    yield from _survivors(model, [loaded for loaded in batch if not loaded.problem], batch_size, products)
 
 
 def _unreadable(loaded: Loaded, recorder: Recorder, strict: bool) -> None:

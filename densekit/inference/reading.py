@@ -3,6 +3,7 @@
 A picture that cannot be read becomes a loaded item with a reason, so that one bad file does not end a run of thousands.
 """
 
+import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from torch.utils.data import Dataset
 from densekit.d2.data import transforms as T
 from densekit.data.pictures import read_picture
 from densekit.files.image_limit import readable
+from densekit.files.picture import decode
+from densekit.files.remote import is_url, read_url
 from densekit.inference.inputs import Picture
 from densekit.inference.masks import Masks
 from densekit.inference.tiles import Tile, Tiling
@@ -66,6 +69,8 @@ class PictureReader:
         """
         if picture.frame is not None:
             return self._ordered(self._videos.read(picture.path, picture.frame)[:, :, ::-1])
+        if is_url(picture.path):
+            return decode(io.BytesIO(read_url(picture.path)), self._format, self._bits)
         return read_picture(picture.path, self._format, self._bits)
 
     def _ordered(self, rgb: np.ndarray) -> np.ndarray:
@@ -141,6 +146,11 @@ def _reason(error: Exception) -> str:
 
 
 def stamp(path: str) -> str:
-    """Returns a mark that tells a file from a later one of the same name: its size and the time of its last change."""
+    """Returns a mark that tells a file from a later one of the same name: its size and the time of its last change.
+
+    A URL has none, because asking for it costs a request for each picture: what lies there is taken not to change.
+    """
+    if is_url(path):
+        return ""
     status = os.stat(path)
     return f"{status.st_size}-{status.st_mtime_ns}"

@@ -85,9 +85,9 @@ def run(options: PredictOptions) -> None:
     cv2.setNumThreads(1)  # the loader's processes are forked, and OpenCV's threads do not survive that
     with user_errors():
         setup_logger(name="densekit", distributed_rank=comm.get_rank())
-        job = _prepare(options)
+        job = prepare(options)
         if comm.is_main_process():
-            claim(job.output.folder, _settings(options, job), overwrite=options.overwrite)
+            claim(job.output.folder, settings_of(options, job), overwrite=options.overwrite)
         comm.synchronize()
         done = _journal(job.output).done
         comm.synchronize()  # nobody reads the journal while it grows
@@ -98,8 +98,12 @@ def run(options: PredictOptions) -> None:
     _finish(job.output, workers)
 
 
-def _prepare(options: PredictOptions) -> Job:
-    """Collects everything, and refuses what cannot be done; the output folder is not touched yet."""
+def prepare(options: PredictOptions) -> Job:
+    """Collects everything, and refuses what cannot be done; the output folder is not touched yet.
+
+    Raises:
+        ValueError, FileNotFoundError: The options ask for what the model or the inputs cannot give.
+    """
     cfg, folder = read_predict_config(options), Path(options.output)
     tiling = Tiling(options.tile, options.overlap) if options.tile else None
     dataset = _data_set(options, cfg)
@@ -207,7 +211,8 @@ def read_predict_config(options: PredictOptions) -> CfgNode:
     return cfg
 
 
-def _settings(options: PredictOptions, job: Job) -> dict[str, Any]:
+def settings_of(options: PredictOptions, job: Job) -> dict[str, Any]:
+    """The settings that predictions depend on; see :func:`densekit.inference.settings.describe`."""
     return describe(
         job.cfg,
         job.output.pictures,

@@ -14,6 +14,7 @@ from densekit.formats.formats import FORMATS
 from densekit.inference.inputs import Picture
 from densekit.inference.journal import JOINED, PARTS
 
+SHARDS, MANIFEST = SHARD_FOLDERS = "shards", "manifest"
 SETTINGS, UNREADABLE = "settings.json", "unreadable.txt"
 _OF_THE_MODEL = ("MODEL", "INPUT", "TEST")  # the parts of a configuration that predictions depend on
 _SHOWN = 5
@@ -61,17 +62,7 @@ def claim(folder: Path, settings: Mapping[str, Any], *, overwrite: bool) -> None
     if overwrite and path.exists():
         _clear(folder)
     if path.exists():
-        try:
-            earlier = json.loads(path.read_text())
-        except ValueError as error:
-            raise ValueError(f"{path} is not JSON: {error}. Add --overwrite to make it anew.") from error
-        if differences := list(_differences(earlier, settings)):
-            raise ValueError(
-                f"{folder} holds predictions that were made otherwise:\n  "
-                + "\n  ".join(differences[:_SHOWN])
-                + (f"\n  and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else "")
-                + "\nChoose another --output, or add --overwrite to replace what is there."
-            )
+        check_same(str(folder), path.read_bytes(), settings)
         return
     if not overwrite and folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
         raise ValueError(f"--output {folder} is not empty and holds no predictions; give a new or an empty folder.")
@@ -83,10 +74,34 @@ def claim(folder: Path, settings: Mapping[str, Any], *, overwrite: bool) -> None
         raise ValueError(f"--output {folder} cannot be written ({error.strerror}). Choose another folder.") from error
 
 
+def check_same(folder: str, earlier: bytes, settings: Mapping[str, Any]) -> None:
+    """Makes sure that predictions were made with the same settings.
+
+    Args:
+        folder: of the predictions, for messages.
+        earlier: the content of its settings file.
+        settings: of this run.
+
+    Raises:
+        ValueError: The settings differ, or the file is damaged.
+    """
+    try:
+        before = json.loads(earlier)
+    except ValueError as error:
+        raise ValueError(f"{folder}/{SETTINGS} is not JSON: {error}. Add --overwrite to make it anew.") from error
+    if differences := list(_differences(before, settings)):
+        raise ValueError(
+            f"{folder} holds predictions that were made otherwise:\n  "
+            + "\n  ".join(differences[:_SHOWN])
+            + (f"\n  and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else "")
+            + "\nChoose another --output, or add --overwrite to replace what is there."
+        )
+
+
 def _clear(folder: Path) -> None:
     """Removes what predictions consist of, the settings last, and nothing else that may lie there."""
     made = (name for entry in FORMATS.values() for name in entry.files)
-    for name in (JOINED, PARTS, UNREADABLE, *made, SETTINGS):
+    for name in (JOINED, PARTS, *SHARD_FOLDERS, UNREADABLE, *made, SETTINGS):
         path = folder / name
         if path.is_dir():
             shutil.rmtree(path)

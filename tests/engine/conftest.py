@@ -48,17 +48,24 @@ def write_coco(root: Path, split: str, count: int) -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_root(tmp_path_factory) -> Path:
-    """A folder for DETECTRON2_DATASETS with 6 training and 5 validation pictures, and ``tiny.yaml``."""
-    from densekit.data import register_coco_instances
-
+def tiny_files(tmp_path_factory) -> Path:
+    """The files of ``tiny_root``."""
     root = tmp_path_factory.mktemp("datasets")
     for split, count in (("train", 6), ("val", 5)):
         write_coco(root, split, count)
-        annotations = root / "coco" / "annotations" / f"instances_{split}2017.json"
-        register_coco_instances(f"tiny_{split}", {}, annotations, root / "coco" / f"{split}2017")
     (root / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     return root
+
+
+@pytest.fixture
+def tiny_root(tiny_files) -> Path:
+    """A folder for DETECTRON2_DATASETS with 6 training and 5 validation pictures, registered, and ``tiny.yaml``."""
+    from densekit.data import register_coco_instances
+
+    for split in ("train", "val"):
+        annotations = tiny_files / "coco" / "annotations" / f"instances_{split}2017.json"
+        register_coco_instances(f"tiny_{split}", {}, annotations, tiny_files / "coco" / f"{split}2017")
+    return tiny_files
 
 
 @pytest.fixture
