@@ -1,10 +1,11 @@
 # Everything a fresh machine needs: Python >= 3.10 with venv, pip and make.
 #   make demo    set up, generate the built-in data set, train, evaluate, export, draw
-#   make test    set up, run the tests
+#   make test    set up, run the tests in JOBS=2 processes
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 DEMO ?= output/demo
+JOBS ?= 2
 STREETS := $(or $(DETECTRON2_DATASETS),datasets)/streets
 
 .PHONY: demo test lint setup clean
@@ -34,7 +35,7 @@ demo: setup
 	@echo "weights      $(DEMO)/model_final.pth"
 
 test: setup
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n $(JOBS) --dist loadfile
 
 lint: setup
 	$(VENV)/bin/ruff check .
