@@ -34,13 +34,13 @@ class RandomCut(T.Augmentation):
                 f"INPUT.CUT has SIZE {size}, AREA {area} and ASPECT {aspect}; each range goes from the least to the "
                 "largest, and a share of the image is above 0 and at most 1."
             )
-        self.size, self.area, self.aspect = size, tuple(area), tuple(aspect)
+        self.size, self.area, self.aspect = size, (area[0], area[1]), (aspect[0], aspect[1])
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         """Draws the rectangle for an image (H, W, C); after ten that do not fit, the largest possible in the middle."""
         height, width = image.shape[:2]
         for _ in range(_TRIES):
-            area = height * width * np.random.uniform(*self.area)
+            area = height * width * np.random.uniform(self.area[0], self.area[1])
             aspect = np.exp(np.random.uniform(*np.log(self.aspect)))
             w, h = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
             if 0 < w <= width and 0 < h <= height:

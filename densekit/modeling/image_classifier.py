@@ -101,7 +101,8 @@ class ImageClassifier(nn.Module):
             )
         self.backbone: Any = backbone
         self.neck: Any = neck
-        self.classifier = nn.Linear(self.neck.channels, num_classes)
+        channels: Any = neck.channels
+        self.classifier = nn.Linear(channels, num_classes)
         nn.init.trunc_normal_(self.classifier.weight, std=0.02)
         nn.init.zeros_(self.classifier.bias)
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
