@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from densekit.engine.single_values import single_values_named
+
 __all__ = ["NOT_SHARED", "TrainingForward"]
 
 NOT_SHARED = (
@@ -49,10 +51,12 @@ class TrainingForward:
 
         Raises:
             FloatingPointError: by the model, where it is not shared.
+            DataError: A batch norm got single values; the message names it.
         """
         try:
             first = self._shares and not self._names
-            losses = self._first(batch) if first else self._model(batch, *self._phase)
+            with single_values_named(self._model):
+                losses = self._first(batch) if first else self._model(batch, *self._phase)
         except FloatingPointError as error:
             if not (self._shares and self._names):
                 raise

@@ -248,7 +248,7 @@ def test_the_missing_files_of_a_frame_are_named(tree, capsys):
 def test_panoptic_files_of_a_tree(tree):
     (tree / "more.yaml").write_text("cp: {form: cityscapes, root: ., split: val, task: panoptic_separated}\n")
     register_from_yaml(tree / "more.yaml")
-    assert kinds("cp") == {"frame-incomplete": 1}  # not made yet
+    assert kinds("cp") == {"panoptic-not-made": 1}  # not made yet
     name = "aachen_000001_000019_gtFine_panoptic.png"
     annotation = {"image_id": "aachen_000001_000019", "file_name": name, "segments_info": [{"id": 7, "category_id": 7}]}
     content = {
@@ -284,7 +284,7 @@ def test_every_file_that_a_loader_refuses_is_named(voc):
     (voc / "xml/0.xml").write_text("<annotation>")
     (voc / "xml/2.xml").write_text(XML.format(30, 10))
     findings = inspect_dataset("cells", QUIET).findings
-    assert [entry.detail.count(f"{k}.xml") for k, entry in zip((0, 2), findings.by_kind["loader-refuses"])] == [1, 1]
+    assert [entry.detail.count(f"{k}.xml") for k, entry in zip((0, 2), findings.by_kind["file-refused"])] == [1, 1]
     assert findings.images == 2
 
 

@@ -32,8 +32,8 @@ HARMLESS = {
 }
 # Faults that no file of boxes and masks for one picture folder has; tests of their own forms cover them.
 ELSEWHERE = (
-    "label-", "panoptic-", "segment-", "frame-", "loader-refuses", "annotations-unreadable", "no-images",
-    "path-outside", "leakage", "num-classes", "crowd-unclear",
+    "label-", "panoptic-", "segment-", "frame-", "loader-refuses", "file-refused", "annotations-unreadable",
+    "no-images", "path-outside", "leakage", "num-classes", "crowd-unclear",
 )  # fmt: skip
 
 

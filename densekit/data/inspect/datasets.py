@@ -49,8 +49,7 @@ def _check_cityscapes_panoptic(json_file: str, png_root: str, findings: Findings
     if os.path.isfile(json_file):
         check_panoptic_file(json_file, png_root, findings, options)
     else:
-        make = "make it with python datasets/prepare_cityscapes.py"
-        findings.add("frame-incomplete", json_file, f"the panoptic file does not exist; {make}")
+        findings.add("panoptic-not-made", json_file, "the panoptic file does not exist")
 
 
 def content_hashes(other: str, images: str | None, workers: int) -> dict[bytes, str]:

@@ -36,6 +36,8 @@ _TABLE = (
          "Write numbers, or leave the entry out.", "writes none"),
     Kind("loader-refuses", ERROR, "data sets that the loader refuses",
          "Correct what the message names; check again, since further faults may hide behind the first."),
+    Kind("file-refused", ERROR, "files of annotations that the loader refuses",
+         "Correct what the message names, or take the file and its image out; the others can be read."),
     Kind("no-images", ERROR, "data sets without images", "Is it the right file, and was it exported in full?"),
     Kind("entry-incomplete", ERROR, "entries without a key that they need",
          "Add the key; ids are numbers, images need file_name, annotations image_id, category_id and bbox.",
@@ -180,6 +182,8 @@ _TABLE = (
     Kind("label-void", WARNING, "label images without a labelled pixel", "Nothing can be learnt from them."),
     Kind("label-not-listed", INFO, "label images without an image", "They are not used; is an image missing?"),
     # Panoptic segments.
+    Kind("panoptic-not-made", ERROR, "panoptic files that have not been made",
+         "Make them: python datasets/prepare_cityscapes.py; only panoptic systems need them."),
     Kind("panoptic-missing", ERROR, "images without a panoptic annotation", "Annotate it, or take the image out."),
     Kind("segment-unlisted", ERROR, "segment ids in a PNG that its annotation does not list",
          "List the segment with its category, or paint it 0 (void). Colour is id = R + 256 G + 65536 B."),

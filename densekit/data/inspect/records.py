@@ -26,18 +26,21 @@ def load_records(name: str, findings: Findings, kinds: dict[type[Exception], str
     Args:
         name: a registered data set.
         findings: where to record.
-        kinds: kind of finding by type of error, where it is not ``loader-refuses``.
+        kinds: kind of finding by type of error, where it is neither ``file-refused``, for a file of many, nor
+            ``loader-refuses``, for all of them.
     """
     with errors_collected() as errors:
         try:
-            records = list(DatasetCatalog.get(name))
+            records: Records | None = list(DatasetCatalog.get(name))
         except (ValueError, OSError, KeyError) as error:
             errors.append(error)
-            records = []
-    for refused in errors:
-        kind = next((kind for of, kind in (kinds or {}).items() if isinstance(refused, of)), "loader-refuses")
+            records = None
+    for number, refused in enumerate(errors, start=1):
+        ends = records is None and number == len(errors)
+        usual = "loader-refuses" if ends else "file-refused"
+        kind = next((kind for of, kind in (kinds or {}).items() if isinstance(refused, of)), usual)
         findings.add(kind, name, str(refused.args[0] if isinstance(refused, KeyError) else refused))
-    return records
+    return records or []
 
 
 def inspect_records(name: str, options: Options) -> Inspection:
