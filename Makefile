@@ -1,13 +1,16 @@
 # Everything a fresh machine needs: Python >= 3.10 with venv, pip and make.
 #   make demo    set up, generate the built-in data set, train, evaluate, export, draw
+#   make demo SYSTEM=detr   the same with another system; make demo SYSTEM= lists them
 #   make test    set up, run the tests
+#   make docs    set up, build the documentation in output/site
+#   make tables  write the tables of README, docs and rooms from results/*.json
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 DEMO ?= output/demo
 STREETS := $(or $(DETECTRON2_DATASETS),datasets)/streets
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test docs tables lint setup clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -35,6 +38,13 @@ demo: setup
 
 test: setup
 	$(RUN) -m pytest
+
+docs: setup
+	@DENSEKIT_HOST=builtin NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+	@echo "the site     output/site/index.html (for its search: $(RUN) -m http.server --directory output/site)"
+
+tables: setup
+	$(RUN) docs/tools/results.py
 
 lint: setup
 	$(VENV)/bin/ruff check .
