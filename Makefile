@@ -1,14 +1,14 @@
 # Everything a fresh machine needs: Python >= 3.10 with venv, pip and make.
 #   make demo    set up, generate the built-in data set, train, evaluate, export, draw
-#   make demo SYSTEM=detr   the same with another system; make demo SYSTEM= lists them
+#   make demo SYSTEM=retinanet   the same with another system; make demo SYSTEM= lists them
 #   make test    set up, run the tests
 #   make docs    set up, build the documentation in output/site
 #   make tables  write the tables of README, docs and rooms from results/*.json
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
-DEMO ?= output/demo
-STREETS := $(or $(DETECTRON2_DATASETS),datasets)/streets
+SYSTEM ?= mask_rcnn
+DEMO ?=
 
 .PHONY: demo test docs tables lint setup clean
 .DEFAULT_GOAL := help
@@ -27,14 +27,7 @@ $(VENV)/.installed: pyproject.toml setup.py
 	@touch $@
 
 demo: setup
-	$(RUN) datasets/make_streets.py --root $(STREETS)
-	$(RUN) train_net.py --config-file configs/quickstart/mask_rcnn_R_18_FPN_streets.yaml --resume OUTPUT_DIR $(DEMO)
-	$(RUN) -m densekit.formats.overlays --dataset streets_val --count 8 --ground-truth --output $(DEMO)/overlays \
-		--predictions $(DEMO)/inference/streets_val/coco_instances_results.json
-	@echo "predictions  $(DEMO)/inference/streets_val/coco_instances_results.json"
-	@echo "pictures     $(DEMO)/overlays"
-	@echo "metrics      $(DEMO)/metrics.json (tensorboard --logdir $(DEMO))"
-	@echo "weights      $(DEMO)/model_final.pth"
+	@$(RUN) -m densekit demo $(if $(SYSTEM),$(SYSTEM) $(if $(DEMO),--output $(DEMO)),--list)
 
 test: setup
 	$(RUN) -m pytest
