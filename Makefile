@@ -1,14 +1,17 @@
 # Everything a fresh machine needs: Python >= 3.10 with venv, pip and make.
 #   make demo    set up, generate the built-in data set, train, evaluate, export, draw
+#   make demo SYSTEM=retinanet   the same with another system; make demo SYSTEM= lists them
 #   make test    set up, run the tests in JOBS=2 processes
+#   make docs    set up, build the documentation in output/site
+#   make tables  write the tables of README, docs and rooms from results/*.json
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
-DEMO ?= output/demo
+SYSTEM ?= mask_rcnn
+DEMO ?=
 JOBS ?= 2
-STREETS := $(or $(DETECTRON2_DATASETS),datasets)/streets
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test docs tables lint setup clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -25,17 +28,17 @@ $(VENV)/.installed: pyproject.toml setup.py
 	@touch $@
 
 demo: setup
-	$(RUN) datasets/make_streets.py --root $(STREETS)
-	$(RUN) train_net.py --config-file configs/quickstart/mask_rcnn_R_18_FPN_streets.yaml --resume OUTPUT_DIR $(DEMO)
-	$(RUN) -m densekit.formats.overlays --dataset streets_val --count 8 --ground-truth --output $(DEMO)/overlays \
-		--predictions $(DEMO)/inference/streets_val/coco_instances_results.json
-	@echo "predictions  $(DEMO)/inference/streets_val/coco_instances_results.json"
-	@echo "pictures     $(DEMO)/overlays"
-	@echo "metrics      $(DEMO)/metrics.json (tensorboard --logdir $(DEMO))"
-	@echo "weights      $(DEMO)/model_final.pth"
+	@$(RUN) -m densekit demo $(if $(SYSTEM),$(SYSTEM) $(if $(DEMO),--output $(DEMO)),--list)
 
 test: setup
 	$(RUN) -m pytest -n $(JOBS) --dist loadfile
+
+docs: setup
+	@DENSEKIT_HOST=builtin NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+	@echo "the site     output/site/index.html (for its search: $(RUN) -m http.server --directory output/site)"
+
+tables: setup
+	$(RUN) docs/tools/results.py
 
 lint: setup
 	$(VENV)/bin/ruff check .

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Predictor", "__version__", "evaluate", "load_model", "optimize", "register_dataset", "train"]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "Predictor": "inference.predictor",

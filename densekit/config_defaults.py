@@ -32,7 +32,7 @@ def add_densekit_config(cfg: CfgNode) -> None:
     cfg.MODEL.DDP.STATIC_GRAPH = False  # faster where every step uses the same parameters; others fail
     cfg.MODEL.DDP.FIND_UNUSED_PARAMETERS = False  # needed where a step may leave parameters out; slower
     cfg.MODEL.SHARDING = CfgNode()  # each with a part of the parameters, gradients and optimizer states (FSDP2)
-    cfg.MODEL.SHARDING.ENABLED = False
+    cfg.MODEL.SHARDING.ENABLED = False  # the parameters are shared among the processes
     # Class names of the backbone's modules that are gathered one at a time; []: the members of its sequences.
     cfg.MODEL.SHARDING.BLOCKS = []
     cfg.SOLVER.OPTIMIZER = "SGD"  # a name of OPTIMIZER_REGISTRY: "AdamW" (arXiv 1711.05101), "Adam" or a system's own
@@ -40,7 +40,7 @@ def add_densekit_config(cfg: CfgNode) -> None:
     # LR_SCHEDULER_NAME "GroupWarmupCosineLR": the rate that the warm-up of biases starts with, falling to that of the
     # schedule, and the momentum that all start with; below 0: they start as the others do, and it stays as it is.
     cfg.SOLVER.WARMUP_BIAS_LR = -1.0
-    cfg.SOLVER.WARMUP_MOMENTUM = -1.0
+    cfg.SOLVER.WARMUP_MOMENTUM = -1.0  # see above
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0  # on the learning rate of the parameters below a module named `backbone`
     cfg.TEST.BOUNDARY = False  # judge masks and classes by their boundaries too (arXiv 2103.16562)
     cfg.TEST.COCO_DETECTIONS = 0  # of an image and class, the best so many count in COCO's AP; 0: COCO's 100
@@ -54,7 +54,7 @@ def add_densekit_config(cfg: CfgNode) -> None:
     cfg.TEST.VALIDATION_LOSS = False  # evaluations compute the training losses on DATASETS.TEST too
     # Running average of the weights, which is what is evaluated and what model_best.pth and model_final.pth hold.
     cfg.MODEL_EMA = CfgNode()
-    cfg.MODEL_EMA.ENABLED = False
+    cfg.MODEL_EMA.ENABLED = False  # keep and evaluate it
     cfg.MODEL_EMA.DECAY = 0.999  # of the average in each iteration
     cfg.MODEL.TEACHER = CfgNode()  # a frozen model beside those that learn from one
     cfg.MODEL.TEACHER.CONFIG_FILE = ""  # of the teacher; "": it has the student's configuration

@@ -21,11 +21,12 @@ COMMANDS = {
     "predict": "run a trained model on pictures or a video, and write the results for other tools",
     "submit": "make the zip file that the Cityscapes benchmark takes",
     "report": "write a page about an evaluation: numbers, curves, mistakes, pictures",
+    "demo": "run the small configuration of a system from data to report",
     "doctor": "look at this machine and its installation, and say what is in the way",
 }
 
 # They answer at once, and where torch is broken, too.
-_WITHOUT_TORCH = ("configs", "doctor")
+_WITHOUT_TORCH = ("configs", "demo", "doctor")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -21,14 +21,14 @@ def add_config(cfg: CfgNode) -> None:
     # Augmentation: the size of the region is drawn with a deviation of SCALE around 1, at most that far from it; the
     # angle with a deviation of ROTATION degrees, at most twice that.
     node.SCALE = 0.35
-    node.ROTATION = 45.0
+    node.ROTATION = 45.0  # degrees
     node.ROTATION_PROB = 0.6  # of turning a crop at all
     node.FLIP_PROB = 0.5  # of mirroring it
     node.HALF_BODY_PROB = 0.3  # of showing half a body, where more than 8 keypoints are labelled
     # Whose boxes an evaluation crops: "ground_truth", "detector" (MODEL.POSE.DETECTOR), or the path of a file of COCO
     # results, in which persons have BOX_CATEGORY.
     node.BOXES = "ground_truth"
-    node.BOX_CATEGORY = 1
+    node.BOX_CATEGORY = 1  # number of persons in the file of BOXES
     node.BOX_SCORE_THRESH = 0.0  # boxes of a detector or a file with a lower score are left out
     node.DETECTOR = CfgNode()  # finds the persons in `densekit predict`, and in evaluations with BOXES "detector"
     node.DETECTOR.CONFIG_FILE = ""  # its configuration; "": the whole image is taken for one person

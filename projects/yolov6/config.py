@@ -18,7 +18,7 @@ def add_config(cfg: CfgNode) -> None:
     node.BOTTOM_UP = "build_efficientrep_backbone"  # what build_reppan_backbone puts the neck on
     node.NORM = "BN"  # "SyncBN": statistics of all processes
     # The head.
-    node.NUM_CLASSES = 80
+    node.NUM_CLASSES = 80  # counted from the data
     node.IN_FEATURES = []  # maps of the backbone that carry a head; []: all
     node.BINS = 1  # of each distance, 17 for M and L; 1: plain distances
     node.EXTRA_BINS = 0  # of a second prediction of the distances for the distillation of N and S, in training only
@@ -34,10 +34,10 @@ def add_config(cfg: CfgNode) -> None:
     # The losses.
     node.CLASS_LOSS = "vfl"  # "qfl", "focal", "poly"
     node.BOX_LOSS = "siou"  # "giou", "diou", "ciou", "iou"
-    node.CLASS_WEIGHT = 1.0
-    node.BOX_WEIGHT = 2.5
+    node.CLASS_WEIGHT = 1.0  # of CLASS_LOSS
+    node.BOX_WEIGHT = 2.5  # of BOX_LOSS
     node.BIN_WEIGHT = 0.5  # of the distribution focal loss
-    node.OBJECT_WEIGHT = 1.0
+    node.OBJECT_WEIGHT = 1.0  # of the loss of OBJECTNESS
     node.LEAST_SCORE_SUM = 1.0  # sums of target scores up to this one do not divide the losses; 0.0 in the paper
     # The training. A teacher is MODEL.TEACHER's.
     node.DISTILL_CLASS_WEIGHT = 1.0  # of the teacher's classes; later releases: 0.8 for M, 2.0 for L
@@ -47,7 +47,7 @@ def add_config(cfg: CfgNode) -> None:
     node.REP_SCALES = ""  # weights of a network of "scaled_sum" units, for SOLVER.OPTIMIZER "RepOptimizer"
     # Detections; their number is TEST.DETECTIONS_PER_IMAGE.
     node.SCORE_THRESH_TEST = 0.03
-    node.NMS_THRESH_TEST = 0.65
+    node.NMS_THRESH_TEST = 0.65  # boxes of a class that overlap a better one by more are left out
     node.MULTI_LABEL_TEST = True  # a position may be of several classes
     # Side of a square in whose middle a picture is tested, the paper's grey border; 0: grey only on the right and
     # below, up to a multiple of the stride.

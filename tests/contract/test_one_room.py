@@ -16,6 +16,8 @@ FREE = (
     "tests/projects/",
     "benchmarks/",
     "docs/",
+    "results/",
+    "mkdocs.yml",
     "README.md",
     "CHANGELOG.md",
     "LICENSE",
