@@ -1,7 +1,8 @@
 """Batch norm over single values, in one sentence: the layer by its name, and what to change.
 
 Set-up refuses the heads of which it is known beforehand (``norms_of_single_values``). Any other layer that sees a map
-of 1 x 1 of one image, as behind an image pooling or at the coarsest stride of a small crop, is met in the first step only.
+of 1 x 1 of one image, as behind an image pooling or at the coarsest stride of a small crop, is met in the first step
+only.
 """
 
 from collections.abc import Iterator
