@@ -27,14 +27,14 @@ from densekit.data import DatasetMapper
 from densekit.data.mapper import inference_augmentations
 from densekit.data.pictures import image_size
 from densekit.engine.loading import build_with_weights
+from densekit.inference.class_names import find_classes
 from densekit.inference.inputs import pictures_of_words
 from densekit.inference.journal import Part
-from densekit.inference.names import find_classes
 from densekit.inference.outputs import LineMaker, products_of
 from densekit.inference.predicting import open_batches, predict_batches
+from densekit.inference.prediction_run import read_predict_config
 from densekit.inference.reading import Views
 from densekit.inference.recorder import Recorder
-from densekit.inference.run import read_predict_config
 
 
 class Contest:

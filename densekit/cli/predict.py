@@ -134,8 +134,8 @@ def run(args: argparse.Namespace) -> int:
     """
     from densekit.cli.predict_options import complete
     from densekit.engine import launch
-    from densekit.inference.run import read_predict_config
-    from densekit.inference.run import run as predict
+    from densekit.inference.prediction_run import read_predict_config
+    from densekit.inference.prediction_run import run as predict
 
     job = complete(args)
     if job.engine == "ray":

@@ -6,8 +6,8 @@ from densekit.evaluation.cityscapes import (
     CityscapesPanopticEvaluator,
     CityscapesSemSegEvaluator,
 )
-from densekit.evaluation.coco import COCOEvaluator
-from densekit.evaluation.panoptic import COCOPanopticEvaluator
+from densekit.evaluation.coco_evaluator import COCOEvaluator
+from densekit.evaluation.panoptic_evaluator import COCOPanopticEvaluator
 from densekit.evaluation.sem_seg import SemSegEvaluator
 
 __all__ = [

@@ -18,9 +18,9 @@ from densekit.evaluation.cityscapes import (
     CityscapesSemSegEvaluator,
 )
 from densekit.evaluation.cityscapes.frames import ground_truth
-from densekit.evaluation.coco import COCOEvaluator
+from densekit.evaluation.coco_evaluator import COCOEvaluator
 from densekit.evaluation.image_classes import ImageClassEvaluator
-from densekit.evaluation.panoptic import COCOPanopticEvaluator
+from densekit.evaluation.panoptic_evaluator import COCOPanopticEvaluator
 from densekit.evaluation.sem_seg import SemSegEvaluator
 
 _PERSON_SIGMAS = 17

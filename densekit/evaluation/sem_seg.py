@@ -20,7 +20,7 @@ from densekit.data.labels import IGNORE, load_sem_seg
 from densekit.evaluation.gathering import check_all_there, each_image_once
 from densekit.evaluation.predictions import encode_masks, write_json_list
 from densekit.files.atomic import atomic_write
-from densekit.metrics.semantic import boundary_iou, count_boundaries, count_pixels, semantic_scores
+from densekit.metrics.semantic_scores import boundary_iou, count_boundaries, count_pixels, semantic_scores
 
 _FOLDER = "sem_seg"
 _RECORD_KEYS = ("file_name", "sem_seg_file_name", "sem_seg_values", "height", "width")

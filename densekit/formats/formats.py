@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from densekit.formats import coco, image_classes, labelme, maps, yolo
+from densekit.formats import coco_json, image_classes, labelme, maps, yolo
 from densekit.formats.classes import Classes
 
 Line = dict[str, Any]
@@ -35,8 +35,8 @@ class Format:
 
 
 FORMATS = {
-    "coco": Format(("instances",), (coco.RESULTS,), coco.write_results),
-    "coco_full": Format(("instances",), (coco.FULL,), coco.write_full),
+    "coco": Format(("instances",), (coco_json.RESULTS,), coco_json.write_results),
+    "coco_full": Format(("instances",), (coco_json.FULL,), coco_json.write_full),
     "panoptic": Format(("panoptic",), (maps.PANOPTIC, "panoptic"), maps.write_panoptic),
     "semantic": Format(("semantic",), (maps.SEMANTIC, "semantic"), maps.write_semantic),
     "labelme": Format(("instances",), (labelme.FOLDER,), each=labelme.write_picture),

@@ -17,7 +17,7 @@ from densekit.engine.errors import DataError, user_errors
 from densekit.inference import ray_engine
 from densekit.inference.options import PredictOptions
 from densekit.inference.outputs import LineMaker
-from densekit.inference.run import SOME_UNREADABLE, Job, prepare, settings_of
+from densekit.inference.prediction_run import SOME_UNREADABLE, Job, prepare, settings_of
 from densekit.inference.settings import MANIFEST, SETTINGS, SHARDS, UNREADABLE, check_same, claim
 from densekit.inference.shards import Answer, JoinedShards, Shards, digest_of, remove_litter
 from densekit.inference.store import Store

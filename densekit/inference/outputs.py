@@ -18,7 +18,7 @@ from densekit.d2.structures import Instances
 from densekit.files.atomic import atomic_write
 from densekit.files.panoptic_png import id2rgb
 from densekit.formats.classes import Classes
-from densekit.inference.instances import tiled_results, whole_results
+from densekit.inference.instance_results import tiled_results, whole_results
 from densekit.inference.reading import Loaded
 
 # ours -> the model's

@@ -18,7 +18,7 @@ from densekit.deploy import inference_form
 from densekit.engine.loading import build_with_weights
 from densekit.engine.setup import read_config
 from densekit.engine.sources import ModelSource, with_model
-from densekit.inference.names import find_classes
+from densekit.inference.class_names import find_classes
 from densekit.modeling.semantic_inference import semantic_inference
 from densekit.run_options import RunOptions
 

@@ -16,8 +16,8 @@ import torch
 
 from densekit.d2.data import transforms as T
 from densekit.engine.errors import DataError
+from densekit.inference.hole_masks import Masks
 from densekit.inference.inputs import Picture
-from densekit.inference.masks import Masks
 from densekit.inference.outputs import LineMaker
 from densekit.inference.predicting import predict_batch
 from densekit.inference.reading import Views

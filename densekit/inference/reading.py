@@ -19,8 +19,8 @@ from densekit.data.pictures import read_picture
 from densekit.files.image_limit import readable
 from densekit.files.picture import decode
 from densekit.files.remote import is_url, read_url
+from densekit.inference.hole_masks import Masks
 from densekit.inference.inputs import Picture
-from densekit.inference.masks import Masks
 from densekit.inference.tiles import Tile, Tiling
 from densekit.inference.video import VideoReader
 

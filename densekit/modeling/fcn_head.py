@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from densekit.d2.config import CfgNode
 from densekit.d2.layers import Conv2d, ShapeSpec
-from densekit.modeling.semantic import Features, SemanticHead, conv_norm_relu, finest_first
+from densekit.modeling.semantic_head import Features, SemanticHead, conv_norm_relu, finest_first
 from densekit.modeling.semantic_losses import auxiliary_criterion, criterion_from_config
 
 
@@ -28,7 +28,7 @@ class FCNHead(SemanticHead):
         num_classes: C.
         norm: Norm behind the convolutions; with "" they have a bias instead.
         dropout: Probability that a channel is dropped before the classifier.
-        options: As :class:`~densekit.modeling.semantic.SemanticHead`.
+        options: As :class:`~densekit.modeling.semantic_head.SemanticHead`.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ def head_options(cfg: CfgNode, input_shape: Mapping[str, ShapeSpec], *, align_co
         cfg: The config.
         input_shape: Maps of the backbone.
         align_corners: The convention of the head and of its auxiliary head, as of
-            :class:`~densekit.modeling.semantic.SemanticHead`.
+            :class:`~densekit.modeling.semantic_head.SemanticHead`.
 
     Raises:
         ValueError: The backbone does not return what the head or its auxiliary head needs.

@@ -164,6 +164,6 @@ def add_config(cfg: CfgNode) -> None:
     """Adds ``MODEL.CLASSIFIER`` to ``cfg``."""
     node = cfg.MODEL.CLASSIFIER = CfgNode()
     node.NECK = "build_mean_of_map"  # from the backbone's maps to a vector; a backbone of its own kind brings its own
-    node.NUM_CLASSES = 1000
+    node.NUM_CLASSES = 1000  # classes of a picture; the training data set it
     node.LABEL_SMOOTHING = 0.0  # share of the target that all classes have in equal parts; 0.1 is usual
     node.MIXUP = 0.0  # alpha of mixup (arXiv 1710.09412), 0.2 to 0.8; 0: images are not mixed

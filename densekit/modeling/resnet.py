@@ -13,7 +13,7 @@ from densekit.d2.config import CfgNode
 from densekit.d2.layers import CNNBlockBase, ShapeSpec
 from densekit.d2.modeling import BACKBONE_REGISTRY, ResNet
 from densekit.d2.modeling.backbone.resnet import BottleneckBlock
-from densekit.modeling.semantic import conv_norm_relu
+from densekit.modeling.semantic_head import conv_norm_relu
 
 
 class DeepStem(CNNBlockBase):

@@ -41,7 +41,7 @@ from densekit.evaluation.cityscapes.instance_scores import (
 from densekit.files.cityscapes_files import FIRST_INSTANCE, labels_of
 from densekit.inference.rle import encode_in_frame
 from densekit.metrics.detection_errors import FALSE, IGNORED, ImageMatches, match_image
-from densekit.report.instances import Curve, Entry, InstanceImage, Instances, TaskScores
+from densekit.report.instance_page import Curve, Entry, InstanceImage, Instances, TaskScores
 from densekit.report.run_files import RunFiles
 
 __all__ = ["benchmark_scores", "read_cityscapes_instances"]

@@ -13,7 +13,7 @@ from densekit.evaluation.predictions import read_results
 from densekit.report.cityscapes_instances import read_cityscapes_instances
 from densekit.report.gallery import instance_gallery, panoptic_gallery, semantic_gallery
 from densekit.report.html import Markup, el, page, table
-from densekit.report.instances import Instances, instances_data, read_instances
+from densekit.report.instance_page import Instances, instances_data, read_instances
 from densekit.report.learning import learning_groups
 from densekit.report.painted import painted_section
 from densekit.report.panoptic_page import Panoptic, panoptic_data, read_panoptic

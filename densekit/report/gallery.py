@@ -10,9 +10,9 @@ import numpy as np
 
 from densekit.d2.data import Metadata
 from densekit.files.panoptic_png import read_panoptic_png
-from densekit.metrics.semantic import semantic_scores
+from densekit.metrics.semantic_scores import semantic_scores
 from densekit.report.html import Markup, el, svg
-from densekit.report.instances import InstanceImage, Instances
+from densekit.report.instance_page import InstanceImage, Instances
 from densekit.report.maps import map_picture, shrink_map
 from densekit.report.panoptic_page import Panoptic, PanopticImage, image_quality
 from densekit.report.semantic_page import Semantic, SemanticImage

@@ -13,7 +13,7 @@ from densekit.data.labels import IGNORE, load_sem_seg, read_values
 from densekit.evaluation.cityscapes import CityscapesSemSegEvaluator
 from densekit.evaluation.cityscapes import frames as cityscapes
 from densekit.evaluation.sem_seg import label_ids, png_names
-from densekit.metrics.semantic import count_pixels
+from densekit.metrics.semantic_scores import count_pixels
 from densekit.report.confusion import confusion_data
 from densekit.report.run_files import RunFiles
 

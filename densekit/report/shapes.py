@@ -13,7 +13,7 @@ import pycocotools.mask as mask_utils
 
 from densekit.metrics.detection_errors import FALSE, TRUE
 from densekit.report.html import Markup, el, join
-from densekit.report.instances import InstanceImage
+from densekit.report.instance_page import InstanceImage
 
 __all__ = ["object_shapes", "outline"]
 

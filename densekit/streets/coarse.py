@@ -10,7 +10,7 @@ import numpy as np
 
 from densekit.files.cityscapes_files import FIRST_INSTANCE
 from densekit.ops.outlines import polygons
-from densekit.streets.coco import Json
+from densekit.streets.coco_files import Json
 from densekit.streets.labels import LABELS, THINGS
 
 _MARGIN = 1 / 80  # that outlines keep from borders, of the picture's shorter side

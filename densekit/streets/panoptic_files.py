@@ -4,7 +4,7 @@ import numpy as np
 
 from densekit.files.cityscapes_files import FIRST_INSTANCE, label_of, labels_of
 from densekit.ops.outlines import bounds
-from densekit.streets.coco import Json
+from densekit.streets.coco_files import Json
 from densekit.streets.labels import LABELS, STUFF, THINGS
 from densekit.streets.render import Picture
 

@@ -24,9 +24,9 @@ from densekit.files.cityscapes_files import (
     panoptic_records,
 )
 from densekit.files.panoptic_png import id2rgb
-from densekit.streets import cityscapes, coco, panoptic_files
+from densekit.streets import cityscapes_files, coco_files, panoptic_files
 from densekit.streets.coarse import coarse_document, coarse_ids, coarse_outlines
-from densekit.streets.coco import Json
+from densekit.streets.coco_files import Json
 from densekit.streets.render import Picture, make_picture
 
 MARKER = "streets.json"
@@ -219,7 +219,7 @@ def _make_folders(stage: Path, wanted: Parameters) -> None:
         (stage / name).mkdir()
         (stage / "annotations" / f"panoptic_{name}").mkdir()
         count = getattr(wanted, name)
-        for city in {cityscapes.stem(split, i, count)[0] for i in range(count)}:
+        for city in {cityscapes_files.stem(split, i, count)[0] for i in range(count)}:
             for kind in ("leftImg8bit", _FINE, _COARSE):
                 (stage / "cityscapes" / kind / name / city).mkdir(parents=True)
         panoptic_folder(stage / "cityscapes" / _FINE, name).mkdir()
@@ -234,22 +234,22 @@ def _write_one(job: _Job) -> _Result:
     ids = panoptic_files.segment_ids(picture)
     _write_png(job.folder / "annotations" / f"panoptic_{split}" / name, id2rgb(ids)[..., ::-1])  # BGR
     frame = _write_cityscapes(job, picture, ids, job.folder / split / name)
-    instances, persons = coco.annotate(picture, job.image_id)
-    record = coco.image_record(job.image_id, name, picture)
+    instances, persons = coco_files.annotate(picture, job.image_id)
+    record = coco_files.image_record(job.image_id, name, picture)
     return _Result(record, instances, persons, panoptic_files.annotate(picture, ids, job.image_id, name), frame)
 
 
 def _write_cityscapes(job: _Job, picture: Picture, ids: np.ndarray, image: Path) -> tuple[Json, Json]:
     """Writes a frame of the tree; returns its entries in the panoptic document."""
     split, tree = SPLITS[job.split], job.folder / "cityscapes"
-    city, stem = cityscapes.stem(job.split, job.index, getattr(job.parameters, split))
+    city, stem = cityscapes_files.stem(job.split, job.index, getattr(job.parameters, split))
     left = tree / "leftImg8bit" / split / city / f"{stem}_leftImg8bit.png"
     try:
         os.link(image, left)
     except OSError:  # a file system without links
         shutil.copyfile(image, left)
     fine = tree / _FINE / split / city / f"{stem}_{_FINE}"
-    instances = _write_labels(fine, ids, cityscapes.polygon_document(picture))
+    instances = _write_labels(fine, ids, cityscapes_files.polygon_document(picture))
     outlines = coarse_outlines(ids)
     coarse = tree / _COARSE / split / city / f"{stem}_{_COARSE}"
     _write_labels(coarse, coarse_ids(outlines, ids.shape), coarse_document(outlines, ids.shape))
@@ -265,7 +265,7 @@ def _write_labels(prefix: Path, ids: np.ndarray, document: Json) -> Path:
     instances = Path(f"{prefix}_instanceIds.png")
     _write_png(Path(f"{prefix}_labelIds.png"), labels)
     _write_png(instances, ids.astype(np.uint16))
-    _write_png(Path(f"{prefix}_color.png"), cityscapes.colour_image(labels))
+    _write_png(Path(f"{prefix}_color.png"), cityscapes_files.colour_image(labels))
     _write_json(Path(f"{prefix}_polygons.json"), document)
     return instances
 
@@ -278,9 +278,14 @@ def _write_documents(stage: Path, jobs: list[_Job], results: list[_Result]) -> N
         instances = [annotation for result in mine for annotation in result.instances]
         persons = [annotation for result in mine for annotation in result.persons]
         segments = [result.segments for result in mine]
-        _write_json(folder / f"instances_{name}.json", coco.document(images, instances, coco.INSTANCE_CATEGORIES))
-        _write_json(folder / f"person_keypoints_{name}.json", coco.document(images, persons, coco.KEYPOINT_CATEGORIES))
-        document = {"info": coco.INFO, "licenses": [], "images": images, "annotations": segments}
+        _write_json(
+            folder / f"instances_{name}.json", coco_files.document(images, instances, coco_files.INSTANCE_CATEGORIES)
+        )
+        _write_json(
+            folder / f"person_keypoints_{name}.json",
+            coco_files.document(images, persons, coco_files.KEYPOINT_CATEGORIES),
+        )
+        document = {"info": coco_files.INFO, "licenses": [], "images": images, "annotations": segments}
         _write_json(folder / f"panoptic_{name}.json", document | {"categories": panoptic_files.CATEGORIES})
         frames = panoptic_folder(stage / "cityscapes" / _FINE, name).with_suffix(".json")
         _write_json(frames, panoptic_document(result.frame for result in mine))

@@ -12,7 +12,7 @@ from densekit.d2.layers import ShapeSpec, get_norm
 from densekit.d2.modeling import SEM_SEG_HEADS_REGISTRY
 from densekit.layers.conv_norm import ConvNorm
 from densekit.modeling.fcn_head import classifier, head_options
-from densekit.modeling.semantic import Features, SemanticHead
+from densekit.modeling.semantic_head import Features, SemanticHead
 
 from .context import ContextAdaptiveConvolution
 
@@ -30,7 +30,7 @@ class CaCHead(SemanticHead):
         heads: how many modules there are.
         pooling: add the branch with the mean of the map.
         context: options of :class:`ContextAdaptiveConvolution`.
-        options: as :class:`~densekit.modeling.semantic.SemanticHead`.
+        options: as :class:`~densekit.modeling.semantic_head.SemanticHead`.
 
     Raises:
         ValueError: there is not exactly one map.

@@ -17,7 +17,7 @@ from densekit.d2.config import CfgNode, configurable
 from densekit.d2.layers import ASPP, DepthwiseSeparableConv2d, ShapeSpec
 from densekit.d2.modeling import SEM_SEG_HEADS_REGISTRY
 from densekit.modeling.fcn_head import head_options
-from densekit.modeling.semantic import Features, SemanticHead, conv_norm_relu
+from densekit.modeling.semantic_head import Features, SemanticHead, conv_norm_relu
 
 
 class DecoderStage(nn.Module):
@@ -71,7 +71,7 @@ class DeepLabV3PlusSemanticHead(SemanticHead):
         aspp_dropout: Probability on its output.
         norm: Norm behind the convolutions; with "" they have a bias instead.
         separable: Depthwise separable convolutions in the pyramid pooling and the decoder.
-        options: As :class:`~densekit.modeling.semantic.SemanticHead`.
+        options: As :class:`~densekit.modeling.semantic_head.SemanticHead`.
     """
 
     @configurable

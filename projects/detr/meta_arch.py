@@ -26,7 +26,7 @@ from densekit.modeling.set_criterion import SetCriterion, weighted
 from .backbone import MaskedBackbone
 from .detr import DETR
 from .frozen import load_detector
-from .panoptic import merge_masks, paste_masks
+from .query_fusion import merge_masks, paste_masks
 from .query_selection import QuerySelection
 from .segmentation import SegmentingDETR
 

@@ -13,7 +13,7 @@ from densekit.d2.layers import ShapeSpec
 from densekit.d2.modeling import SEM_SEG_HEADS_REGISTRY
 from densekit.layers.align_corners import AlignCorners
 from densekit.modeling.fcn_head import head_options
-from densekit.modeling.semantic import Features, SemanticHead, at_finest
+from densekit.modeling.semantic_head import Features, SemanticHead, at_finest
 
 from .backbone import norm_maker
 from .network import Norm, init_weights
@@ -28,7 +28,7 @@ class HRNetV2Head(SemanticHead):
         num_classes: C.
         norm: Makes the norm between the two convolutions.
         final_kernel: Side of the classifier's kernel, odd.
-        options: As :class:`~densekit.modeling.semantic.SemanticHead`; ``align_corners`` goes for the maps too.
+        options: As :class:`~densekit.modeling.semantic_head.SemanticHead`; ``align_corners`` goes for the maps too.
     """
 
     @configurable

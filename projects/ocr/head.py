@@ -15,7 +15,7 @@ from densekit.d2.modeling import SEM_SEG_HEADS_REGISTRY
 from densekit.layers.align_corners import AlignCorners
 from densekit.layers.pixel_losses import PixelLoss
 from densekit.modeling.fcn_head import head_options
-from densekit.modeling.semantic import Features, Losses, SemanticHead, at_finest
+from densekit.modeling.semantic_head import Features, Losses, SemanticHead, at_finest
 from densekit.modeling.semantic_losses import auxiliary_criterion
 
 from .context import Norm, ObjectContext, conv_norm_relu
@@ -34,7 +34,7 @@ class OCRHead(SemanticHead):
         dropout: Probability that a channel is dropped before the classifier.
         region_criterion: The loss of the coarse scores.
         region_loss_weight: Its factor.
-        options: As :class:`~densekit.modeling.semantic.SemanticHead`; ``align_corners`` goes for the maps too.
+        options: As :class:`~densekit.modeling.semantic_head.SemanticHead`; ``align_corners`` goes for the maps too.
     """
 
     @configurable

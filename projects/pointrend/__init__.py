@@ -4,10 +4,10 @@ from densekit.d2.config import CfgNode
 from densekit.data.class_counts import CLASS_COUNTS, host_counts
 
 from . import mask_head as mask_head  # registers PointRendHead and ImplicitPointRendHead
-from . import semantic as semantic  # registers PointRendSemanticHead
+from . import point_semantic_head as point_semantic_head  # registers PointRendSemanticHead
 from . import weights as weights  # registers the names of published checkpoints
+from .aliases import adapt_config, register_names
 from .config import add_config, shrink
-from .names import adapt_config, register_names
 
 register_names()
 

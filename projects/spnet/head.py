@@ -12,7 +12,7 @@ from densekit.d2.layers import ShapeSpec, get_norm
 from densekit.d2.modeling import SEM_SEG_HEADS_REGISTRY
 from densekit.layers.conv_norm import ConvNorm
 from densekit.modeling.fcn_head import head_options
-from densekit.modeling.semantic import Features, Losses, SemanticHead
+from densekit.modeling.semantic_head import Features, Losses, SemanticHead
 
 from .pooling import MixedPooling
 
@@ -29,7 +29,7 @@ class SPNetHead(SemanticHead):
         dropout: probability that a channel is dropped before the classifier.
         mixed_pooling: how many modules of it there are.
         grids: sides of their grids.
-        options: as :class:`~densekit.modeling.semantic.SemanticHead`.
+        options: as :class:`~densekit.modeling.semantic_head.SemanticHead`.
 
     Raises:
         ValueError: there is not exactly one map.

@@ -23,7 +23,7 @@ from densekit.d2.config import CfgNode, configurable
 from densekit.d2.layers import ShapeSpec
 from densekit.d2.modeling import SEM_SEG_HEADS_REGISTRY
 from densekit.modeling.fcn_head import classifier, head_options
-from densekit.modeling.semantic import Features, SemanticHead, conv_norm_relu
+from densekit.modeling.semantic_head import Features, SemanticHead, conv_norm_relu
 from densekit.modeling.upsampling import upsampler_from_config
 
 CONVENTIONS = ("mmseg", "csail")
@@ -99,7 +99,7 @@ class UPerHead(SemanticHead):
         fuse_upsampler: Of the levels before they are put side by side. A layer works its way down: the coarsest level
             is doubled and joins the next finer one, both are doubled and join the next. None interpolates each level
             to the finest size.
-        options: As :class:`~densekit.modeling.semantic.SemanticHead`.
+        options: As :class:`~densekit.modeling.semantic_head.SemanticHead`.
     """
 
     @configurable

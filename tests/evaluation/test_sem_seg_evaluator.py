@@ -11,7 +11,7 @@ from PIL import Image
 
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.evaluation import SemSegEvaluator
-from densekit.metrics.semantic import boundary_iou, count_boundaries
+from densekit.metrics.semantic_scores import boundary_iou, count_boundaries
 
 NAMES = ["road", "tree", "sky", "never annotated"]
 IDS = [7, 21, 300, 33]  # of the data set; one needs more than a byte

@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 import densekit.data.builtin  # noqa: F401 - registers the standard names
 from densekit.d2.data import MetadataCatalog
 from densekit.data.identity import describe_classes
-from densekit.formats import coco, labelme, maps, yolo
+from densekit.formats import coco_json, labelme, maps, yolo
 from densekit.formats.classes import Classes
 from densekit.formats.drawing import draw_picture
 from densekit.formats.formats import FORMATS, check_formats, choose_formats, needed_products
@@ -84,17 +84,17 @@ def test_one_outline_encloses_what_its_parts_enclose():
 
 
 def test_results_are_a_plain_list(tmp_path):
-    coco.write_results(tmp_path, [line(1), line(2)], CLASSES)
-    assert json.loads((tmp_path / coco.RESULTS).read_text()) == line(1)["instances"] + line(2)["instances"]
-    coco.write_results(tmp_path, [], CLASSES)
-    assert json.loads((tmp_path / coco.RESULTS).read_text()) == []
+    coco_json.write_results(tmp_path, [line(1), line(2)], CLASSES)
+    assert json.loads((tmp_path / coco_json.RESULTS).read_text()) == line(1)["instances"] + line(2)["instances"]
+    coco_json.write_results(tmp_path, [], CLASSES)
+    assert json.loads((tmp_path / coco_json.RESULTS).read_text()) == []
 
 
 @pytest.mark.parametrize("points", [False, True])
 def test_the_whole_file_opens_and_its_results_score_full_marks(tmp_path, points):
     lines = [line(1, with_points=points), line(9, with_points=points)]
-    coco.write_full(tmp_path, lines, CLASSES)
-    truth = COCO(str(tmp_path / coco.FULL))
+    coco_json.write_full(tmp_path, lines, CLASSES)
+    truth = COCO(str(tmp_path / coco_json.FULL))
     assert [image["file_name"] for image in truth.loadImgs(truth.getImgIds())] == ["sub/1.png", "sub/9.png"]
     assert {c["id"]: c["name"] for c in truth.loadCats(truth.getCatIds())} == {40: "cup", 7: "Löffel"}
     annotations = truth.loadAnns(truth.getAnnIds())
@@ -109,14 +109,14 @@ def test_the_whole_file_opens_and_its_results_score_full_marks(tmp_path, points)
 def test_the_whole_file_has_what_tools_ask_for(tmp_path):
     """CVAT reads numbers as ids only, and asks every annotation for its segmentation."""
     named = [line(name, with_masks=False) | {"index": k} for k, name in enumerate(("Blood_1", "Blood_2"))]
-    coco.write_full(tmp_path, named, CLASSES)
-    content = json.loads((tmp_path / coco.FULL).read_text())
+    coco_json.write_full(tmp_path, named, CLASSES)
+    content = json.loads((tmp_path / coco_json.FULL).read_text())
     assert content.keys() == {"info", "licenses", "images", "categories", "annotations"}
     assert [image["id"] for image in content["images"]] == [1, 2]
     assert [a["image_id"] for a in content["annotations"]] == [1] * 5 + [2] * 5
     for annotation in content["annotations"]:
         assert annotation.keys() >= {"id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation"}
-    truth = COCO(str(tmp_path / coco.FULL))
+    truth = COCO(str(tmp_path / coco_json.FULL))
     results = [result | {"image_id": 1} for result in named[0]["instances"]]
     assert len(truth.loadRes(results).anns) == 5
 

@@ -274,7 +274,9 @@ def test_further_formats_come_without_the_model(make_run, photos, tmp_path, monk
     words = (make_run("GeneralizedRCNN"), "--input", photos, "--output", tmp_path / "out", *THRESHOLD)
     predict(*words)
     before = (tmp_path / "out" / "predictions.jsonl").read_bytes()
-    monkeypatch.setattr("densekit.inference.run.predict_batches", lambda *_, **__: pytest.fail("the model ran"))
+    monkeypatch.setattr(
+        "densekit.inference.prediction_run.predict_batches", lambda *_, **__: pytest.fail("the model ran")
+    )
     predict(*words, "--format", "coco_full", "yolo", "labelme")
     assert (tmp_path / "out" / "predictions.jsonl").read_bytes() == before
     full = COCO(str(tmp_path / "out" / "coco_full.json"))

@@ -10,7 +10,7 @@ import torch
 
 from densekit.d2.structures import Boxes, Instances
 from densekit.formats.classes import Classes
-from densekit.inference.instances import tiled_results
+from densekit.inference.instance_results import tiled_results
 from densekit.inference.rle import encode_in_frame
 from densekit.inference.tiles import Tiling
 

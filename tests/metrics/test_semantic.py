@@ -7,7 +7,7 @@ import pytest
 from faster_coco_eval.core import mask as coco_mask
 
 from densekit.metrics.boundary import boundary_pixels, boundary_width
-from densekit.metrics.semantic import boundary_iou, count_boundaries, count_pixels, semantic_scores
+from densekit.metrics.semantic_scores import boundary_iou, count_boundaries, count_pixels, semantic_scores
 
 
 def random_maps(seed, shape=(40, 50), classes=5, ignore=255):

@@ -141,7 +141,7 @@ def instance_run(tmp_path):
 def map_run(tmp_path):
     """Returns OUTPUT_DIR of an evaluation of semantic and panoptic maps, and the evaluators' own numbers."""
     from densekit.d2.data import DatasetCatalog, MetadataCatalog
-    from densekit.evaluation.panoptic import COCOPanopticEvaluator
+    from densekit.evaluation.panoptic_evaluator import COCOPanopticEvaluator
     from densekit.evaluation.sem_seg import SemSegEvaluator
     from densekit.files.panoptic_png import write_panoptic_png
 

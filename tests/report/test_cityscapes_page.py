@@ -16,7 +16,7 @@ from densekit.evaluation.cityscapes.instance_scores import OBJECT_LABELS, SMALLE
 from densekit.metrics.panoptic_quality import panoptic_confusion
 from densekit.report.cityscapes_instances import benchmark_scores, read_cityscapes_instances
 from densekit.report.evaluation_page import evaluation_page
-from densekit.report.instances import instances_data
+from densekit.report.instance_page import instances_data
 from densekit.report.panoptic_page import read_panoptic
 from densekit.report.run_files import read_run
 from tests import cityscapes_scenes as scenes

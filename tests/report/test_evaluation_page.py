@@ -15,10 +15,10 @@ from densekit.cli import main
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.metrics.detection_errors import TRUE, match_image
 from densekit.metrics.panoptic_quality import panoptic_quality
-from densekit.metrics.semantic import semantic_scores
+from densekit.metrics.semantic_scores import semantic_scores
 from densekit.report.evaluation_page import evaluation_page
 from densekit.report.gallery import instance_gallery
-from densekit.report.instances import THRESHOLDS, InstanceImage, Instances, instances_data, read_instances
+from densekit.report.instance_page import THRESHOLDS, InstanceImage, Instances, instances_data, read_instances
 from densekit.report.panoptic_page import read_panoptic
 from densekit.report.run_files import read_run
 from densekit.report.semantic_page import read_semantic

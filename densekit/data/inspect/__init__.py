@@ -3,8 +3,8 @@
 from densekit.data.inspect.datasets import content_hashes, inspect_dataset
 from densekit.data.inspect.findings import Finding, Findings, Histogram
 from densekit.data.inspect.fix import fix_coco
+from densekit.data.inspect.inspection import Inspection, Options, inspect_coco
 from densekit.data.inspect.kinds import KINDS, Kind
-from densekit.data.inspect.run import Inspection, Options, inspect_coco
 
 __all__ = [
     "KINDS",

@@ -4,14 +4,14 @@ import os
 
 import densekit.data.builtin  # noqa: F401 - registers the standard names, which are looked up here
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
-from densekit.data.inspect.cityscapes import inspect_cityscapes
+from densekit.data.inspect.cityscapes_tree import inspect_cityscapes
 from densekit.data.inspect.coco_file import read_entries, read_json
 from densekit.data.inspect.findings import Findings
 from densekit.data.inspect.images import image_files
+from densekit.data.inspect.inspection import Inspection, Options, inspect_coco
 from densekit.data.inspect.panoptic_segments import check_panoptic_file, inspect_panoptic
 from densekit.data.inspect.pictures import read_pictures
 from densekit.data.inspect.records import inspect_records
-from densekit.data.inspect.run import Inspection, Options, inspect_coco
 from densekit.data.inspect.semantic_maps import inspect_semantic
 from densekit.data.registry import check_registered
 

@@ -14,7 +14,7 @@ from densekit.data.coco_json import BORDER, convention
 from densekit.data.inspect.coco_file import Entries, Entry
 from densekit.data.inspect.findings import Findings
 from densekit.data.inspect.keypoints import check_keypoints
-from densekit.data.inspect.masks import MaskCheck
+from densekit.data.inspect.mask_faults import MaskCheck
 
 __all__ = [
     "BORDER",

@@ -8,8 +8,8 @@ import numpy as np
 
 from densekit.data.inspect.coco_file import Entries, Entry, inside, read_entries, read_json
 from densekit.data.inspect.findings import Findings, Histogram
+from densekit.data.inspect.inspection import Inspection, Options, check_class_count, inspect_pictures, listed_pictures
 from densekit.data.inspect.pictures import PictureFacts, progress_map
-from densekit.data.inspect.run import Inspection, Options, check_class_count, inspect_pictures, listed_pictures
 from densekit.files.atomic import leads_out
 from densekit.files.panoptic_png import read_panoptic_png
 

@@ -11,8 +11,14 @@ from typing import Any
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.data.ground_truth import dataset_to_coco
 from densekit.data.inspect.findings import Findings, Histogram
+from densekit.data.inspect.inspection import (
+    Inspection,
+    Options,
+    check_class_count,
+    inspect_coco_content,
+    inspect_pictures,
+)
 from densekit.data.inspect.pictures import Picture
-from densekit.data.inspect.run import Inspection, Options, check_class_count, inspect_coco_content, inspect_pictures
 from densekit.data.regions import errors_collected
 
 __all__ = ["inspect_records", "load_records"]

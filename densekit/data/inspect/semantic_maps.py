@@ -5,10 +5,10 @@ from typing import Any
 from densekit.d2.data import MetadataCatalog
 from densekit.data.inspect.findings import Findings
 from densekit.data.inspect.images import image_files
+from densekit.data.inspect.inspection import Inspection, Options, check_class_count, inspect_pictures
 from densekit.data.inspect.label_maps import LabelMap, check_label_maps
 from densekit.data.inspect.pictures import Picture
 from densekit.data.inspect.records import load_records
-from densekit.data.inspect.run import Inspection, Options, check_class_count, inspect_pictures
 from densekit.data.labels import IGNORE
 
 __all__ = ["inspect_semantic"]

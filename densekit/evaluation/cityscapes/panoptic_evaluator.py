@@ -6,7 +6,7 @@ from typing import Any
 
 from densekit.evaluation.cityscapes.evaluator import warn_if_undefined
 from densekit.evaluation.cityscapes.frames import refuse_missing
-from densekit.evaluation.panoptic import COCOPanopticEvaluator
+from densekit.evaluation.panoptic_evaluator import COCOPanopticEvaluator
 
 
 class CityscapesPanopticEvaluator(COCOPanopticEvaluator):

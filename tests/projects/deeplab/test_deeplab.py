@@ -89,7 +89,7 @@ def test_points_find_labels_in_images_that_the_stride_does_not_divide():
         return scores.sum()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("densekit.projects.pointrend.semantic.mean_cross_entropy", record)
+        patch.setattr("densekit.projects.pointrend.point_semantic_head.mean_cross_entropy", record)
         refined._point_loss({}, torch.randn(1, 19, 4, 5), labels)
     x, y = (seen[0][0] * torch.tensor([20, 16])).unbind(1)
     expected = torch.where((x < 17) & (y < 13), x.floor().long(), 255)

@@ -17,7 +17,7 @@ from densekit.config import load_config
 from densekit.d2.modeling import build_model
 from densekit.modeling.matcher import HungarianMatcher
 from densekit.modeling.set_criterion import SetCriterion, weighted
-from densekit.projects.detr.panoptic import merge_masks, paste_masks
+from densekit.projects.detr.query_fusion import merge_masks, paste_masks
 from densekit.weights.parts import find_layout
 from tests.projects.detr.cases import load, padded, tiny_detr
 from tests.recorded_cases import Cases, main

@@ -15,7 +15,7 @@ from densekit.d2.structures import BitMasks, Boxes, Instances
 from densekit.d2.utils.events import EventStorage
 from densekit.data.mapper import MAPPERS
 from densekit.projects.detr.mapper import DetrDatasetMapper
-from densekit.projects.detr.panoptic import merge_masks
+from densekit.projects.detr.query_fusion import merge_masks
 from densekit.solver import build_optimizer
 from tests.projects.detr.cases import padded, tiny_detr
 from tests.tolerances import close

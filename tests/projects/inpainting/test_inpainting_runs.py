@@ -19,7 +19,7 @@ from densekit.cli.train import run_options
 from densekit.d2._host import HOST
 from densekit.data import holes
 from densekit.engine import run
-from densekit.inference import masks
+from densekit.inference import hole_masks
 from densekit.projects.inpainting import meta_arch
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -229,7 +229,7 @@ def test_found_objects_are_painted_over(finished, photos, tmp_path):
 
 def test_strange_pictures_are_one_clear_line(finished, photos, tmp_path, monkeypatch):
     said = []
-    for module in (holes, masks):
+    for module in (holes, hole_masks):
         monkeypatch.setattr(module.logger, "warning", said.append)
     pixels = np.dstack([np.asarray(Image.open(photos / "0.png")), np.full((60, 74), 90, np.uint8)])
     Image.fromarray(pixels).save(tmp_path / "clear.png")

@@ -26,7 +26,7 @@ from densekit.layers.points import (
 )
 from densekit.modeling.mask_logits import select_classes
 from densekit.projects.pointrend.losses import point_labels, point_loss
-from densekit.projects.pointrend.semantic import margin_uncertainty
+from densekit.projects.pointrend.point_semantic_head import margin_uncertainty
 from tests.recorded_cases import Cases, main
 
 CONFIG = str(Path(__file__).resolve().parents[3] / "configs/pointrend/pointrend_rcnn_R_50_FPN_1x_coco.yaml")

@@ -17,7 +17,7 @@ from densekit.d2.layers import ShapeSpec
 from densekit.d2.modeling import build_model
 from densekit.layers.pixel_losses import mean_cross_entropy
 from densekit.modeling.fcn_head import FCNHead
-from densekit.modeling.semantic import conv_norm_relu
+from densekit.modeling.semantic_head import conv_norm_relu
 from densekit.projects.upernet.head import UPerHead
 from densekit.solver import build_lr_scheduler
 from densekit.weights.parts import find_layout, rename_part

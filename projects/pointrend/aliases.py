@@ -12,7 +12,7 @@ from densekit.d2.modeling.roi_heads import StandardROIHeads
 from densekit.modeling.aliases import also_known_as
 
 from .mask_head import ImplicitPointRendHead, PointRendHead
-from .semantic import PointRendSemanticHead
+from .point_semantic_head import PointRendSemanticHead
 
 _MASK_HEADS = {"PointRendMaskHead": "PointRendHead", "ImplicitPointRendMaskHead": "ImplicitPointRendHead"}
 # Before its heads took whole maps, the project had this one and region heads that fed it.

@@ -3,7 +3,7 @@
 import numpy as np
 
 from densekit.ops.outlines import polygons
-from densekit.streets.coco import Json
+from densekit.streets.coco_files import Json
 from densekit.streets.labels import LABELS, STUFF
 from densekit.streets.render import Picture
 

@@ -12,7 +12,7 @@ import pycocotools.mask as mask_utils
 from PIL import Image
 
 from densekit.data.holes import HoleFolder, check_polarity, fit_hole, read_hole, say_if_strange
-from densekit.formats.coco import FULL
+from densekit.formats.coco_json import FULL
 from densekit.inference.inputs import Picture
 from densekit.inference.journal import JOINED
 

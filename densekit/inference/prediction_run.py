@@ -32,11 +32,11 @@ from densekit.engine.loading import build_with_weights
 from densekit.engine.setup import read_config
 from densekit.files.atomic import atomic_write
 from densekit.formats.formats import choose_formats, needed_products
+from densekit.inference.class_names import find_classes
 from densekit.inference.finish import Output
+from densekit.inference.hole_masks import Masks, masks_of_words
 from densekit.inference.inputs import name_among, pictures_of_dataset, pictures_of_words
 from densekit.inference.journal import JOINED, JoinedLines, Journal, Part
-from densekit.inference.masks import Masks, masks_of_words
-from densekit.inference.names import find_classes
 from densekit.inference.options import PredictOptions
 from densekit.inference.outputs import LineMaker, products_of
 from densekit.inference.predicting import open_batches, predict_batches

@@ -10,9 +10,9 @@ import numpy as np
 
 from densekit.data.cityscapes import CLASSES, IMAGE_ENDING
 from densekit.data.inspect.findings import Findings
+from densekit.data.inspect.inspection import Inspection, Options, inspect_pictures
 from densekit.data.inspect.label_maps import LabelMap, check_label_maps
 from densekit.data.inspect.pictures import Picture
-from densekit.data.inspect.run import Inspection, Options, inspect_pictures
 from densekit.data.labels import IGNORE
 from densekit.files.cityscapes_files import labels_of
 

@@ -14,8 +14,8 @@ from densekit.d2.config import CfgNode, configurable
 from densekit.d2.modeling import SEM_SEG_HEADS_REGISTRY
 from densekit.layers.pixel_losses import mean_cross_entropy
 from densekit.layers.points import point_sample, random_uncertain_points, uncertain_grid_points
-from densekit.modeling.semantic import pad_labels, scores_and_losses
 from densekit.modeling.semantic_fpn import with_loss_keys
+from densekit.modeling.semantic_head import pad_labels, scores_and_losses
 
 from .point_head import build_point_head
 
