@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from densekit.config import load_config
+from densekit.d2.data.transforms import ResizeShortestEdge
 from densekit.d2.modeling import build_backbone
 from densekit.modeling.dilated_resnet import dilations_of_stage
 from densekit.projects.spnet.head import enlarge_between_corners
@@ -112,3 +113,22 @@ def test_maps_have_the_declared_stride(dilations, stride):
     maps = backbone.eval()(torch.randn(1, 3, 64, 96))
     assert backbone.output_shape()["res5"].stride == stride
     assert maps["res5"].shape[-2:] == (64 // stride, 96 // stride)
+
+
+@pytest.mark.parametrize(
+    ("name", "picture", "seen"),
+    [
+        ("spnet_R_50_ade20k", (512, 683), (384, 512)),
+        ("spnet_R_101_ade20k", (683, 512), (512, 384)),
+        ("spnet_R_101_ade20k", (300, 400), (384, 512)),  # small pictures are enlarged
+        ("spnet_R_101_cityscapes", (1024, 2048), (1024, 2048)),
+    ],
+)
+def test_recipes_see_test_pictures_as_published(name, picture, seen):
+    """The authors resize the long side (512 on ADE20K) and slide a window of the training crop's size."""
+    cfg = load_config(f"configs/spnet/{name}.yaml")
+    size = ResizeShortestEdge.get_output_shape(*picture, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+    assert size == seen
+    views = cfg.TEST.SEMANTIC
+    assert tuple(views.WINDOW) == tuple(cfg.INPUT.CROP.SIZE)
+    assert views.PAD and views.FLIP and views.AVERAGE == "softmax" and not views.STRIDE
