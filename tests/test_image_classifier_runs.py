@@ -89,7 +89,7 @@ def test_check_counts_the_images_of_each_class(photos, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["classes"]["counts"] == {"blue": 4, "green": 4, "red": 3, "violet": 0}
     kinds = {finding["kind"] for finding in found["findings"]}
-    assert {"class-unused", "loader-refuses"} <= kinds
+    assert {"class-unused", "file-refused"} <= kinds
 
 
 def test_a_detector_says_that_there_are_no_objects(photos):

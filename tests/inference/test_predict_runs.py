@@ -316,6 +316,7 @@ def test_every_shared_mapper_says_how_it_resizes():
     from densekit.data.mapper import inference_augmentations
 
     shared = [name for name, mapper in MAPPERS if mapper.__module__.startswith("densekit.data.")]
+    shared.remove("ImageClassMapper")  # cuts a square from the middle
     assert shared  # those of rooms crop or pad as their systems do
     for name in shared:
         assert "ResizeShortestEdge" in repr(inference_augmentations(load_config("", ["INPUT.MAPPER", name]))), name
