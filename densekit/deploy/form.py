@@ -55,7 +55,11 @@ def inference_form(cfg: CfgNode, model: nn.Module) -> nn.Module:
     dtype = _usable(keys.DTYPE, model)
     if not (keys.FUSE or keys.CHANNELS_LAST or dtype):
         return model
-    return _form(getattr(model, "module", model), keys.FUSE, keys.CHANNELS_LAST, dtype)
+    try:
+        return _form(getattr(model, "module", model), keys.FUSE, keys.CHANNELS_LAST, dtype)
+    except TypeError as error:  # it holds an open file or the like, of which there is no copy
+        logger.info("The model predicts as it is, since it cannot be copied: %s.", error)
+        return model
 
 
 def _form(model: nn.Module, fuse: bool, channels_last: bool, dtype: torch.dtype | None) -> nn.Module:
