@@ -1,4 +1,4 @@
-"""Times Mask R-CNN R50-FPN as it is trained and as ``densekit.optimize`` makes it, in turns, on one CPU picture.
+"""Times a model as it is trained and as ``densekit.optimize`` makes it, in turns, on one picture and the CPU.
 
     python -m benchmarks.optimize --threads 2 --rounds 5
 
@@ -12,7 +12,7 @@ import torch
 from benchmarks.common import print_row, sharpen, spent
 from densekit.config import load_config
 from densekit.config_files import find_config
-from densekit.d2._host import HOST
+from densekit.d2 import HOST
 from densekit.d2.modeling import build_model
 from densekit.deploy import optimize
 from densekit.ops.processor import computes_in_bfloat16

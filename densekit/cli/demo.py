@@ -8,7 +8,6 @@ Interrupted, the same command goes on where it was. Everything that the steps sa
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import yaml
 from tqdm import tqdm
 
 from densekit.config_files import shipped_configs
+from densekit.files.metrics import read_metrics
 
 _DEFAULT = "mask_rcnn"
 _LOOK_SECONDS = 0.5  # between two looks at the metrics of the training
@@ -127,13 +127,7 @@ def _follow(bar: tqdm, output: Path, since: float) -> None:
     config, metrics = output / "config.yaml", output / "metrics.json"
     if not _newer(config, since) or not _newer(metrics, since):
         return
-    last = None
-    for line in metrics.read_text().splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # the line that is being written
-        last = record if "total_loss" in record else last
+    last = next((entry for entry in reversed(read_metrics(metrics)) if "total_loss" in entry), None)
     if last is None:
         return
     if bar.total is None:

@@ -3,6 +3,8 @@
 from typing import Any
 
 import numpy as np
+import torch
+from torchvision.transforms import RandomResizedCrop
 
 from densekit.d2.config import CfgNode
 from densekit.d2.data import transforms as T
@@ -11,8 +13,6 @@ from densekit.data.colour import SSDColours
 from densekit.data.mapper import MAPPERS, DatasetMapper
 
 __all__ = ["ImageClassMapper", "MiddleCut", "RandomCut"]
-
-_TRIES = 10
 
 
 class RandomCut(T.Augmentation):
@@ -34,21 +34,14 @@ class RandomCut(T.Augmentation):
                 f"INPUT.CUT has SIZE {size}, AREA {area} and ASPECT {aspect}; each range goes from the least to the "
                 "largest, and a share of the image is above 0 and at most 1."
             )
-        self.size, self.area, self.aspect = size, (area[0], area[1]), (aspect[0], aspect[1])
+        self.size, self.area, self.aspect = size, list(area), list(aspect)
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         """Draws the rectangle for an image (H, W, C); after ten that do not fit, the largest possible in the middle."""
         height, width = image.shape[:2]
-        for _ in range(_TRIES):
-            area = height * width * np.random.uniform(self.area[0], self.area[1])
-            aspect = np.exp(np.random.uniform(*np.log(self.aspect)))
-            w, h = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
-            if 0 < w <= width and 0 < h <= height:
-                left, top = np.random.randint(0, width - w + 1), np.random.randint(0, height - h + 1)
-                return _cut_and_resize((left, top, w, h), (height, width), self.size)
-        low, high = self.aspect
-        w, h = min(width, max(1, round(height * high))), min(height, max(1, round(width / low)))
-        return _cut_and_resize(((width - w) // 2, (height - h) // 2, w, h), (height, width), self.size)
+        shape = torch.empty(1, 1, 1).expand(1, height, width)  # the draw asks for the size alone
+        top, left, h, w = RandomResizedCrop.get_params(shape, self.area, self.aspect)
+        return _cut_and_resize((left, top, max(w, 1), max(h, 1)), (height, width), self.size)
 
 
 class MiddleCut(T.Augmentation):

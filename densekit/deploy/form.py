@@ -11,6 +11,7 @@ from densekit.deploy.copying import shared_copy
 from densekit.deploy.fuse import fuse as fuse_norms
 from densekit.deploy.precision import reduce_precision
 from densekit.ops.processor import computes_in_bfloat16
+from densekit.ops.sharded import has_parts
 
 __all__ = ["inference_form", "optimize"]
 
@@ -38,11 +39,14 @@ def optimize(model: nn.Module, *, fuse: bool = True, channels_last: bool = True,
     """
     if model.training:
         raise ValueError(f"{type(model).__name__} is in training mode; call its eval() before optimize.")
-    return _form(model, fuse, channels_last, _usable(dtype, model))
+    return _form(shared_copy(model), fuse, channels_last, _usable(dtype, model))
 
 
 def inference_form(cfg: CfgNode, model: nn.Module) -> nn.Module:
-    """Returns a model as ``MODEL.INFERENCE`` says: a copy in evaluation mode, or the model where nothing is asked for.
+    """Returns a model as ``MODEL.INFERENCE`` says: a copy in evaluation mode, or the model itself.
+
+    The latter where nothing is asked for, and where no such copy can be made: the parameters are spread over the
+    processes, or a module holds something that cannot be copied.
 
     Args:
         cfg: a configuration.
@@ -53,17 +57,18 @@ def inference_form(cfg: CfgNode, model: nn.Module) -> nn.Module:
     """
     keys = cfg.MODEL.INFERENCE
     dtype = _usable(keys.DTYPE, model)
-    if not (keys.FUSE or keys.CHANNELS_LAST or dtype):
+    if not (keys.FUSE or keys.CHANNELS_LAST or dtype) or has_parts(model):
         return model
     try:
-        return _form(getattr(model, "module", model), keys.FUSE, keys.CHANNELS_LAST, dtype)
-    except TypeError as error:  # it holds an open file or the like, of which there is no copy
-        logger.info("The model predicts as it is, since it cannot be copied: %s.", error)
+        copy = shared_copy(getattr(model, "module", model))
+    except TypeError as error:
+        logger.info(f"The model predicts as it is, since it cannot be copied: {error}.")
         return model
+    return _form(copy, keys.FUSE, keys.CHANNELS_LAST, dtype)
 
 
-def _form(model: nn.Module, fuse: bool, channels_last: bool, dtype: torch.dtype | None) -> nn.Module:
-    copy = shared_copy(model).eval()
+def _form(copy: nn.Module, fuse: bool, channels_last: bool, dtype: torch.dtype | None) -> nn.Module:
+    copy.eval()
     if fuse:
         fuse_norms(copy)
     if dtype is not None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 __all__ = ["reduce_precision"]
 
-# Where models compute features, by names from Detectron2's interfaces; lists of modules by their members.
+# Parts of models that compute features, by names from Detectron2's interfaces; lists of modules by their members.
 _FEATURES = re.compile(
     r"(.+\.)?("
     r"backbone|res5|rpn_head\.conv|(cls|bbox)_subnet(\.\d+)?|box_head(\.\d+)?|sem_seg_head"

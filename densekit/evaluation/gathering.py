@@ -2,7 +2,10 @@
 
 import logging
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any
+
+from densekit.d2.utils import comm
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +39,35 @@ def each_image_once(
     if repeated:
         logger.info(f"{repeated} repeated images were dropped; each image counts once.")
     return sorted(first.values(), key=lambda prediction: places[prediction[key]])
+
+
+def gathered_once(
+    predictions: list[dict[str, Any]],
+    places: Mapping[Any, int],
+    source: str,
+    key: str = "image_id",
+    *,
+    distributed: bool = True,
+) -> list[dict[str, Any]] | None:
+    """Gathers the predictions of all processes in the main one, as :func:`each_image_once` leaves them.
+
+    Args:
+        predictions: Of this process.
+        places: The place of each image of the data set.
+        source: What the data set is called in messages.
+        key: ``"image_id"``, or another entry that tells images apart.
+        distributed: False where each process judges what it has itself.
+
+    Returns:
+        The predictions; None in other processes than the main one.
+
+    Raises:
+        ValueError: A prediction is of an image that the data set does not have.
+    """
+    parts = comm.gather(predictions, dst=0) if distributed else [predictions]
+    if distributed and not comm.is_main_process():
+        return None
+    return each_image_once(chain.from_iterable(parts), places, source, key)
 
 
 def check_all_there(

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,9 @@ from tabulate import tabulate
 
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.d2.evaluation import DatasetEvaluator
-from densekit.d2.utils import comm
 from densekit.d2.utils.logger import create_small_table
 from densekit.data.identity import class_ids
-from densekit.evaluation.gathering import check_all_there, each_image_once
+from densekit.evaluation.gathering import check_all_there, gathered_once
 from densekit.evaluation.predictions import write_json_list
 
 __all__ = ["ImageClassEvaluator"]
@@ -96,11 +94,10 @@ class ImageClassEvaluator(DatasetEvaluator):
         Raises:
             ValueError: Images of the data set were not predicted.
         """
-        gathered = comm.gather(self._predictions, dst=0) if self._distributed else [self._predictions]
-        if self._distributed and not comm.is_main_process():
-            return {}
         places = {key: place for place, key in enumerate(self._truth)}
-        predictions = each_image_once(chain.from_iterable(gathered), places, self._source)
+        predictions = gathered_once(self._predictions, places, self._source, distributed=self._distributed)
+        if predictions is None:
+            return {}
         if not predictions:
             logger.warning(f"No output with 'class_scores' was received for {self._source}.")
             return {}

@@ -3,7 +3,6 @@
 import json
 import logging
 from collections.abc import Mapping
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,8 @@ from torch import Tensor
 
 from densekit.d2.data import Metadata, MetadataCatalog
 from densekit.d2.evaluation import DatasetEvaluator
-from densekit.d2.utils import comm
 from densekit.data.panoptic_json import PanopticFile
-from densekit.evaluation.gathering import check_all_there, each_image_once
+from densekit.evaluation.gathering import check_all_there, gathered_once
 from densekit.evaluation.panoptic_truth import PanopticTruth
 from densekit.files.atomic import atomic_write
 from densekit.files.panoptic_png import write_panoptic_png
@@ -93,12 +91,11 @@ class COCOPanopticEvaluator(DatasetEvaluator):
         Raises:
             ValueError: Images of the data set were not predicted.
         """
-        gathered = comm.gather(self._predictions, dst=0) if self._distributed else [self._predictions]
-        if self._distributed and not comm.is_main_process():
-            return {}
         truth = self._truth.file
         places = {key: place for place, key in enumerate(truth.annotations)}
-        predictions = each_image_once(chain.from_iterable(gathered), places, truth.path)
+        predictions = gathered_once(self._predictions, places, truth.path, distributed=self._distributed)
+        if predictions is None:
+            return {}
         if not self._are_complete(predictions):
             return {}
         if self._output_dir is not None:

@@ -14,10 +14,9 @@ from tabulate import tabulate
 
 from densekit.d2.data import DatasetCatalog, Metadata, MetadataCatalog
 from densekit.d2.evaluation import DatasetEvaluator
-from densekit.d2.utils import comm
 from densekit.d2.utils.logger import create_small_table
 from densekit.data.labels import IGNORE, load_sem_seg
-from densekit.evaluation.gathering import check_all_there, each_image_once
+from densekit.evaluation.gathering import check_all_there, gathered_once
 from densekit.evaluation.predictions import encode_masks, write_json_list
 from densekit.files.atomic import atomic_write
 from densekit.metrics.semantic_scores import boundary_iou, count_boundaries, count_pixels, semantic_scores
@@ -124,12 +123,11 @@ class SemSegEvaluator(DatasetEvaluator):
         Raises:
             ValueError: Images of the data set were not predicted.
         """
-        gathered = comm.gather(self._predictions, dst=0) if self._distributed else [self._predictions]
-        if self._distributed and not comm.is_main_process():
-            return {}
         source = f"'{self._dataset_name}'"
         places = {name: place for place, name in enumerate(self._records)}
-        predictions = each_image_once(chain.from_iterable(gathered), places, source, key="file_name")
+        predictions = gathered_once(self._predictions, places, source, "file_name", distributed=self._distributed)
+        if predictions is None:
+            return {}
         if not predictions:
             logger.warning(f"No output with 'sem_seg' was received for {source}.")
             return {}

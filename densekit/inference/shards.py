@@ -21,8 +21,6 @@ from densekit.inference.reading import stamp
 from densekit.inference.settings import MANIFEST, SHARDS
 from densekit.inference.store import Store
 
-KINDS = ("jsonl", "parquet")
-
 Line = dict[str, Any]
 
 
@@ -59,7 +57,7 @@ class Shards:
         pictures: the whole input.
         batch_size: of the model; a shard holds whole batches.
         size: pictures of a shard, rounded up to whole batches.
-        kind: of :data:`KINDS`.
+        kind: "jsonl" or "parquet".
     """
 
     def __init__(self, store: Store, pictures: Sequence[Picture], batch_size: int, size: int, kind: str) -> None:

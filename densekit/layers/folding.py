@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 __all__ = ["folded", "plain_convolution"]
 
@@ -23,16 +24,12 @@ def folded(weight: Tensor, bias: Tensor | None, norm: Any) -> tuple[Tensor, Tens
     Returns:
         Weight (C', C, k, k) and bias (C',).
     """
-    variance, mean = norm.running_var, norm.running_mean
-    if variance is None or mean is None:
+    if norm.running_var is None or norm.running_mean is None:
         raise ValueError("A BatchNorm without running statistics cannot be folded into a convolution.")
-    scale = (variance.double() + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight.double()
-    shift = (-mean.double() if bias is None else bias.double() - mean.double()) * scale
-    if norm.bias is not None:
-        shift = shift + norm.bias.double()
-    return weight.double() * scale[:, None, None, None], shift
+    given = (weight, bias, norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    exact: list[Any] = [None if one is None else one.double() for one in given]
+    kernel, offset, mean, variance, scale, shift = exact
+    return fuse_conv_bn_weights(kernel, offset, mean, variance, norm.eps, scale, shift)
 
 
 def plain_convolution(weight: Tensor, bias: Tensor, like: nn.Conv2d) -> nn.Conv2d:

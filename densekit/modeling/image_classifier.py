@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.transforms.v2 import MixUp
 
 from densekit.d2.config import CfgNode, configurable
 from densekit.d2.layers import ShapeSpec
@@ -16,7 +17,7 @@ from densekit.d2.modeling import META_ARCH_REGISTRY, build_backbone
 from densekit.d2.structures import ImageList
 from densekit.d2.utils.registry import Registry
 
-__all__ = ["CLASSIFICATION_NECK_REGISTRY", "ImageClassifier", "MeanOfMap", "mix_up"]
+__all__ = ["CLASSIFICATION_NECK_REGISTRY", "ImageClassifier", "MeanOfMap"]
 
 # From the config and the shapes of the backbone's maps to a module: the maps by name -> (N, ``channels``).
 CLASSIFICATION_NECK_REGISTRY = Registry("CLASSIFICATION_NECK")
@@ -46,23 +47,6 @@ def build_mean_of_map(cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> Mea
     return MeanOfMap(in_feature=name, channels=input_shape[name].channels or 0)
 
 
-def mix_up(images: Tensor, alpha: float) -> tuple[Tensor, Tensor, float]:
-    """Mixes each image with another of the batch ("mixup", arXiv 1710.09412, equation 1).
-
-    The random numbers are torch's on the CPU, whose state a checkpoint holds.
-
-    Args:
-        images: (N, C, H, W).
-        alpha: Both parameters of the Beta distribution that the share is drawn from.
-
-    Returns:
-        The mixed images, (N,) the place of the image that each was mixed with, and the share of its own.
-    """
-    share = float(torch.distributions.Beta(alpha, alpha).sample())
-    partners = torch.randperm(len(images)).to(images.device)
-    return share * images + (1 - share) * images[partners], partners, share
-
-
 @META_ARCH_REGISTRY.register()
 class ImageClassifier(nn.Module):
     """Scores of the classes of whole images: a backbone, a neck that makes a vector, and a linear layer.
@@ -73,7 +57,7 @@ class ImageClassifier(nn.Module):
         num_classes: K.
         pixel_mean, pixel_std: Of each channel.
         label_smoothing: Share of the target that all classes have in equal parts (arXiv 1512.00567, section 7).
-        mixup: Alpha of :func:`mix_up` in training; 0 mixes nothing.
+        mixup: Alpha of the mixing of images in training ("mixup", arXiv 1710.09412, equation 1); 0 mixes nothing.
     """
 
     output_kinds = ("class_scores",)
@@ -107,7 +91,8 @@ class ImageClassifier(nn.Module):
         nn.init.zeros_(self.classifier.bias)
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(-1, 1, 1), persistent=False)
-        self.label_smoothing, self.mixup = label_smoothing, mixup
+        self.label_smoothing = label_smoothing
+        self._mix = MixUp(alpha=mixup, num_classes=num_classes) if mixup else None
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -149,15 +134,13 @@ class ImageClassifier(nn.Module):
 
     def loss(self, images: Tensor, classes: Tensor) -> Tensor:
         """The cross-entropy for normalised images and their classes (N,); of mixed ones, that with both in shares."""
-        if not self.mixup:
-            return self._cross_entropy(self.logits(images), classes)
-        mixed, partners, share = mix_up(images, self.mixup)
-        logits = self.logits(mixed)
-        own, other = self._cross_entropy(logits, classes), self._cross_entropy(logits, classes[partners])
-        return share * own + (1 - share) * other
-
-    def _cross_entropy(self, logits: Tensor, classes: Tensor) -> Tensor:
-        return F.cross_entropy(logits, classes, label_smoothing=self.label_smoothing)
+        targets = classes
+        if self._mix is not None:  # the random numbers are torch's on the CPU, whose state a checkpoint holds
+            images, targets = self._mix(images, classes)
+        logits = self.logits(images)
+        if targets.is_floating_point():
+            targets = targets.to(logits.dtype)
+        return F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
 
 
 def add_config(cfg: CfgNode) -> None:

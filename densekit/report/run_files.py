@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from densekit.files.metrics import read_metrics
+
 __all__ = ["RunFiles", "read_run"]
 
 
@@ -59,7 +61,7 @@ def read_run(folder: Path, dataset: str | None) -> RunFiles:
     results_file = folder / "inference" / "results.json"
     results = (_read_json(results_file) or {}) if results_file.is_file() else {}
     return RunFiles(
-        folder, folder / "inference" / name, name, config, header, _read_curves(folder / "metrics.json"),
+        folder, folder / "inference" / name, name, config, header, read_metrics(folder / "metrics.json"),
         results.get(name) or {},
     )  # fmt: skip
 
@@ -86,22 +88,3 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
-
-
-def _read_curves(path: Path) -> list[dict[str, Any]]:
-    """Reads metrics.json; a resumed run may have written an iteration twice, of which the last counts."""
-    if not path.is_file():
-        return []
-    lines: dict[int, dict[str, Any]] = {}
-    text = path.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(text, start=1):
-        try:
-            entry = json.loads(line)
-        except ValueError as error:
-            if number == len(text):  # the run was stopped while it wrote
-                break
-            raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
-        iteration = entry.get("iteration")
-        if isinstance(iteration, int):
-            lines[iteration] = {**lines.get(iteration, {}), **entry}
-    return [lines[key] for key in sorted(lines)]

@@ -5,12 +5,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 # The interface first, then what systems are built of.
-PACKAGES = ("checkpoint", "data", "evaluation", "files", "formats", "inference", "layers", "metrics", "modeling", "ops")
-PACKAGES += ("report", "solver", "weights")
+PACKAGES = ("checkpoint", "data", "deploy", "evaluation", "files", "formats", "inference", "layers", "metrics")
+PACKAGES += ("modeling", "ops", "report", "solver", "weights")
 INTERFACE = """# densekit
 
 ::: densekit.inference.predictor.Predictor
 ::: densekit.inference.predictor.load_model
+::: densekit.deploy.optimize
 ::: densekit.data.own.register_dataset
 ::: densekit.api.train
 ::: densekit.api.evaluate

@@ -24,7 +24,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Evaluate": ("evaluation.md", "semantic_inference.md", "benchmarks.md", "results.md"),
     "Predict": ("prediction.md", "python_api.md", "mass_inference.md", "inference_form.md"),
     "Move": ("hosts.md", "moving.md"),
-    "Build": ("architecture.md", "adding_a_system.md", "from_rcnn_to_mask_rcnn.md", "contributing.md", "changes.md"),
+    "Build": ("architecture.md", "adding_a_system.md", "contributing.md", "changes.md"),
 }
 # Files outside docs -> their pages.
 ELSEWHERE = {

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from densekit.d2.config import CfgNode, configurable
 from densekit.d2.layers import ShapeSpec
 from densekit.d2.modeling import BACKBONE_REGISTRY, Backbone
+from densekit.weights.pixels import Pixels, mismatch
 
 _INSTALL = "pip install 'densekit[timm]'"
 _STRIDES = (2, 4, 8, 16, 32)
@@ -54,7 +55,12 @@ class TimmBackbone(Backbone):
         """
         keys = cfg.MODEL.TIMM
         network = _create(keys.NAME, keys.PRETRAINED, input_shape.channels or 3, keys.DROP_PATH)
-        _compare_pixels(cfg, keys.NAME, network.model.pretrained_cfg)
+        expected = network.model.pretrained_cfg
+        mean, deviation = (tuple(round(255 * value, 3) for value in expected[key]) for key in ("mean", "std"))
+        pixels = (cfg.INPUT.FORMAT, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)
+        note = mismatch([Pixels("RGB", mean, deviation)], *pixels, f"timm's weights of {keys.NAME}")
+        if note and (keys.PRETRAINED or cfg.MODEL.WEIGHTS):
+            logging.getLogger(__name__).warning(note)
         return {"network": network, "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT, "freeze_norms": keys.FREEZE_NORMS}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -105,17 +111,3 @@ def _create(name: str, pretrained: bool, in_channels: int, drop_path: float) -> 
         )
     except (RuntimeError, TypeError, AttributeError) as error:
         raise ValueError(f"MODEL.TIMM.NAME {name!r} cannot be a backbone: timm says {error}.") from error
-
-
-def _compare_pixels(cfg: CfgNode, name: str, expected: Any) -> None:
-    """Warns where the images are not scaled as those that timm's weights were trained on."""
-    mean = [round(255 * value, 3) for value in expected["mean"]]
-    deviation = [round(255 * value, 3) for value in expected["std"]]
-    ours = (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, cfg.INPUT.FORMAT)
-    close = all(abs(a - b) < 0.5 for a, b in zip([*ours[0], *ours[1]], [*mean, *deviation]))
-    if not close or ours[2] != "RGB":
-        logging.getLogger(__name__).warning(
-            f"timm's weights of {name} expect INPUT.FORMAT RGB, MODEL.PIXEL_MEAN {mean} and MODEL.PIXEL_STD "
-            f"{deviation}; this configuration has {ours[2]}, {list(ours[0])} and {list(ours[1])}. From random weights "
-            "that does not matter."
-        )

@@ -11,10 +11,10 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 from densekit.d2.config import CfgNode, configurable
 from densekit.d2.layers import FrozenBatchNorm2d, ShapeSpec
 from densekit.d2.modeling import BACKBONE_REGISTRY, Backbone
+from densekit.weights.pixels import IMAGENET_RGB, mismatch
 
 _STRIDES = (2, 4, 8, 16, 32)
 _PROBE = (192, 320)  # pixels; no square, so that channels and sides are told apart
-_MEAN, _DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of torchvision's classifiers, RGB
 
 
 @BACKBONE_REGISTRY.register()
@@ -66,7 +66,10 @@ class TorchvisionBackbone(Backbone):
         if input_shape.channels != 3:
             raise ValueError(f"torchvision's networks take 3 channels, and the images have {input_shape.channels}.")
         network = models.get_model(keys.NAME, weights="DEFAULT" if keys.PRETRAINED else None)
-        _compare_pixels(cfg, keys.NAME)
+        pixels = (cfg.INPUT.FORMAT, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)
+        note = mismatch([IMAGENET_RGB], *pixels, f"torchvision's weights of {keys.NAME}")
+        if note and (keys.PRETRAINED or cfg.MODEL.WEIGHTS):
+            logging.getLogger(__name__).warning(note)
         return {"network": network, "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT, "freeze_norms": keys.FREEZE_NORMS}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -142,15 +145,3 @@ def _last_nodes(network: nn.Module) -> dict[int, tuple[str, bool]]:
             f"MODEL.TORCHVISION.NAME names a {kind}, which has no maps of strides 8 to 32 and cannot be a backbone."
         )
     return found
-
-
-def _compare_pixels(cfg: CfgNode, name: str) -> None:
-    """Warns where the images are not scaled as those that torchvision's weights were trained on."""
-    ours = [*cfg.MODEL.PIXEL_MEAN, *cfg.MODEL.PIXEL_STD]
-    close = all(abs(a - b) < 0.5 for a, b in zip(ours, [*_MEAN, *_DEVIATION]))
-    if not close or cfg.INPUT.FORMAT != "RGB":
-        logging.getLogger(__name__).warning(
-            f"torchvision's weights of {name} expect INPUT.FORMAT RGB, MODEL.PIXEL_MEAN {list(_MEAN)} and "
-            f"MODEL.PIXEL_STD {list(_DEVIATION)}; this configuration has {cfg.INPUT.FORMAT}, "
-            f"{list(cfg.MODEL.PIXEL_MEAN)} and {list(cfg.MODEL.PIXEL_STD)}. From random weights that does not matter."
-        )

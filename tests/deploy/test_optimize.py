@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import densekit
+from densekit.d2.engine import HookBase
 from densekit.d2.layers import Conv2d, FrozenBatchNorm2d
 from densekit.d2.modeling import build_model
 from densekit.deploy import form, inference_form, optimize
@@ -80,6 +81,19 @@ def test_hooks_see_what_they_saw():
     same(seen[2:], seen[:2])
     assert isinstance(fast[0].norm, nn.BatchNorm2d) and isinstance(fast[1][1], nn.BatchNorm2d)
     assert isinstance(fast[2].norm, nn.Identity)
+
+
+def test_a_hook_of_the_training_is_not_copied_with_the_model_that_keeps_it(tmp_path):
+    class Notes(HookBase):
+        pass
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
+    model.notes = [Notes()]
+    with (tmp_path / "log.txt").open("w") as log:
+        model.notes[0].trainer = log  # which nobody can copy
+        assert optimize(model).notes[0] is model.notes[0]
+        model.log = log
+        assert inference_form(config(FAMILIES["semantic"]), model) is model
 
 
 def test_convolutions_of_every_shape_take_their_norm_in():

@@ -9,7 +9,7 @@ import numpy as np
 from densekit.streets.labels import KEYPOINT_NAMES
 from densekit.streets.sprites.bicycle import Bicycle
 from densekit.streets.sprites.mesh import heading_axes
-from densekit.streets.sprites.pose import HEAD_RADIUS, JOINT, Stance, cycling, standing
+from densekit.streets.sprites.stances import HEAD_RADIUS, JOINT, Stance, cycling, standing
 from densekit.streets.world import Camera, Canvas, Colour, hull_of_discs
 
 _SKINS: tuple[Colour, ...] = ((170, 195, 235), (140, 170, 220), (100, 135, 190), (70, 95, 145), (48, 62, 95))

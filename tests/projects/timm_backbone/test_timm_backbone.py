@@ -67,8 +67,9 @@ def test_unknown_network_and_unknown_level_are_named():
 
 def test_other_pixels_than_those_of_the_weights_are_told(caplog):
     right = ["MODEL.PIXEL_MEAN", [127.5] * 3, "MODEL.PIXEL_STD", [127.5] * 3, "INPUT.FORMAT", "RGB"]
-    name = ["MODEL.TIMM.NAME", "tf_efficientnet_lite0"]
-    for opts, said in ((right, False), (["INPUT.FORMAT", "BGR"], True)):
+    name, weights = ["MODEL.TIMM.NAME", "tf_efficientnet_lite0"], ["MODEL.WEIGHTS", "some.pth"]
+    other = ["INPUT.FORMAT", "BGR"]
+    for opts, said in (([*weights, *right], False), ([*weights, *other], True), (other, False)):
         caplog.clear()
         with caplog.at_level(logging.WARNING), torch.device("meta"):
             backbone(*name, *opts)

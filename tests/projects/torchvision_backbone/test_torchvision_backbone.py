@@ -85,8 +85,9 @@ def test_what_cannot_be_a_backbone_is_named():
 
 
 def test_other_pixels_than_those_of_the_weights_are_told(caplog):
-    for opts, said in (([], False), (["INPUT.FORMAT", "BGR"], True)):
+    weights = ["MODEL.WEIGHTS", "some.pth"]
+    for opts, said in ((weights, False), ([*weights, "INPUT.FORMAT", "BGR"], True), (["INPUT.FORMAT", "BGR"], False)):
         caplog.clear()
         with caplog.at_level(logging.WARNING), torch.device("meta"):
             backbone("mobilenet_v3_small", *opts)
-        assert ("expect INPUT.FORMAT RGB" in caplog.text) is said
+        assert ("trained with INPUT.FORMAT RGB" in caplog.text) is said
