@@ -37,12 +37,16 @@ def in_processes(monkeypatch) -> Callable[..., None]:
 
 @pytest.fixture(autouse=True)
 def restore_process_state():
-    """Seeds the test and gives back threads, default dtype, grad mode and the process group."""
+    """Seeds the test and gives back environment, threads, default dtype, grad mode and the process group."""
+    environment = dict(os.environ)
     dtype, threads, grad = torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
     yield
+    if os.environ != environment:
+        os.environ.clear()
+        os.environ.update(environment)
     torch.set_default_dtype(dtype)
     torch.set_num_threads(threads)
     torch.set_grad_enabled(grad)

@@ -114,7 +114,7 @@ def _where(record: dict[str, Any], annotation: dict[str, Any]) -> str:
 def _check_task(cfg: CfgNode, name: str, records: Records, trains: bool) -> None:
     if evaluator_of_model(cfg):
         return
-    if getattr(mapper_class(cfg), "learns_image_classes", False):
+    if getattr(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), "learns_image_classes", False):
         _check_image_classes(name, records)
         return
     if not trains and MetadataCatalog.get(name).get("evaluator_type") is None and "annotations" not in records[0]:

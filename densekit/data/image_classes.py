@@ -79,8 +79,6 @@ def _cut_and_resize(box: tuple[int, int, int, int], image_size: tuple[int, int],
 class ImageClassMapper(DatasetMapper):
     """Maps records with the ``category_id`` of the whole image, by ``INPUT.CUT`` and ``INPUT.RANDOM_FLIP``."""
 
-    learns_image_classes = True
-
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
         options, keys = super().from_config(cfg, is_train), cfg.INPUT.CUT

@@ -61,6 +61,7 @@ class ImageClassifier(nn.Module):
     """
 
     output_kinds = ("class_scores",)
+    learns_image_classes = True
 
     pixel_mean: Tensor
     pixel_std: Tensor

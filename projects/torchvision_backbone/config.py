@@ -16,4 +16,4 @@ def add_config(cfg: CfgNode) -> None:
 
 def shrink(cfg: CfgNode) -> None:
     """Takes a network that is small enough to take a step in a test."""
-    cfg.MODEL.TORCHVISION.NAME = "mnasnet0_5"
+    cfg.MODEL.TORCHVISION.NAME = "resnet18"

@@ -186,7 +186,7 @@ def test_formats_are_chosen_by_what_the_model_gives():
     every = ["instances", "semantic", "panoptic"]
     assert needed_products(["coco", "overlay"], every) == ["instances"]
     assert needed_products(["overlay"], every) == every
-    assert all(set(entry.needs) <= {*every, "inpainted"} for entry in FORMATS.values())
+    assert all(set(entry.needs) <= {*every, "inpainted", "classes"} for entry in FORMATS.values())
 
 
 def test_classes_are_those_of_the_data_set():
