@@ -96,10 +96,11 @@ def _do(words: Sequence[str], output: Path) -> None:
 
 def _train(words: Sequence[str], output: Path) -> None:
     """Runs a training behind a bar, which follows the run's metrics."""
-    begun = time.time()
+    begun, before = time.time(), _progress(output)[0]
     with (output / "demo.txt").open("a") as log:
         process = subprocess.Popen([sys.executable, *words], stdout=log, stderr=subprocess.STDOUT)
-        bar = tqdm(desc="training", unit="step", mininterval=0.1 if sys.stderr.isatty() else 30.0)
+        # A run that goes on has steps that this start did not take: they count in the bar, and not in its rate.
+        bar = tqdm(desc="training", unit="step", initial=before, mininterval=0.1 if sys.stderr.isatty() else 30.0)
         picture = output / "first_batch.jpg"
         shown = False
         try:
@@ -127,17 +128,23 @@ def _follow(bar: tqdm, output: Path, since: float) -> None:
     config, metrics = output / "config.yaml", output / "metrics.json"
     if not _newer(config, since) or not _newer(metrics, since):
         return
-    last = next((entry for entry in reversed(read_metrics(metrics)) if "total_loss" in entry), None)
-    if last is None:
-        return
+    steps, loss = _progress(output)
     if bar.total is None:
         bar.total = int(yaml.safe_load(config.read_text())["SOLVER"]["MAX_ITER"])
-    done = min(int(last["iteration"]) + 1, bar.total)
+    done = min(steps, bar.total)
     if done != bar.n:
-        bar.set_postfix(loss=last["total_loss"], refresh=False)
+        bar.set_postfix(loss=loss, refresh=False)
         bar.update(done - bar.n)
     if done == bar.total:
         bar.set_description("evaluating")
+
+
+def _progress(output: Path) -> tuple[int, float]:
+    """Number of steps that the run has taken so far by its metrics, and the loss of the last."""
+    for entry in reversed(read_metrics(output / "metrics.json")):
+        if "total_loss" in entry:
+            return int(entry["iteration"]) + 1, float(entry["total_loss"])
+    return 0, 0.0
 
 
 def _last_words(output: Path) -> str:
