@@ -3,15 +3,17 @@
 #   make demo SYSTEM=retinanet   the same with another system; make demo SYSTEM= lists them
 #   make test    set up, run the tests in JOBS=2 processes
 #   make docs    set up, build the documentation in output/site
+#   make results   measure all systems' small configurations again, hours; DATA="bccd=bccd.yaml camvid=camvid.yaml"
 #   make tables  write the tables of README, docs and rooms from results/*.json
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 SYSTEM ?= mask_rcnn
 DEMO ?=
+DATA ?=
 JOBS ?= 2
 
-.PHONY: demo test docs tables lint setup clean
+.PHONY: demo test docs results tables lint setup clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -36,6 +38,10 @@ test: setup
 docs: setup
 	@DENSEKIT_HOST=builtin NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
 	@echo "the site     output/site/index.html (for its search: $(RUN) -m http.server --directory output/site)"
+
+results: setup
+	$(RUN) benchmarks/measure.py $(if $(DATA),--data $(DATA))
+	$(RUN) docs/tools/results.py
 
 tables: setup
 	$(RUN) docs/tools/results.py

@@ -8,20 +8,14 @@ be repeated until the table is complete. Example::
 """
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tabulate import tabulate
 from tqdm import tqdm
-
-ROOT = Path(__file__).resolve().parents[1]
+from trainings import minutes, results, train
 
 
 def main() -> None:
@@ -36,52 +30,32 @@ def main() -> None:
     args = parser.parse_args()
     runs = [(config, seed) for seed in args.seeds for config in args.configs]
     with ThreadPoolExecutor(args.jobs) as pool:
-        work = pool.map(lambda job: run(*job, args.output, args.opts), runs)
+        work = pool.map(
+            lambda job: train(job[0], folder_of(args.output, *job), [*args.opts, "SEED", str(job[1])]), runs
+        )
         for _ in tqdm(work, total=len(runs), desc="runs", unit="run"):
             pass
     rows = [row(config, args.seeds, args.metrics, args.output) for config in args.configs]
-    print(tabulate(rows, headers=["config", *args.metrics, "minutes"], tablefmt="github", disable_numparse=True))
+    print(
+        tabulate(rows, headers=["config", *args.metrics, "processor minutes"], tablefmt="github", disable_numparse=True)
+    )
 
 
 def folder_of(output: Path, config: str, seed: int) -> Path:
     return output / f"{Path(config).stem}_seed{seed}"
 
 
-def run(config: str, seed: int, output: Path, opts: Sequence[str]) -> None:
-    """Trains and evaluates once, unless that has been done; the time is added up over interruptions."""
-    folder = folder_of(output, config, seed)
-    if results_file(folder).is_file():
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "train_net.py", "--config-file", config, "--resume", *opts]
-    command += ["SEED", str(seed), "OUTPUT_DIR", str(folder.resolve())]
-    begin = time.monotonic()
-    with (folder / "console.txt").open("a") as console:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        code = subprocess.run(command, cwd=ROOT, env=environment, stdout=console, stderr=console).returncode
-    spent = folder / "seconds.txt"
-    total = (float(spent.read_text()) if spent.is_file() else 0.0) + time.monotonic() - begin
-    spent.write_text(f"{total:.1f}\n")
-    if code:
-        raise SystemExit(f"{' '.join(command)} ended with code {code}; see {folder / 'console.txt'}")
-
-
-def results_file(folder: Path) -> Path:
-    return folder / "inference" / "results.json"
-
-
 def row(config: str, seeds: Sequence[int], metrics: Sequence[str], output: Path) -> list[str]:
     """Mean and standard deviation over the seeds, and the single values."""
     folders = [folder_of(output, config, seed) for seed in seeds]
-    results = [next(iter(json.loads(results_file(folder).read_text()).values())) for folder in folders]
+    found = [results(folder) for folder in folders]
     cells = [Path(config).stem]
     for metric in metrics:
         task, name = metric.split("/")
-        values = [result[task][name] for result in results]
+        values = [result[task][name] for result in found]
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
         cells.append(f"{statistics.mean(values):.1f} ± {spread:.1f} ({', '.join(f'{value:.1f}' for value in values)})")
-    minutes = statistics.median(float((folder / "seconds.txt").read_text()) / 60 for folder in folders)
-    return [*cells, f"{minutes:.1f}"]
+    return [*cells, f"{statistics.median(map(minutes, folders)):.1f}"]
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ formats (default: coco, panoptic, semantic, inpainted, classes, as far as the mo
   panoptic    panoptic.json and panoptic/*.png, COCO's panoptic format
   semantic    semantic/*.png with the data set's label ids, and semantic.json with their names
   labelme     labelme/*.json, polygons or boxes
+  mot         mot/<video>.txt, the objects of --track in the text format of the MOT challenges
   yolo        yolo/labels/*.txt, outlines or boxes, with data.yaml and classes.txt
   inpainted   inpainted/*.png, pictures that are untouched outside their holes
   classes     image_classes.json, the best five classes of whole pictures with their scores
@@ -90,6 +91,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", nargs="+", metavar="NAME", help="what to write, see below")
     parser.add_argument(
         "--score-threshold", type=float, default=0.5, metavar="S", help="leave out detections below it (0.5)"
+    )
+    parser.add_argument(
+        "--track",
+        default="",
+        metavar="NAME",
+        help="follow objects through frames: sort, bytetrack, ocsort, botsort; track_id in the results",
     )
     parser.add_argument(
         "--tile", type=_positive, metavar="PIXELS", help="cut larger pictures into tiles with sides of so many pixels"

@@ -2,7 +2,7 @@
 
 import os
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from densekit.config import load_config
 from densekit.config_files import find_config
@@ -40,12 +40,7 @@ def complete(args: Namespace) -> PredictOptions:
         config_file, weights = _of_run(run_dir, config_file, weights, opts)
     if not config_file:
         raise ValueError("Which model? Give a training run's folder, or --config-file FILE with --weights FILE.")
-    if bool(given["input"]) == bool(args.dataset):
-        raise ValueError("What to predict on? Give --input PATH ..., or --dataset NAME, and not both.")
-    if not 0 <= args.score_threshold <= 1:
-        raise ValueError(f"--score-threshold {args.score_threshold:g}: scores are numbers from 0 to 1.")
-    if args.address and args.engine != "ray":
-        raise ValueError("--address is the address of a Ray cluster: add --engine ray.")
+    _check(args, given)
     return PredictOptions(
         config_file=find_config(config_file),
         opts=[*(_FAST if args.fast else []), *opts, *(["MODEL.WEIGHTS", weights] if weights else [])],
@@ -54,6 +49,7 @@ def complete(args: Namespace) -> PredictOptions:
         dataset=args.dataset,
         datasets=args.datasets,
         score_threshold=args.score_threshold,
+        track=args.track,
         tile=args.tile,
         overlap=args.overlap,
         batch_size=args.batch_size,
@@ -72,6 +68,20 @@ def complete(args: Namespace) -> PredictOptions:
         mask_classes=given["mask_classes"],
         mask_grow=args.mask_grow,
     )
+
+
+def _check(args: Namespace, given: Mapping[str, Sequence[str]]) -> None:
+    """Refuses options that do not go together."""
+    if bool(given["input"]) == bool(args.dataset):
+        raise ValueError("What to predict on? Give --input PATH ..., or --dataset NAME, and not both.")
+    if not 0 <= args.score_threshold <= 1:
+        raise ValueError(f"--score-threshold {args.score_threshold:g}: scores are numbers from 0 to 1.")
+    if "mot" in given["format"] and not args.track:
+        raise ValueError("--format mot has the objects of --track NAME, such as --track bytetrack.")
+    if args.track and args.engine == "ray":
+        raise ValueError("--track follows frames in their order: leave out --engine ray.")
+    if args.address and args.engine != "ray":
+        raise ValueError("--address is the address of a Ray cluster: add --engine ray.")
 
 
 def _split(words: Sequence[str], keys: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -3,6 +3,7 @@
 H, W: height and width of the drawn picture in pixels.
 """
 
+import colorsys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from densekit.files.panoptic_png import rgb2id
 from densekit.formats.classes import Classes
 
 _SMALL, _LARGE = 1024, 4096  # the drawn picture's longer side is at least and at most so long, in pixels
+_GOLDEN = 0.618034  # of the circle of hues, by which colours of neighbouring numbers differ much
 _AT_ONCE = 32  # detections whose masks are in memory as pixels
 
 
@@ -89,6 +91,8 @@ def draw_picture(
     if semantic.exists():
         canvas.draw_sem_seg(_class_numbers(_read_map(semantic, pixels), classes), alpha=0.5)
     results = line.get("instances", [])
+    if any("track_id" in result for result in results):
+        results = _draw_tracks(canvas, results, line, metadata)
     for start in range(0, len(results), _AT_ONCE):
         canvas.draw_instance_predictions(results_to_instances(results[start : start + _AT_ONCE], line, metadata))
     return canvas.output.get_image()
@@ -101,6 +105,26 @@ def write_overlay(folder: Path, line: Mapping[str, Any], pixels: np.ndarray, cla
     picture = draw_picture(pixels, line, folder, classes)
     with atomic_write(path, "wb") as file:
         Image.fromarray(picture).save(file, format="JPEG", quality=90)
+
+
+def _draw_tracks(
+    canvas: Visualizer, results: Sequence[Mapping[str, Any]], line: Mapping[str, Any], metadata: Metadata
+) -> list[Mapping[str, Any]]:
+    """Draws the objects that have an identity, each in its colour, and returns the other results."""
+    tracked = [result for result in results if "track_id" in result]
+    for start in range(0, len(tracked), _AT_ONCE):
+        part = tracked[start : start + _AT_ONCE]
+        found = results_to_instances(part, line, metadata)
+        names = [metadata.thing_classes[number] for number in found.pred_classes]
+        canvas.overlay_instances(
+            boxes=found.pred_boxes,
+            masks=found.pred_masks.numpy() if found.has("pred_masks") else None,
+            keypoints=found.pred_keypoints if found.has("pred_keypoints") else None,
+            labels=[f"{name} {result['track_id']}" for name, result in zip(names, part)],
+            assigned_colors=[colorsys.hsv_to_rgb(result["track_id"] * _GOLDEN % 1, 0.8, 1.0) for result in part],
+            alpha=0.5,
+        )
+    return [result for result in results if "track_id" not in result]
 
 
 def _draw_panoptic(canvas: Visualizer, line: Mapping[str, Any], colours: np.ndarray, classes: Classes) -> None:

@@ -3,7 +3,8 @@
 All are made from the lines of finished pictures and their label maps, so that any of them can be had later without
 running the model again. A line is a dict with ``image_id``, ``file_name``, ``stem`` (the name of files made from the
 picture, without a suffix), ``height``, ``width`` and, where the model gives them, ``instances`` (COCO results in the
-data set's ids), ``segments_info`` and ``classes`` (ids and scores of the whole picture, best first).
+data set's ids, with a ``track_id`` where they were tracked), ``segments_info`` and ``classes`` (ids and scores of the
+whole picture, best first).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from densekit.formats import coco_json, image_classes, labelme, maps, yolo
+from densekit.formats import coco_json, image_classes, labelme, maps, mot, yolo
 from densekit.formats.classes import Classes
 
 Line = dict[str, Any]
@@ -41,6 +42,7 @@ FORMATS = {
     "semantic": Format(("semantic",), (maps.SEMANTIC, "semantic"), maps.write_semantic),
     "labelme": Format(("instances",), (labelme.FOLDER,), each=labelme.write_picture),
     "yolo": Format(("instances",), (yolo.FOLDER,), yolo.write_names, yolo.write_picture),
+    "mot": Format(("instances",), (mot.FOLDER,), mot.write_tracks),  # of --track
     "inpainted": Format(("inpainted",), ("inpainted",)),  # inpainted/*.png, written as they are predicted
     "classes": Format(("classes",), (image_classes.FILE,), image_classes.write_classes),
     # Drawn by densekit.formats.drawing from all that there is; pictures are read once more for it.

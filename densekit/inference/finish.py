@@ -18,6 +18,7 @@ from densekit.formats.formats import FORMATS
 from densekit.inference.inputs import Picture
 from densekit.inference.journal import JOINED, JoinedLines
 from densekit.inference.reading import PictureReader
+from densekit.inference.tracking import track
 from densekit.inference.video import frames_per_second, write_video
 
 logger = logging.getLogger(__name__)
@@ -39,12 +40,14 @@ class Output:
         pictures: the whole input.
         classes: of the model.
         formats: to write.
+        tracker: name of the one that follows objects through frames; "" for none.
     """
 
     folder: Path
     pictures: Sequence[Picture]
     classes: Classes
     formats: Sequence[str]
+    tracker: str = ""
 
     def write(self, journal: Joinable, num_workers: int) -> None:
         """Joins the journal and writes the formats; called in all processes.
@@ -55,6 +58,8 @@ class Output:
         """
         if comm.is_main_process():
             journal.join()
+            if self.tracker:
+                track(self.folder, self.pictures, self.tracker)
         comm.synchronize()
         lines = JoinedLines(self.folder / JOINED)
         if comm.is_main_process():

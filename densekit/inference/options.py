@@ -22,6 +22,7 @@ class PredictOptions:
         mask_grow: pixels by which holes are widened.
         format: names of the formats to write; [] for what the model gives.
         score_threshold: leaves out detections below it, 0 to 1.
+        track: name of the tracker that follows objects through frames; "" for none.
         tile: sides of the tiles in pixels; None for whole pictures.
         overlap: of neighbouring tiles, a share of their sides.
         batch_size: pictures or tiles at once, in each process.
@@ -48,6 +49,7 @@ class PredictOptions:
     mask_grow: int = 0
     format: Sequence[str] = ()
     score_threshold: float = 0.5
+    track: str = ""
     tile: int | None = None
     overlap: float = 0.2
     batch_size: int = 1

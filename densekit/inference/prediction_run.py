@@ -45,6 +45,7 @@ from densekit.inference.reading import Views, stamp
 from densekit.inference.recorder import Recorder
 from densekit.inference.settings import UNREADABLE, claim, describe
 from densekit.inference.tiles import Tiling
+from densekit.inference.tracking import check_tracker
 from densekit.modeling.semantic_inference import semantic_inference
 from densekit.run_options import RunOptions
 
@@ -103,7 +104,10 @@ def prepare(options: PredictOptions) -> Job:
 
     Raises:
         ValueError, FileNotFoundError: The options ask for what the model or the inputs cannot give.
+        ImportError: They ask for a tracker that is not installed.
     """
+    if options.track:
+        check_tracker(options.track)
     cfg, folder = read_predict_config(options), Path(options.output)
     tiling = Tiling(options.tile, options.overlap) if options.tile else None
     dataset = _data_set(options, cfg)
@@ -128,7 +132,10 @@ def prepare(options: PredictOptions) -> Job:
         logger.info(note)
     if tiling is not None and comm.is_main_process() and (note := _tile_note(tiling, inference_augmentations(cfg))):
         logger.warning(note)
-    return Job(cfg, model, Output(folder, pictures, classes, formats), products, tiling, _masks(options, given))
+    if options.track and "instances" not in products:
+        raise ValueError(f"--track {options.track} follows objects, and this model gives {', '.join(given)}.")
+    output = Output(folder, pictures, classes, formats, options.track)
+    return Job(cfg, model, output, products, tiling, _masks(options, given))
 
 
 def _tile_note(tiling: Tiling, augmentations: T.AugmentationList) -> str:

@@ -1,9 +1,9 @@
 """Predictions in Python: pictures in, Detectron2's outputs out, through evaluation's own preprocessing."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any, overload
 
 import numpy as np
@@ -13,7 +13,9 @@ from torch import nn
 
 from densekit.d2.config import CfgNode
 from densekit.d2.data import transforms as T
+from densekit.data.holes import fit_hole, read_hole
 from densekit.data.mapper import build_mapper, inference_augmentations
+from densekit.data.pictures import read_picture
 from densekit.deploy import inference_form
 from densekit.engine.loading import build_with_weights
 from densekit.engine.setup import read_config
@@ -25,6 +27,7 @@ from densekit.run_options import RunOptions
 __all__ = ["Picture", "Predictor", "check_predicts", "load_model"]
 
 Picture = str | os.PathLike[str] | np.ndarray | Image.Image
+Mask = str | os.PathLike[str] | np.ndarray
 Output = dict[str, Any]
 
 
@@ -96,35 +99,47 @@ class Predictor:
         self.model = inference_form(self.cfg, build_with_weights(self.cfg))
         self._inference = semantic_inference(self.cfg, self.model)
         self._batch_size, self._array_format = batch_size, array_format
+        self._paints = "inpainted" in getattr(self.model, "output_kinds", ())
         self._mapper = build_mapper(self.cfg, is_train=False)
         self._augmentations = inference_augmentations(self.cfg)
 
     @overload
-    def __call__(self, pictures: Picture) -> Output: ...
+    def __call__(self, pictures: Picture, masks: Mask | None = None) -> Output: ...
 
     @overload
-    def __call__(self, pictures: list[Picture] | tuple[Picture, ...]) -> list[Output]: ...
+    def __call__(
+        self, pictures: list[Picture] | tuple[Picture, ...], masks: Iterable[Mask] | None = None
+    ) -> list[Output]: ...
 
     @overload
-    def __call__(self, pictures: Iterator[Picture]) -> Iterator[Output]: ...
+    def __call__(self, pictures: Iterator[Picture], masks: Iterable[Mask] | None = None) -> Iterator[Output]: ...
 
-    def __call__(self, pictures: Any) -> Any:
+    def __call__(self, pictures: Any, masks: Any = None) -> Any:
         """Predicts.
 
         Args:
             pictures: One, a list of them, or an iterator, of which no more than a batch is held at a time.
+            masks: For a model that paints, the hole of each picture, one for one picture: a file, white in the hole, or
+                an array (H, W) of bool, True in it.
 
         Returns:
-            For one picture a dictionary with the outputs of the model, as ``"instances"``, ``"sem_seg"`` and
-            ``"panoptic_seg"``, in the picture's own pixels and on the model's device; for several a list of such, for
-            an iterator an iterator.
+            For one picture a dictionary with the outputs of the model, as ``"instances"``, ``"sem_seg"``,
+            ``"panoptic_seg"`` and ``"inpainted"``, in the picture's own pixels and on the model's device; for several a
+            list of such, for an iterator an iterator.
 
         Raises:
-            FileNotFoundError, ValueError: A picture does not exist, or cannot be used; the message names it.
+            FileNotFoundError, ValueError: A picture or a mask does not exist, or cannot be used; the message names it.
+                Or the model paints and there are no masks, or it does not and there are some.
         """
+        if self._paints != (masks is not None):
+            raise ValueError(
+                "This model paints the holes of pictures: give masks, one for each picture."
+                if self._paints
+                else "masks are for a model that paints, and this one does not."
+            )
         if isinstance(pictures, (str, os.PathLike, np.ndarray, Image.Image)):
-            return self._predict([pictures])[0]
-        outputs = self._stream(pictures)
+            return self._predict([pictures], [masks])[0]
+        outputs = self._stream(pictures, masks)
         return outputs if isinstance(pictures, Iterator) else list(outputs)
 
     @cached_property
@@ -133,24 +148,47 @@ class Predictor:
         classes = find_classes(self.cfg, "")
         return [name for _, name in classes.things or classes.labels]
 
-    def inputs(self, picture: Picture) -> dict[str, Any]:
-        """Returns what the model takes for a picture: ``image`` (C, H', W') uint8, ``height`` and ``width``."""
-        if isinstance(picture, (str, os.PathLike)):
+    def inputs(self, picture: Picture, mask: Mask | None = None) -> dict[str, Any]:
+        """Returns what the model takes for a picture: ``image`` (C, H', W') uint8, ``height`` and ``width``.
+
+        With a mask also ``hole`` (height, width) bool.
+        """
+        view = self._view(picture)
+        if mask is None:
+            return view
+        if isinstance(mask, np.ndarray):
+            if mask.dtype != bool or mask.ndim != 2:
+                raise ValueError(
+                    f"A mask of shape {mask.shape} and type {mask.dtype} is none: it must be (H, W) of bool."
+                )
+            hole, where = mask, "The mask"
+        else:
+            hole, where = read_hole(os.fspath(mask)), f"Mask {mask}"
+        return view | {"hole": torch.from_numpy(fit_hole(hole, (view["height"], view["width"]), where).copy())}
+
+    def _view(self, picture: Picture) -> dict[str, Any]:
+        if not isinstance(picture, (str, os.PathLike)):
+            array = self._ordered(picture)
+        elif self._paints:  # evaluation cuts a part out of such a picture and draws a hole into it
+            array = read_picture(os.fspath(picture), self.cfg.INPUT.FORMAT, self.cfg.INPUT.BIT_DEPTH)
+        else:
             return self._mapper({"file_name": os.fspath(picture)})
-        array = self._ordered(picture)
         taken = T.AugInput(array)
         self._augmentations(taken)
         image = torch.as_tensor(np.ascontiguousarray(taken.image.transpose(2, 0, 1)))  # (C, H', W')
         return {"image": image, "height": array.shape[0], "width": array.shape[1]}
 
-    def _stream(self, pictures: Iterable[Picture]) -> Iterator[Output]:
-        remaining = iter(pictures)
+    def _stream(self, pictures: Iterable[Picture], masks: Iterable[Mask] | None) -> Iterator[Output]:
+        remaining, holes = iter(pictures), repeat(None) if masks is None else iter(masks)
         while batch := list(islice(remaining, self._batch_size)):
-            yield from self._predict(batch)
+            given = list(islice(holes, len(batch)))
+            if len(given) < len(batch):
+                raise ValueError("There are fewer masks than pictures; each picture needs one.")
+            yield from self._predict(batch, given)
 
-    def _predict(self, batch: list[Picture]) -> list[Output]:
+    def _predict(self, batch: list[Picture], masks: Sequence[Mask | None]) -> list[Output]:
         with torch.no_grad():
-            return self._inference([self.inputs(picture) for picture in batch])
+            return self._inference([self.inputs(picture, mask) for picture, mask in zip(batch, masks)])
 
     def _ordered(self, picture: np.ndarray | Image.Image) -> np.ndarray:
         """Returns a picture as (H, W, C) uint8 with the channels of INPUT.FORMAT."""

@@ -4,5 +4,5 @@ from densekit.modeling import dilated_resnet as dilated_resnet  # build_dilated_
 from densekit.modeling import fpn as fpn  # build_fpn_backbone
 from densekit.modeling import image_classifier as image_classifier  # ImageClassifier
 from densekit.modeling import mask_head as mask_head  # UpsamplerMaskHead
-from densekit.modeling import resnet as resnet  # build_deep_stem_resnet_backbone, build_half_dilated_...
+from densekit.modeling import resnet as resnet  # build_deep_stem_resnet_backbone
 from densekit.modeling import semantic_fpn as semantic_fpn  # SemanticFPNHead

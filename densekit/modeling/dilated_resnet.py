@@ -66,7 +66,7 @@ def dilated_resnet(
         options: of each block, beside those of the host's bottleneck.
 
     Raises:
-        ValueError: the depth has no bottlenecks, or the dilations do not go together.
+        ValueError: the depth has no bottlenecks, the dilations do not go together, or a stage is deformable.
     """
     keys = cfg.MODEL.RESNETS
     if keys.DEPTH not in _BLOCKS:
@@ -77,6 +77,8 @@ def dilated_resnet(
             f"MODEL.RESNETS.RES4_DILATION {dilations[2]} and RES5_DILATION {dilations[3]}: they can be 1 and 1 (stride "
             "32), 1 and 2 (stride 16), or 2 and 4 (stride 8)."
         )
+    if any(keys.DEFORM_ON_PER_STAGE):
+        raise ValueError("MODEL.RESNETS.DEFORM_ON_PER_STAGE: a dilated ResNet is not deformable; set all False.")
     width, stem = keys.STEM_OUT_CHANNELS, DeepStem if keys.DEEP_STEM else BasicStem
     stages, in_channels, stride = [], width, 4
     for index, blocks in enumerate(_BLOCKS[keys.DEPTH]):

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torchvision.ops import box_convert
@@ -54,6 +53,8 @@ class HungarianMatcher(nn.Module):
         Raises:
             FloatingPointError: a cost is not finite; the message names the image.
         """
+        from scipy.optimize import linear_sum_assignment  # slow to import, and most models match no queries
+
         costs = self.costs(outputs, targets).cpu().numpy()  # (B, Q, T)
         matches = []
         for image, cost in enumerate(costs):

@@ -1,10 +1,8 @@
-"""ResNets of the host's blocks: with a stem of three 3x3 convolutions, or with the dilations of torchvision's models.
+"""ResNets of the host's blocks with a stem of three 3x3 convolutions.
 
-"Bag of Tricks for Image Classification" (arXiv 1812.01187) calls the first one ResNet-C; PyTorch-Encoding and
+"Bag of Tricks for Image Classification" (arXiv 1812.01187) calls them ResNet-C; PyTorch-Encoding and
 mmsegmentation ("ResNetV1c") train on it. Parameters have the names of Detectron2's own.
 """
-
-from typing import Any
 
 from fvcore.nn import weight_init
 from torch import Tensor, nn
@@ -12,7 +10,6 @@ from torch import Tensor, nn
 from densekit.d2.config import CfgNode
 from densekit.d2.layers import CNNBlockBase, ShapeSpec
 from densekit.d2.modeling import BACKBONE_REGISTRY, ResNet
-from densekit.d2.modeling.backbone.resnet import BottleneckBlock
 from densekit.modeling.semantic_head import conv_norm_relu
 
 
@@ -50,36 +47,6 @@ def build_deep_stem_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Res
     """The host's ResNet of ``MODEL.RESNETS`` on a :class:`DeepStem`; 1 of ``MODEL.BACKBONE.FREEZE_AT`` is the stem."""
     keys = cfg.MODEL.RESNETS
     stem = DeepStem(input_shape.channels or 3, keys.STEM_OUT_CHANNELS, keys.NORM)
-    return _resnet(cfg, stem, _stages(BACKBONE_REGISTRY.get("build_resnet_backbone")(cfg, input_shape)))
-
-
-@BACKBONE_REGISTRY.register()
-def build_half_dilated_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
-    """The host's ResNet of ``MODEL.RESNETS``; of a dilated res5 the first block has no dilation, as torchvision has it.
-
-    Raises:
-        ValueError: res5 is deformable.
-    """
-    keys = cfg.MODEL.RESNETS
-    if keys.DEFORM_ON_PER_STAGE[3]:
-        raise ValueError("MODEL.RESNETS.DEFORM_ON_PER_STAGE: torchvision's res5 is not deformable; set its last False.")
     resnet = BACKBONE_REGISTRY.get("build_resnet_backbone")(cfg, input_shape)
-    stages = _stages(resnet)
-    if keys.RES5_DILATION == 2 and len(stages) == 4:
-        stages[3][0] = BottleneckBlock(
-            stages[2][-1].out_channels,
-            stages[3][0].out_channels,
-            bottleneck_channels=keys.NUM_GROUPS * keys.WIDTH_PER_GROUP * 8,
-            num_groups=keys.NUM_GROUPS,
-            stride_in_1x1=keys.STRIDE_IN_1X1,
-            norm=keys.NORM,
-        )
-    return _resnet(cfg, resnet.stem, stages)
-
-
-def _stages(resnet: ResNet) -> list[list[Any]]:
-    return [list(stage.children()) for stage in resnet.stages]
-
-
-def _resnet(cfg: CfgNode, stem: CNNBlockBase, stages: list[list[Any]]) -> ResNet:
-    return ResNet(stem, stages, out_features=cfg.MODEL.RESNETS.OUT_FEATURES, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT)
+    stages = [list(stage.children()) for stage in resnet.stages]
+    return ResNet(stem, stages, out_features=keys.OUT_FEATURES, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT)

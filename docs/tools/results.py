@@ -76,6 +76,8 @@ def _cell(row: dict[str, Any], key: str, known: dict[str, dict[str, Any]]) -> st
     text = row.get(key, "")
     if key == "config":
         return f"`{text}`"
+    if "run" in row and "figures" not in row and "{" in text:
+        return NOT_RUN
     if key == "published" and "config" in row and not text:
         return read_facts(str(ROOT / row["config"])).published or "-"  # as the configuration itself says
     return str(text).format_map({**known, **row.get("figures", {})})

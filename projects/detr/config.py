@@ -16,7 +16,10 @@ def adapt_config(cfg: CfgNode) -> None:
         if not cfg.INPUT.MAPPER:
             cfg.INPUT.MAPPER = "DetrDatasetMapper"  # the wrapper's launcher takes its own for this architecture
         if cfg.MODEL.RESNETS.RES5_DILATION == 2 and cfg.MODEL.BACKBONE.NAME == "build_resnet_backbone":
-            cfg.MODEL.BACKBONE.NAME = "build_half_dilated_resnet_backbone"  # what its weights were trained with
+            cfg.MODEL.BACKBONE.NAME = (
+                "build_dilated_resnet_backbone"  # torchvision's, which its weights were trained with
+            )
+            cfg.MODEL.RESNETS.DEEP_STEM = False
 
 
 def add_config(cfg: CfgNode) -> None:

@@ -26,6 +26,8 @@ from densekit.evaluation.sem_seg import png_names
 from densekit.files.atomic import atomic_write, strict
 from densekit.metrics.picture_quality import picture_quality
 
+from .distances import Distance, build_distances
+
 FILE, STRIPS, SAMPLES = "inpainting.json", "strips", "samples"
 _BUCKETS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 1.0)  # shares of the hole, as papers group them
 _SAMPLED = 6  # pictures of the data set that are watched during a training
@@ -43,15 +45,22 @@ class InpaintingEvaluator(DatasetEvaluator):
         output_dir: where the files go; None writes none.
         is_bgr: whether images are blue, green, red.
         samples_dir: for a picture of the first images after each evaluation of a training; None for none.
+        distances: further numbers about all pictures.
     """
 
     def __init__(
-        self, dataset_name: str, output_dir: str | None, *, is_bgr: bool, samples_dir: str | None = None
+        self,
+        dataset_name: str,
+        output_dir: str | None,
+        *,
+        is_bgr: bool,
+        samples_dir: str | None = None,
+        distances: Mapping[str, Distance] | None = None,
     ) -> None:
         self._name = dataset_name
         self._folder = Path(output_dir) if output_dir else None
         self._samples_folder = Path(samples_dir) if samples_dir else None
-        self._is_bgr = is_bgr
+        self._is_bgr, self._distances = is_bgr, dict(distances or {})
         files = [record["file_name"] for record in DatasetCatalog.get(dataset_name)]
         self._places = {name: place for place, name in enumerate(files)}
         self._strips = png_names(files)
@@ -59,12 +68,17 @@ class InpaintingEvaluator(DatasetEvaluator):
 
     def reset(self) -> None:
         self._found: list[dict[str, Any]] = []
+        for distance in self._distances.values():
+            distance.reset()
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Takes in one batch: images with their holes, and ``"inpainted"`` (3, H, W) uint8 of the same size."""
         for item, output in zip(inputs, outputs):
             truth, painted = (_as_array(x) for x in (item["image"], output["inpainted"]))
             hole = item["hole"].cpu().numpy().astype(bool)
+            for distance in self._distances.values():
+                pair = (output["inpainted"], item["image"])
+                distance.add(*(image.flip(0) if self._is_bgr else image for image in pair))
             name = item["file_name"]
             entry: dict[str, Any] = {"file_name": name, "hole": float(hole.mean())}
             entry |= dict(zip(_METRICS, picture_quality(painted, truth)))
@@ -83,12 +97,14 @@ class InpaintingEvaluator(DatasetEvaluator):
 
         Returns:
             ``{"inpainting": {"L1" (percent), "PSNR" (decibels), "SSIM", "hole_L1" ..., and each by the share of the
-            hole, such as "PSNR-10-20%"}}``; pictures of which a number is infinite or undefined have no part in its
-            mean, and a bucket without pictures is left out. Empty in other processes than the main one.
+            hole, such as "PSNR-10-20%", and the distances by their names}}``; pictures of which a number is infinite or
+            undefined have no part in its mean, and a bucket without pictures is left out. Empty in other processes than
+            the main one.
 
         Raises:
             ValueError: Images of the data set were not painted.
         """
+        distances = {name: distance.value() for name, distance in self._distances.items()}
         gathered = comm.gather(self._found, dst=0)
         if not comm.is_main_process():
             return {}
@@ -101,7 +117,7 @@ class InpaintingEvaluator(DatasetEvaluator):
             write_json_list(self._folder / FILE, [strict(entry) for entry in entries])
         if samples and self._samples_folder is not None and has_event_storage():
             self._show(samples, self._samples_folder)
-        return {"inpainting": _report(entries)}
+        return {"inpainting": _report(entries) | distances}
 
     def _show(self, samples: Sequence[np.ndarray], folder: Path) -> None:
         """Draws the watched pictures, below each other, into the folder and for TensorBoard."""
@@ -117,7 +133,13 @@ class InpaintingEvaluator(DatasetEvaluator):
 def inpainting(cfg: CfgNode, dataset_name: str, output_folder: str) -> InpaintingEvaluator:
     """Judges painted pictures, whatever the type of the data set."""
     samples = os.path.join(cfg.OUTPUT_DIR, SAMPLES)
-    return InpaintingEvaluator(dataset_name, output_folder, is_bgr=cfg.INPUT.FORMAT == "BGR", samples_dir=samples)
+    return InpaintingEvaluator(
+        dataset_name,
+        output_folder,
+        is_bgr=cfg.INPUT.FORMAT == "BGR",
+        samples_dir=samples,
+        distances=build_distances(cfg.MODEL.INPAINTING.DISTANCES),
+    )
 
 
 def _report(entries: Sequence[Mapping[str, Any]]) -> dict[str, float]:

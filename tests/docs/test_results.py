@@ -1,5 +1,6 @@
 """The tables of README, docs and rooms are those of the files in ``results``, and what these name exists."""
 
+import json
 import re
 
 import pytest
@@ -69,6 +70,22 @@ def _quoted(row: dict, key: str) -> bool:
 def test_rows_of_another_rows_figures_name_one_that_exists():
     known = results.figures_by_id(FILES)
     assert all(row["of"] in known for _, _, row in ROWS if "of" in row)
+
+
+def test_what_can_be_measured_again_names_its_data_and_has_figures_in_its_cells():
+    planned = [row for _, _, row in ROWS if "run" in row]
+    assert planned
+    for row in planned:
+        assert {"config", "metrics"} <= set(row["run"]) <= {"config", "data", "opts", "metrics", "minutes"}, row["id"]
+        assert all(f"{{{name}}}" in json.dumps(row) for name in row["run"]["metrics"]), row["id"]
+
+
+def test_a_row_that_was_not_measured_yet_says_so():
+    row = {"what": "a model", "here": "AP {ap}", "run": {"config": "x.yaml", "metrics": {"ap": "bbox/AP"}}}
+    file = {"columns": {"what": "what", "here": "here"}, "rows": [row]}
+    assert "| a model | not run |" in results.render("own", {"own": file})
+    row["figures"] = {"ap": 1.5}
+    assert "| a model | AP 1.5 |" in results.render("own", {"own": file})
 
 
 def test_a_missing_figure_and_a_second_id_are_named():

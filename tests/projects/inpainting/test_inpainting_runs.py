@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+import densekit
 from densekit.cli import main
 from densekit.cli.arguments import parse_arguments
 from densekit.cli.train import run_options
@@ -191,6 +192,32 @@ def test_predictions_change_nothing_outside_the_hole(finished, photos, tmp_path)
         assert after.shape == before.shape
         assert np.array_equal(after[mask == 0], before[mask == 0])
         assert not np.array_equal(after, before)
+
+
+def test_the_python_interface_paints_like_the_command(finished, photos, tmp_path):
+    picture, mask = photos / "0.png", tmp_path / "mask.png"
+    hole = np.zeros((60, 74), np.uint8)
+    hole[10:30, 20:50] = 255
+    Image.fromarray(hole).save(mask)
+    main(["predict", str(finished), "--input", str(picture), "--mask", str(mask), "--output", str(tmp_path / "out")])
+    predictor = densekit.Predictor(finished, array_format="RGB")
+    found = predictor(picture, masks=mask)["inpainted"].permute(1, 2, 0).numpy()
+    found = found[:, :, ::-1] if predictor.cfg.INPUT.FORMAT == "BGR" else found
+    np.testing.assert_array_equal(found, painted(tmp_path / "out", "0"))
+    several = list(predictor(iter([picture, np.asarray(Image.open(picture).convert("RGB"))]), masks=[hole > 0, mask]))
+    assert torch.equal(several[0]["inpainted"], several[1]["inpainted"])
+
+
+def test_masks_in_python_are_checked(finished, photos):
+    predictor = densekit.Predictor(finished)
+    with pytest.raises(ValueError, match="give masks"):
+        predictor(photos / "0.png")
+    with pytest.raises(ValueError, match=r"\(H, W\) of bool"):
+        predictor(photos / "0.png", masks=np.zeros((60, 74), np.uint8))
+    with pytest.raises(ValueError, match="74 x 60"):
+        predictor(photos / "0.png", masks=np.zeros((6, 7), bool))
+    with pytest.raises(ValueError, match="fewer masks"):
+        predictor([photos / "0.png"] * 2, masks=[np.zeros((60, 74), bool)])
 
 
 def test_folders_of_masks_and_pictures_without_one(finished, photos, tmp_path, capfd):
