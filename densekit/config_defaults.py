@@ -51,6 +51,8 @@ def add_densekit_config(cfg: CfgNode) -> None:
     cfg.TEST.BEST_METRIC = ""
     cfg.TEST.BEST_MODE = ""  # "max" or "min" is best; "": by the name, "min" for losses and errors
     cfg.TEST.EARLY_STOPPING = 0  # the training ends after so many evaluations without a new best; 0: it does not
+    # Every so many iterations, predictions on the first four images of DATASETS.TEST are drawn in OUTPUT_DIR/pictures.
+    cfg.TEST.PICTURES_PERIOD = 0  # 0: never
     cfg.TEST.VALIDATION_LOSS = False  # evaluations compute the training losses on DATASETS.TEST too
     # Running average of the weights, which is what is evaluated and what model_best.pth and model_final.pth hold.
     cfg.MODEL_EMA = CfgNode()

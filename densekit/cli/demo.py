@@ -101,14 +101,15 @@ def _train(words: Sequence[str], output: Path) -> None:
         process = subprocess.Popen([sys.executable, *words], stdout=log, stderr=subprocess.STDOUT)
         # A run that goes on has steps that this start did not take: they count in the bar, and not in its rate.
         bar = tqdm(desc="training", unit="step", initial=before, mininterval=0.1 if sys.stderr.isatty() else 30.0)
-        picture = output / "first_batch.jpg"
-        shown = False
+        shown: set[Path] = set()
         try:
             while process.poll() is None:
                 _follow(bar, output, begun)
-                if not shown and _newer(picture, begun):
-                    bar.write(f"first batch  {picture}", file=sys.stdout)
-                    shown = True
+                for picture in sorted({*output.glob("first_batch.jpg"), *output.glob("pictures/*.jpg")} - shown):
+                    shown.add(picture)
+                    if _newer(picture, begun):
+                        label = "first batch" if picture.parent == output else "so far"
+                        bar.write(f"{label:<12} {picture}", file=sys.stdout)
                 time.sleep(_LOOK_SECONDS)
             _follow(bar, output, begun)
         except KeyboardInterrupt:

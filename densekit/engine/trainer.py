@@ -4,7 +4,8 @@ import logging
 import os
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ from densekit.engine.hooks import AverageHook, CheckpointHook, EarlyStop, Evalua
 from densekit.engine.launch.elastic import refuse_ambiguous_restarts
 from densekit.engine.phases import LearningPhase, config_of_phase
 from densekit.engine.precision import precision
+from densekit.engine.prediction_pictures import IMAGES, PredictionPicturesHook
 from densekit.engine.preemption import STOP, AgreedStop
 from densekit.engine.randomness import set_random_state, undisturbed
 from densekit.engine.run_folder import METRICS, RunFolder
@@ -46,7 +48,7 @@ from densekit.engine.step import SettleHook, TrainingStep, listeners, tell
 from densekit.engine.teacher import Teacher
 from densekit.engine.trackers import build_trackers
 from densekit.engine.training_pictures import FirstBatchHook
-from densekit.engine.validation import config_for_validation, validation_losses
+from densekit.engine.validation import config_for_validation, untouched, validation_losses
 from densekit.engine.writers import Lazily, MetricsWriter, write_results
 from densekit.evaluation import build_evaluator
 from densekit.modeling.phases import Phase, phases_of
@@ -258,6 +260,16 @@ class Trainer(DefaultTrainer):
         hooks: list[HookBase | None] = [AverageHook(self.average)] if self.average is not None else []
         metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
         hooks.append(FirstBatchHook(self._batches, metadata, cfg.INPUT.FORMAT, cfg.OUTPUT_DIR))
+        if cfg.TEST.PICTURES_PERIOD and cfg.DATASETS.TEST:
+            hooks.append(
+                PredictionPicturesHook(
+                    cfg.TEST.PICTURES_PERIOD,
+                    self._watched_images,
+                    self._model_as_evaluated,
+                    MetadataCatalog.get(cfg.DATASETS.TEST[0]),
+                    cfg.OUTPUT_DIR,
+                )
+            )
         if self._epoch_size:
             hooks.append(EpochHook(cfg.SOLVER.IMS_PER_BATCH, self._epoch_size))
         if self._schedules:
@@ -271,6 +283,18 @@ class Trainer(DefaultTrainer):
             elif not isinstance(hook, PeriodicCheckpointer):
                 hooks.append(hook)
         return hooks
+
+    def _watched_images(self) -> list[dict[str, Any]]:
+        mapper = build_mapper(self.cfg, is_train=False)
+        return [mapper(record) for record in load_test_records(self.cfg, self.cfg.DATASETS.TEST[0])[:IMAGES]]
+
+    @contextmanager
+    def _model_as_evaluated(self) -> Iterator[nn.Module]:
+        """Gives the model of an evaluation, and leaves the training as it was."""
+        with averaged(self.average), undisturbed():
+            model = evaluation_model(self.cfg, getattr(self.model, "module", self.model))
+            with untouched(model):
+                yield model.eval()
 
     def evaluate(self) -> dict[str, Any]:
         """Returns the results on ``DATASETS.TEST``."""

@@ -19,7 +19,7 @@ from densekit.data.labels import IGNORE
 from densekit.engine.batches import RememberedBatches
 from densekit.files.atomic import atomic_write
 
-__all__ = ["FirstBatchHook", "draw_batch", "draw_sample"]
+__all__ = ["FirstBatchHook", "draw_batch", "draw_sample", "picture_grid"]
 
 FILE = "first_batch.jpg"
 
@@ -71,7 +71,12 @@ def draw_batch(batch: Sequence[dict[str, Any]], metadata: Metadata, image_format
     Returns:
         (H, W, 3) uint8 in RGB.
     """
-    cells = [_shrunk(draw_sample(sample, metadata, image_format)) for sample in batch[:_MOST]]
+    return picture_grid([draw_sample(sample, metadata, image_format) for sample in batch[:_MOST]])
+
+
+def picture_grid(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Puts pictures (H, W, 3) side by side and below each other, large ones smaller."""
+    cells = [_shrunk(picture) for picture in pictures]
     height, width = (max(cell.shape[axis] for cell in cells) + _GAP for axis in (0, 1))
     # About as wide as high.
     columns = min(len(cells), math.ceil(math.sqrt(len(cells) * height / width)))
