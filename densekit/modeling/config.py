@@ -7,6 +7,7 @@ from densekit.modeling import (
     fpn,
     image_classifier,
     mask_head,
+    region_pooling,
     semantic_inference,
     semantic_losses,
     upsampling,
@@ -21,6 +22,7 @@ _PARTS = (
     semantic_inference,
     dilated_resnet,
     image_classifier,
+    region_pooling,
 )
 
 
