@@ -19,6 +19,7 @@ PROJECTS: tuple[str, ...] = (
     "ocr",
     "pointrend",
     "pose",
+    "rcnn",
     "spnet",
     "swin",
     "timm_backbone",

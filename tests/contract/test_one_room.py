@@ -25,7 +25,7 @@ FREE = (
     "tests/contract/matrix.py",  # every backbone under every head, by the names of both
 )
 # Words of the field or of English besides: only as the name of a package or of a folder are they the system.
-WORDS = ("inpainting", "pose")
+WORDS = ("inpainting", "pose", "rcnn")
 EXCEPTIONS = {
     "carafe": (
         "densekit/ops/carafe/",  # the operator, its layer and its keys, which any pyramid or head may use
