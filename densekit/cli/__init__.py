@@ -19,6 +19,7 @@ COMMANDS = {
     "check": "look for faults in a data set: files, sizes, boxes, masks, ids, leakage",
     "convert": "rename the weights of another code base, or change the file format",
     "predict": "run a trained model on pictures or a video, and write the results for other tools",
+    "proposals": "find boxes that may hold an object, for detectors that learn from such a file",
     "submit": "make the zip file that the Cityscapes benchmark takes",
     "report": "write a page about an evaluation: numbers, curves, mistakes, pictures",
     "demo": "run the small configuration of a system from data to report",

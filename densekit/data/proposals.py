@@ -61,7 +61,8 @@ def check_test_proposals(cfg: CfgNode, name: str, records: Sequence[dict[str, An
     """
     for path in _test_files(cfg, name) or ():
         with PathManager.open(path, "rb") as file:
-            add_proposals([{"image_id": record["image_id"]} for record in records], file, path, BoxMode)
+            kept = ("image_id", "width", "height")
+            add_proposals([{key: r[key] for key in kept if key in r} for r in records], file, path, BoxMode)
 
 
 def _test_files(cfg: CfgNode, name: str) -> list[str] | None:

@@ -22,7 +22,7 @@ from densekit.files.atomic import atomic_write
 
 _LIMITS = (100, 1000)
 _AREAS = {"": (0.0, 1e5**2), "s": (0.0, 32.0**2), "m": (32.0**2, 96.0**2), "l": (96.0**2, 1e5**2)}
-_THRESHOLDS = torch.arange(0.5, 0.95 + 1e-5, 0.05, dtype=torch.float32)
+RECALL_THRESHOLDS = torch.arange(0.5, 0.95 + 1e-5, 0.05, dtype=torch.float32)
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +54,36 @@ def evaluate_box_proposals(truth: GroundTruth, predictions: Sequence[Mapping[str
     if without:
         logger.warning(f"{without} images with objects have no proposals and are left out of the average recall.")
     return {name: _average_recall(parts) for name, parts in covered.items()}
+
+
+def proposal_recall(
+    truth: GroundTruth, predictions: Sequence[Mapping[str, Any]], limits: Sequence[int] = (100, 300, 1000, 2000)
+) -> dict[int, np.ndarray]:
+    """Computes the share of objects that the best proposals cover, at each overlap by itself.
+
+    Args:
+        truth: The ground truth. Crowds are not asked for.
+        predictions: As for :func:`evaluate_box_proposals`; in images without proposals all objects are missed.
+        limits: Numbers of proposals of an image that are looked at.
+
+    Returns:
+        Limit -> recall (10,) from 0 to 100 at :data:`RECALL_THRESHOLDS`; nothing where there are no objects.
+    """
+    covered: dict[int, list[np.ndarray]] = {limit: [] for limit in limits}
+    for prediction in predictions:
+        objects = truth.coco.imgToAnns[truth.image_numbers[prediction["image_id"]]]
+        objects = [annotation for annotation in objects if not annotation["iscrowd"]]
+        if objects:
+            boxes, logits = prediction["proposals"]
+            iou = _sorted_iou(boxes, logits, objects)
+            for limit, parts in covered.items():
+                parts.append(_greedy_cover(iou[:limit]))
+    thresholds = RECALL_THRESHOLDS.numpy()
+    return {
+        limit: (np.concatenate(parts)[:, None] >= thresholds).mean(axis=0) * 100
+        for limit, parts in covered.items()
+        if parts
+    }
 
 
 def save_box_proposals(path: Path, predictions: Sequence[Mapping[str, Any]]) -> None:
@@ -103,5 +133,5 @@ def _average_recall(parts: Sequence[np.ndarray]) -> float:
     overlaps = torch.from_numpy(np.concatenate(parts)) if parts else torch.zeros(0)
     if not len(overlaps):
         return float("nan")
-    recalls = (overlaps[:, None] >= _THRESHOLDS).float().sum(0) / len(overlaps)
+    recalls = (overlaps[:, None] >= RECALL_THRESHOLDS).float().sum(0) / len(overlaps)
     return float(recalls.mean()) * 100

@@ -22,7 +22,8 @@ def add_proposals(records: list[dict[str, Any]], file: IO[bytes], name: str, box
         box_mode: the host's ``BoxMode``.
 
     Raises:
-        ValueError: The file is not of this form, asks for anything but plain data, or lacks an image.
+        ValueError: The file is not of this form, asks for anything but plain data, lacks an image, has a number that is
+            not finite, or boxes beside the picture, as the file of another data set has.
     """
     proposals = _read(file, name, box_mode)
     position = {str(image_id): i for i, image_id in enumerate(proposals["ids"])}
@@ -33,10 +34,28 @@ def add_proposals(records: list[dict[str, Any]], file: IO[bytes], name: str, box
             raise ValueError(f"Proposal file {name} has no proposals for image id {record['image_id']}.")
         # Records are pickled for the loader's processes, which the class of an array that was read safely is not for.
         boxes, logits = (np.asarray(proposals[key][index]) for key in ("boxes", "objectness_logits"))
+        _check(boxes, logits, record, name, xyxy=mode == box_mode(0))
         order = logits.argsort()[::-1]
         record["proposal_boxes"] = boxes[order]
         record["proposal_objectness_logits"] = logits[order]
         record["proposal_bbox_mode"] = mode
+
+
+def _check(boxes: np.ndarray, logits: np.ndarray, record: dict[str, Any], name: str, *, xyxy: bool) -> None:
+    """Refuses the proposals of one image that would only be felt later, or never."""
+    where = f"Proposal file {name}, image id {record['image_id']}"
+    if len(boxes) != len(logits) or (len(boxes) and (boxes.ndim != 2 or boxes.shape[1] < 4)):
+        raise ValueError(f"{where}: boxes of shape {boxes.shape} and scores of shape {logits.shape} do not fit.")
+    for what, values in (("box", boxes), ("score", logits)):
+        if not np.isfinite(values).all():
+            raise ValueError(f"{where}: a {what} is not finite. Write the file anew.")
+    if xyxy and len(boxes) and boxes.shape[1] == 4 and "width" in record and "height" in record:
+        beside = (boxes[:, 0] > record["width"]) | (boxes[:, 1] > record["height"]) | (boxes[:, 2:4] < 0).any(axis=1)
+        if beside.any():
+            raise ValueError(
+                f"{where}: {beside.sum()} of {len(boxes)} boxes lie beside the picture of {record['width']} x "
+                f"{record['height']} pixels. Is it the file of another data set?"
+            )
 
 
 def _read(file: IO[bytes], name: str, box_mode: Callable[[Any], Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pytest
 from densekit.d2.structures import BoxMode
 from densekit.data import mapper as mappers
 from densekit.engine import run
+from densekit.files.proposal_file import add_proposals
 
 
 class Touch:
@@ -76,6 +77,32 @@ def test_a_file_that_would_run_something_is_refused_by_name(arguments, options, 
     assert end.value.code == 2 and not victim.exists()
     said = capsys.readouterr().err
     assert f"error: Proposal file {tmp_path}/{where}.pkl cannot be read: it asks for" in said and "mkdir" in said
+
+
+def test_numbers_that_make_no_sense_are_named_before_the_training(arguments, options, tmp_path, capsys):
+    train, scores = write(tmp_path / "train.pkl", 6), [np.array([0.1, 0.3, 0.9], "float32")] * 5
+    nan = [*scores[:2], np.array([0.1, np.nan, 0.9], "float32"), *scores[:2]]
+    far = [np.array([[1, 1, 9, 9], [200, 2, 240, 40], [0, 0, 9, 9]], "float32")] * 5
+    for more, message in (
+        ({"objectness_logits": nan}, "image id 3: a score is not finite"),
+        ({"boxes": far}, "1 of 3 boxes lie beside the picture of 80 x 64 pixels. Is it the file of another data set?"),
+        ({"boxes": [box[:2] for box in far]}, "boxes of shape (2, 4) and scores of shape (3,) do not fit"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            run(arguments(*options(train, write(tmp_path / "odd.pkl", 5, **more))))
+        assert end.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_the_order_of_a_file_does_not_matter(tmp_path):
+    path = write(tmp_path / "some.pkl", 4)
+    found = pickle.loads((tmp_path / "some.pkl").read_bytes())
+    turned = {key: value[::-1] if isinstance(value, list) else value for key, value in found.items()}
+    (tmp_path / "turned.pkl").write_bytes(pickle.dumps(turned))
+    for name in (path, str(tmp_path / "turned.pkl")):
+        records = [{"image_id": 3, "width": 80, "height": 64}]
+        with open(name, "rb") as file:
+            add_proposals(records, file, name, BoxMode)
+        assert records[0]["proposal_boxes"][0].tolist() == [0, 0, 13, 20]
 
 
 def test_files_that_do_not_fit_end_before_the_training(arguments, options, tmp_path, capsys):
