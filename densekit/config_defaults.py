@@ -14,6 +14,7 @@ def add_densekit_config(cfg: CfgNode) -> None:
     cfg.DATASETS.CATALOG = ""
     _add_input(cfg)
     _add_inference(cfg)
+    _add_test(cfg)
     # A batch of IMS_PER_BATCH images is cut into so many parts, one forward and backward pass each: the same step in
     # less memory. Losses and gradients are the means over the parts.
     cfg.SOLVER.ACCUMULATE = 1
@@ -42,18 +43,8 @@ def add_densekit_config(cfg: CfgNode) -> None:
     cfg.SOLVER.WARMUP_BIAS_LR = -1.0
     cfg.SOLVER.WARMUP_MOMENTUM = -1.0  # see above
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0  # on the learning rate of the parameters below a module named `backbone`
-    cfg.TEST.BOUNDARY = False  # judge masks and classes by their boundaries too (arXiv 2103.16562)
-    cfg.TEST.COCO_DETECTIONS = 0  # of an image and class, the best so many count in COCO's AP; 0: COCO's 100
     cfg.SOLVER.CHECKPOINT_KEEP = 0  # how many of the periodic checkpoints stay on the disk; 0: all of them
     cfg.SOLVER.CHECKPOINT_KEEP_BEST = 1  # how many of the best by BEST_METRIC stay beside those; needs CHECKPOINT_KEEP
-    # The result that decides which weights are model_best.pth, as metrics.json names it: "bbox/AP", "validation_loss",
-    # "coco_2017_val/bbox/AP" with several test sets; "": none does.
-    cfg.TEST.BEST_METRIC = ""
-    cfg.TEST.BEST_MODE = ""  # "max" or "min" is best; "": by the name, "min" for losses and errors
-    cfg.TEST.EARLY_STOPPING = 0  # the training ends after so many evaluations without a new best; 0: it does not
-    # Every so many iterations, predictions on the first four images of DATASETS.TEST are drawn in OUTPUT_DIR/pictures.
-    cfg.TEST.PICTURES_PERIOD = 0  # 0: never
-    cfg.TEST.VALIDATION_LOSS = False  # evaluations compute the training losses on DATASETS.TEST too
     # Running average of the weights, which is what is evaluated and what model_best.pth and model_final.pth hold.
     cfg.MODEL_EMA = CfgNode()
     cfg.MODEL_EMA.ENABLED = False  # keep and evaluate it
@@ -69,6 +60,19 @@ def add_densekit_config(cfg: CfgNode) -> None:
     # architecture's, and refused. A backbone alone is well above it; 0.0 takes what fits, however little.
     cfg.MODEL.WEIGHTS_MIN_COVERAGE = 0.1
     add_modeling_config(cfg)
+
+
+def _add_test(cfg: CfgNode) -> None:
+    cfg.TEST.BOUNDARY = False  # judge masks and classes by their boundaries too (arXiv 2103.16562)
+    cfg.TEST.COCO_DETECTIONS = 0  # of an image and class, the best so many count in COCO's AP; 0: COCO's 100
+    # The result that decides which weights are model_best.pth, as metrics.json names it: "bbox/AP", "validation_loss",
+    # "coco_2017_val/bbox/AP" with several test sets; "": none does.
+    cfg.TEST.BEST_METRIC = ""
+    cfg.TEST.BEST_MODE = ""  # "max" or "min" is best; "": by the name, "min" for losses and errors
+    cfg.TEST.EARLY_STOPPING = 0  # the training ends after so many evaluations without a new best; 0: it does not
+    # Every so many iterations, predictions on the first four images of DATASETS.TEST are drawn in OUTPUT_DIR/pictures.
+    cfg.TEST.PICTURES_PERIOD = 0  # 0: never
+    cfg.TEST.VALIDATION_LOSS = False  # evaluations compute the training losses on DATASETS.TEST too
 
 
 def _add_inference(cfg: CfgNode) -> None:
