@@ -51,6 +51,9 @@ def _merged(config_file: str, opts: Sequence[Any]) -> CfgNode:
                 cfg.merge_from_file(plain, allow_unsafe=False)
         except yaml.constructor.ConstructorError as error:
             raise ValueError(f"A tag in '{path}' or its bases would run code; write its value. {error}") from error
+        except ValueError as error:  # the host has no part for a value; its sentence begins with the key
+            file, line = lines_of_keys(path).get(str(error).partition(" ")[0], (path, 0))
+            raise ValueError(f"{file}{f', line {line}' if line else ''}: {error}") from error
     _override(cfg, opts)
     return cfg
 

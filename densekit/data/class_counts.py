@@ -27,7 +27,7 @@ def host_counts(cfg: CfgNode) -> dict[str, str]:
     architecture, keys = cfg.MODEL.META_ARCHITECTURE, {}
     if architecture in ("GeneralizedRCNN", "PanopticFPN"):
         keys["MODEL.ROI_HEADS.NUM_CLASSES"] = THINGS
-    if architecture in ("SemanticSegmentor", "PanopticFPN"):
+    if architecture in ("SemanticSegmentor", "ImageSizedSegmentor", "PanopticFPN"):
         keys["MODEL.SEM_SEG_HEAD.NUM_CLASSES"] = STUFF
     if architecture == "RetinaNet":
         keys["MODEL.RETINANET.NUM_CLASSES"] = THINGS

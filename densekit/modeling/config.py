@@ -6,6 +6,7 @@ from densekit.modeling import (
     fcn_head,
     fpn,
     image_classifier,
+    image_sized_segmentor,
     mask_head,
     region_pooling,
     semantic_inference,
@@ -23,6 +24,7 @@ _PARTS = (
     dilated_resnet,
     image_classifier,
     region_pooling,
+    image_sized_segmentor,
 )
 
 

@@ -32,7 +32,13 @@ class SemanticHead(nn.Module, ABC):
         auxiliary: A head on an earlier map that helps in training and is not used in inference, or None.
         align_corners: Whether scores are enlarged between the centres of the corner pixels, not between their edges.
         criterion: The loss of scores (N, C, ...) with labels (N, ...); None is :func:`mean_cross_entropy`.
+
+    Attributes:
+        follows_stride: Whether scores are enlarged by their stride and cut, which only the model around the head may
+            change: it knows the size of the picture.
     """
+
+    follows_stride = True
 
     def __init__(
         self,
@@ -104,8 +110,9 @@ class SemanticHead(nn.Module, ABC):
 
     def _at_pixels(self, scores: Tensor, size: Sequence[int]) -> Tensor:
         """The scores at every pixel of a batch of (height, width) ``size``."""
-        if self.align_corners:  # between the corners of the images, whose sides need not be multiples of the stride
-            return F.interpolate(scores, size=tuple(size), mode="bilinear", align_corners=True)
+        # Between the corners of the images, whose sides need not be multiples of the stride.
+        if self.align_corners or not self.follows_stride:
+            return F.interpolate(scores, size=tuple(size), mode="bilinear", align_corners=self.align_corners)
         return enlarge(scores, self.stride)[..., : size[0], : size[1]]
 
 

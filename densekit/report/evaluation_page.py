@@ -12,9 +12,11 @@ from densekit.data.registry import check_registered
 from densekit.evaluation.predictions import read_results
 from densekit.report.cityscapes_instances import read_cityscapes_instances
 from densekit.report.gallery import instance_gallery, panoptic_gallery, semantic_gallery
-from densekit.report.html import Markup, el, page, table
+from densekit.report.hint import hint_near_zero
+from densekit.report.html import Markup, el, join, page, table
 from densekit.report.instance_page import Instances, instances_data, read_instances
 from densekit.report.learning import learning_groups
+from densekit.report.losses import highest_score
 from densekit.report.painted import painted_section
 from densekit.report.panoptic_page import Panoptic, panoptic_data, read_panoptic
 from densekit.report.run_files import RunFiles
@@ -29,6 +31,7 @@ _TASKS = {
     "panoptic_seg": "panoptic", "box_proposals": "proposals", "inpainting": "inpainting",
 }  # fmt: skip
 _MOST_COLOURS = 40  # in a legend
+_ROWS_IN_VIEW = 12  # of a table of classes, before it scrolls
 _MAIN = ("AP", "mIoU", "IoU", "PQ", "PSNR")  # the number of a task that is shown large, the first that it has
 _SETTINGS = (
     "MODEL.META_ARCHITECTURE", "MODEL.WEIGHTS", "MODEL.BACKBONE.NAME", "MODEL.RESNETS.DEPTH", "DATASETS.TRAIN",
@@ -88,7 +91,9 @@ def evaluation_page(run: RunFiles, images: int) -> str:
         _header(run, results),
         _changed(run.results, results),
         _toolbar(parts) if parts.classes() else None,
+        _hint(run, results, parts),
         _overall(results),
+        _lost() if parts.instances is not None else None,
         _per_class(results, parts),
         [
             _gallery_section(gallery, kind, parts)
@@ -139,6 +144,28 @@ def _changed(kept: Results, computed: Results) -> Markup | None:
     return None
 
 
+def _hint(run: RunFiles, results: Results, parts: _Parts) -> Markup | None:
+    if parts.instances is None:
+        return None
+    computed = {task: results[task] for task in parts.instances.scores}
+    text = hint_near_zero(run, computed, highest_score([image.matches for image in parts.instances.images]))
+    return el("p", text, class_="alert") if text else None
+
+
+def _lost() -> Markup:
+    return el(
+        "section",
+        el("h2", "What is lost"),
+        el("div", id="losses"),
+        el(
+            "p",
+            "At the score and of the class chosen above, at an IoU of 0.5. Class: found as another class. Place: found "
+            "with an IoU of 0.1 to 0.5. Missed: not found. Background: detections where nothing is annotated.",
+            class_="quiet",
+        ),
+    )
+
+
 def _header(run: RunFiles, results: Results) -> Markup:
     tiles = []
     for task, metrics in results.items():
@@ -165,14 +192,24 @@ def _toolbar(parts: _Parts) -> Markup:
     options = [el("option", "all classes", value="")] + [el("option", name, value=name) for name in names]
     controls = [el("label", "class ", el("select", options, id="class"))]
     if parts.instances is not None:
-        slider = el("input", type="range", id="score", min="0.05", max="0.95", step="0.05", value="0.5")
-        controls.append(el("label", "score at least ", slider, el("output", "0.50", for_="score", id="score-value")))
+        first = parts.instances.best_threshold
+        slider = el("input", type="range", id="score", min="0.05", max="0.95", step="0.05", value=f"{first:g}")
+        shown = el("output", f"{first:.2f}", for_="score", id="score-value")
+        scores = el("span", _scores(parts.instances), class_="quiet")
+        controls.append(el("label", "score at least ", slider, shown, scores))
         layers = ["box", "mask"] if parts.instances.matched_by == "segm" else ["box"]
         layers += ["pose"] if "keypoints" in parts.instances.scores else []
         for layer in layers:
             box = el("input", type="checkbox", id=f"show-{layer}", checked=True)
             controls.append(el("label", box, {"box": " boxes", "mask": " masks", "pose": " keypoints"}[layer]))
     return el("form", controls, class_="toolbar", aria_label="filter")
+
+
+def _scores(instances: Instances) -> str:
+    highest = highest_score([image.matches for image in instances.images])
+    if highest is None:
+        return " there are no detections"
+    return f" best F1 at {instances.best_threshold:.2f}, highest score {highest:.2f}"
 
 
 def _split(metrics: Mapping[str, float | None]) -> tuple[dict[str, float | None], dict[str, dict[str, float | None]]]:
@@ -254,7 +291,10 @@ def _class_table(columns: Mapping[str, Mapping[str, float | None]], counts: Mapp
         values = [_number(column.get(name)) for column in columns.values()]
         rows.append([label, *([counts.get(name, 0)] if counts else []), *values])
     buttons = [el("button", name, type="button", class_="sort") for name in head]
-    return table(buttons, rows, label="classes", class_="classes sortable")
+    shown = table(buttons, rows, label="classes", class_="classes sortable")
+    if len(rows) <= _ROWS_IN_VIEW:
+        return shown
+    return join([shown, el("p", f"{len(rows)} classes; more rows by scrolling inside the table.", class_="quiet")])
 
 
 def _legend(kind: str, parts: _Parts) -> Markup | None:
@@ -285,7 +325,7 @@ def _legend(kind: str, parts: _Parts) -> Markup | None:
 def _gallery_section(gallery: Markup, kind: str, parts: _Parts) -> Markup:
     titles = {"instances": "Images: objects", "semantic": "Images: classes", "panoptic": "Images: panoptic segments"}
     ranked = {
-        "instances": "Ranked by F1 at an IoU and a score of 0.5.",
+        "instances": "Ranked by F1 at an IoU of 0.5 and the score at which the page begins.",
         "semantic": "Ranked by the mean IoU of the classes in the image.",
         "panoptic": "Ranked by the panoptic quality of the image, its segments of all classes taken together. Segments "
         "of one class differ in shade.",

@@ -22,20 +22,19 @@ from densekit.report.thumbnails import Thumbnail, thumbnail
 __all__ = ["instance_gallery", "panoptic_gallery", "semantic_gallery"]
 
 _LONGEST = 640  # pixels of a picture
-_THRESHOLD = 0.5  # at which images of instances are ranked
 Item = TypeVar("Item")
 Panels = tuple[Markup, Markup]
 
 
 def instance_gallery(instances: Instances, metadata: Metadata, count: int) -> Markup | None:
-    """Ranks by the F1 of objects at an IoU and a score of 0.5; of equal ones, the more mistakes are the worse."""
+    """Ranks by the F1 of objects at an IoU of 0.5 and the best score; of equals, the more mistakes are worse."""
     numbers = {key: number for number, key in enumerate(instances.classes)}
     names = list(metadata.get("keypoint_names") or ())
     rules = metadata.get("keypoint_connection_rules") or ()
     limbs = [(names.index(rule[0]), names.index(rule[1])) for rule in rules]
 
     def rank(image: InstanceImage) -> tuple[float, float]:
-        true, false, missed = image.matches.counts(_THRESHOLD)
+        true, false, missed = image.matches.counts(instances.best_threshold)
         total = 2 * true + false + missed
         return (2 * true / total if total else math.nan), (true if not false + missed else -(false + missed))
 

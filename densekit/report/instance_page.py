@@ -4,6 +4,7 @@ The ground truth and the results file go through the evaluator's code again, whi
 at every recall. Fates of single detections are those at an IoU of 0.5, of masks where there are masks, else of boxes.
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from densekit.data.ground_truth import GroundTruth
 from densekit.evaluation.coco_metrics import CocoScores, evaluate_coco
 from densekit.metrics.detection_errors import TRUE, ImageMatches, calibration_bins, confusion, match_image
 from densekit.report.confusion import confusion_data
+from densekit.report.losses import best_threshold, losses_data
 from densekit.report.run_files import RunFiles
 
 __all__ = ["Curve", "Entry", "InstanceImage", "Instances", "TaskScores", "instances_data", "read_instances"]
@@ -93,6 +95,11 @@ class Instances:
     images: list[InstanceImage]
     matched_by: str
     curve_note: str = _CURVE_NOTE
+
+    @functools.cached_property
+    def best_threshold(self) -> float:
+        """The score at which F1 of all classes together is best."""
+        return best_threshold([image.matches for image in self.images], THRESHOLDS)
 
 
 def read_instances(run: RunFiles, records: Sequence[Entry], results: Sequence[Entry]) -> Instances:
@@ -176,6 +183,7 @@ def instances_data(instances: Instances) -> dict[str, Any]:
         "recall": {task: _drawn(scores.curves) for task, scores in instances.scores.items()},
         "confusion": confusion_data([confusion(matches, count, each) for each in THRESHOLDS], THRESHOLDS),
         "calibration": _calibration(matches, count),
+        "losses": losses_data(matches, count, THRESHOLDS),
     }
 
 

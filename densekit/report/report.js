@@ -5,7 +5,7 @@
   const find = (selector, root = document) => root.querySelector(selector);
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
   const SVG = "http://www.w3.org/2000/svg";
-  const state = { name: "", score: 0.5 };
+  const state = { name: "", score: Number(document.querySelector("#score")?.value ?? 0.5) };
 
   function make(tag, attributes = {}, ...children) {
     const svg = ["svg", "g", "path", "line", "rect", "text", "circle"].includes(tag);
@@ -195,6 +195,26 @@
     }
   }
 
+  function drawLosses() {
+    const host = find("#losses");
+    if (!host) return;
+    const { thresholds, counts, objects } = data.instances.losses;
+    const number = classNumber("instances");
+    let at = 0;
+    thresholds.forEach((value, k) => { if (Math.abs(value - state.score) < 1e-6) at = k; });
+    const sum = (rows) => rows.reduce((a, b) => a + b, 0);
+    const of = (k) => (number < 0 ? sum(counts[at].map((row) => row[k])) : counts[at][number][k]);
+    const total = number < 0 ? sum(objects) : objects[number];
+    const [asOther, place, missed, background] = [0, 1, 2, 3].map(of);
+    const list = make("dl", { class: "tiles" });
+    const share = (count) => (total ? `${count} (${((100 * count) / total).toFixed(0)} %)` : String(count));
+    for (const [name, text] of [
+      ["objects", String(total)], ["found", share(total - asOther - place - missed)], ["class", share(asOther)],
+      ["place", share(place)], ["missed", share(missed)], ["background", String(background)],
+    ]) list.append(make("div", { "data-loss": name }, make("dt", {}, name), make("dd", {}, text)));
+    host.replaceChildren(list);
+  }
+
   // ---- confusion --------------------------------------------------------------------------------------------------
 
   const MOST_CLASSES = 24;
@@ -380,6 +400,7 @@
 
   // What depends on the score as well as on the class.
   function drawShown() {
+    drawLosses();
     all(".gallery").forEach(drawGallery);
     all(".confusion").forEach(drawConfusion);
   }

@@ -13,7 +13,7 @@ from pycocotools.cocoeval import COCOeval
 
 from densekit.cli import main
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
-from densekit.metrics.detection_errors import TRUE, match_image
+from densekit.metrics.detection_errors import FALSE, TRUE, match_image
 from densekit.metrics.panoptic_quality import panoptic_quality
 from densekit.metrics.semantic_scores import semantic_scores
 from densekit.report.evaluation_page import evaluation_page
@@ -23,6 +23,7 @@ from densekit.report.panoptic_page import read_panoptic
 from densekit.report.run_files import read_run
 from densekit.report.semantic_page import read_semantic
 from densekit.report.shapes import outline
+from tests.report.conftest import ellipse_rle
 
 
 def page_data(text):
@@ -233,3 +234,71 @@ def test_a_damaged_results_file_is_one_message(instance_run, text, capsys):
     with pytest.raises(SystemExit):
         main(["report", str(run)])
     assert "coco_instances_results.json" in capsys.readouterr().err
+
+
+def slow_losses(images, threshold):
+    """Each image by itself: lists of (class, reason)."""
+    found = []
+    for image in images:
+        m = image.matches
+        shown = [d for d in range(len(m.scores)) if m.fate[d] == FALSE and m.scores[d] >= threshold]
+        for g, label in enumerate(m.true_classes):
+            if m.ignored[g] or m.found_score[g] >= threshold:
+                continue
+            if any(m.overlaps[d, g] >= 0.5 and m.classes[d] != label for d in shown):
+                found.append((label, 0))
+            elif any(m.overlaps[d, g] >= 0.1 and m.classes[d] == label for d in shown):
+                found.append((label, 1))
+            else:
+                found.append((label, 2))
+        for d in shown:
+            if not any(m.overlaps[d, g] >= 0.1 for g in range(len(m.true_classes)) if not m.ignored[g]):
+                found.append((m.classes[d], 3))
+    return found
+
+
+def test_what_is_lost_has_one_reason_and_adds_up(instance_run):
+    data = page_data(evaluation_page(read_run(instance_run[0], None), 1))["instances"]["losses"]
+    run = read_run(instance_run[0], None)
+    images = read_instances(run, DatasetCatalog.get("scene"), json.loads(instance_run[2].read_text())).images
+    for threshold, counts in zip(data["thresholds"], data["counts"]):
+        expected = np.zeros((3, 4), dtype=int)
+        for label, reason in slow_losses(images, threshold):
+            expected[label, reason] += 1
+        np.testing.assert_array_equal(counts, expected)
+        missed = sum(int(image.matches.missed(threshold).sum()) for image in images)
+        assert np.sum(counts, axis=0)[:3].sum() == missed
+    assert sum(data["objects"]) == sum(int((~image.matches.ignored).sum()) for image in images)
+
+
+def test_the_page_begins_at_the_score_of_the_best_f1_and_names_the_highest(instance_run):
+    run = read_run(instance_run[0], None)
+    instances = read_instances(run, DatasetCatalog.get("scene"), json.loads(instance_run[2].read_text()))
+
+    def f1(threshold):
+        true, false, missed = np.sum([image.matches.counts(threshold) for image in instances.images], axis=0)
+        return 2 * true / (2 * true + false + missed)
+
+    best = instances.best_threshold
+    assert all(f1(best) >= f1(other) for other in THRESHOLDS)
+    highest = max(float(image.matches.scores.max()) for image in instances.images)
+    text = evaluation_page(run, 1)
+    assert f"best F1 at {best:.2f}, highest score {highest:.2f}" in text
+    assert f'value="{best:g}"' in text
+
+
+def test_next_to_nothing_found_gets_one_hint(instance_run):
+    run, _, found = instance_run
+    results = json.loads(found.read_text())
+    assert "The AP is near 0" not in evaluation_page(read_run(run, None), 1)
+    found.write_text(json.dumps([{**one, "bbox": [0.0, 0.0, 2.0, 2.0], "segmentation": ellipse_rle(0, 0, 2, 2)}
+                                 for one in results]))  # fmt: skip
+    text = evaluation_page(read_run(run, None), 1)
+    assert text.count("The AP is near 0") == 1
+    assert "The training had 581 steps" in text and "it began with the weights a.pth" in text
+    highest = max(one["score"] for one in results)
+    assert f"the highest score of a detection is {highest:.2f}" in text
+    (run / "config.yaml").write_text("MODEL: {WEIGHTS: '', ROI_HEADS: {SCORE_THRESH_TEST: 0.05}}\n")
+    found.write_text("[]")
+    text = evaluation_page(read_run(run, None), 1)
+    assert "it began with random weights" in text and "no detection reached the score threshold of 0.05" in text

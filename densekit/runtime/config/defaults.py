@@ -1,6 +1,6 @@
-"""The default config: Detectron2's keys for what the runtime implements, with Detectron2's values.
+"""The default config: Detectron2's keys with Detectron2's values.
 
-A key that is missing here belongs to a part that the runtime does not have; setting it is an error, not a silence (see
+Keys of parts that the runtime does not have keep their value; another one is an error, not a silence (see
 :mod:`densekit.runtime.config.foreign`).
 Names ending in ``_TRAIN`` and ``_TEST`` hold the same setting for training and for inference.
 """
@@ -105,5 +105,6 @@ def get_cfg() -> CfgNode:
             "CUDNN_BENCHMARK": False,  # pays off when all images have one size
             "FLOAT32_PRECISION": "",  # of matrix products on CUDA: "highest", "high" or "medium"; "": torch's default
             "VIS_PERIOD": 0,  # iterations between pictures of the training batch; 0: none
+            "GLOBAL": {"HACK": 1.0},  # Detectron2's, for experiments; nothing reads it
         }
     )

@@ -38,6 +38,7 @@ _ANCHOR_GENERATOR: dict[str, Any] = {
     "SIZES": [[32, 64, 128, 256, 512]],  # side of the square of equal area, input-image pixels
     "ASPECT_RATIOS": [[0.5, 1.0, 2.0]],  # height / width
     "OFFSET": 0.0,  # of the first anchor's centre, in strides
+    "ANGLES": [[-90, 0, 90]],  # of rotated boxes, which only Detectron2 has; no other value here
 }
 
 # In IOU_THRESHOLDS / IOU_LABELS a box between two thresholds gets the label between them: 1 object, 0 background,
@@ -96,6 +97,11 @@ _ROI_BOX_HEAD: dict[str, Any] = {
     "BBOX_REG_LOSS_WEIGHT": 1.0,
     "SMOOTH_L1_BETA": 0.0,
     "TRAIN_ON_PRED_BOXES": False,  # the mask and keypoint heads train on the box head's boxes, not on the proposals
+    # Federated loss and sigmoid classification for LVIS, which only Detectron2 has; no other values here.
+    "USE_FED_LOSS": False,
+    "USE_SIGMOID_CE": False,
+    "FED_LOSS_FREQ_WEIGHT_POWER": 0.5,
+    "FED_LOSS_NUM_CLASSES": 50,
 }
 
 # Cascade R-CNN (arXiv 1712.00726): one entry for each stage.

@@ -1,10 +1,10 @@
 """Detectron2's keys for parts that the runtime does not have.
 
-A config that Detectron2 saved holds all of its keys. These are taken in as long as they keep their default, and refused
-otherwise: a run must not quietly leave out what its config asks for.
+They are in every config, so that users' code may read them, and keep their default: a run must not quietly leave out
+what its config asks for.
 """
 
-from collections.abc import MutableMapping
+from collections.abc import Mapping
 from typing import Any
 
 FOREIGN_DEFAULTS: dict[str, Any] = {
@@ -18,26 +18,21 @@ FOREIGN_DEFAULTS: dict[str, Any] = {
 }
 
 
-def drop_foreign_keys(config: MutableMapping[str, Any], known: MutableMapping[str, Any], prefix: str = "") -> None:
-    """Takes the keys above out of ``config``, where ``known`` does not have them (as a plug-in may add).
+def check_foreign_keys(config: Mapping[str, Any]) -> None:
+    """Refuses what the runtime cannot do; keys that are not there are no matter.
 
     Raises:
-        ValueError: One of them is not at its default.
+        ValueError: One of the keys above is not at its default.
     """
-    for key in list(config):
-        value, full_key = config[key], prefix + key
-        if isinstance(value, dict) and value:
-            inner = known.get(key)
-            drop_foreign_keys(value, inner if isinstance(inner, dict) else {}, full_key + ".")
-            if not value and key not in known:
-                del config[key]
-        elif key not in known and full_key in FOREIGN_DEFAULTS:
-            if _as_lists(value) != FOREIGN_DEFAULTS[full_key]:
-                raise ValueError(
-                    f"{full_key} is {value!r}, and densekit's own runtime does not have that part. Leave the key out, "
-                    "or run on Detectron2 (DENSEKIT_HOST=detectron2)."
-                )
-            del config[key]
+    for full_key, default in FOREIGN_DEFAULTS.items():
+        value: Any = config
+        for part in full_key.split("."):
+            value = value.get(part, default) if isinstance(value, Mapping) else default
+        if _as_lists(value) not in (default, _as_lists(default)):
+            raise ValueError(
+                f"{full_key} is {value!r}, and densekit's own runtime does not have that part. Leave the key out, "
+                "or run on Detectron2 (DENSEKIT_HOST=detectron2)."
+            )
 
 
 def _as_lists(value: Any) -> Any:

@@ -12,7 +12,7 @@ from fvcore.common.config import BASE_KEY
 from fvcore.common.config import CfgNode as FvcoreNode
 
 from densekit.runtime.config.arithmetic import ConfigLoader
-from densekit.runtime.config.foreign import drop_foreign_keys
+from densekit.runtime.config.foreign import check_foreign_keys
 from densekit.runtime.utils.file_io import PathManager
 
 VERSION = 2  # of the key names; 1 is the naming before Detectron2 was first released
@@ -90,9 +90,18 @@ class CfgNode(FvcoreNode):
             ValueError: A value has another type, or asks for a part of Detectron2 that the runtime does not have.
         """
         if "VERSION" in self:  # only a whole config has Detectron2's keys
-            cfg_other = cfg_other.clone()
-            drop_foreign_keys(cfg_other, self)
+            check_foreign_keys(cfg_other)
         super().merge_from_other_cfg(cfg_other)
+
+    def merge_from_list(self, cfg_list: list[Any]) -> None:
+        """Merges ``[key, value, key, value ...]``.
+
+        Raises:
+            KeyError: A key does not exist here.
+            ValueError: A value has another type, or asks for a part of Detectron2 that the runtime does not have.
+        """
+        super().merge_from_list(cfg_list)
+        check_foreign_keys(self)
 
 
 def _base_path(base: str, filename: str) -> str:

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from densekit.config import load_config
 from densekit.d2.layers import ShapeSpec
-from densekit.d2.modeling import build_model
+from densekit.d2.modeling import Backbone, build_model
 from densekit.layers.pixel_losses import mean_cross_entropy
 from densekit.modeling.fcn_head import FCNHead
-from densekit.modeling.semantic_head import conv_norm_relu
+from densekit.modeling.image_sized_segmentor import ImageSizedSegmentor
+from densekit.modeling.semantic_head import SemanticHead, conv_norm_relu
 from densekit.projects.upernet.head import UPerHead
 from densekit.solver import build_lr_scheduler
 from densekit.weights.parts import find_layout, rename_part
@@ -143,11 +144,41 @@ def _mmseg_model(key: str, case: Mapping[str, Any], cases: Cases) -> None:
         logits = head.layers(_maps(features))
         cases.close(f"{key} logits", logits, case["logits"])
         cases.close(f"{key} logits of the auxiliary head", auxiliary.eval().layers(_maps(features)), case["aux_logits"])
-        size = tuple(case["x"].shape[-2:])
-        labels = F.interpolate(logits, size=size, mode="bilinear", align_corners=False).argmax(1)
+        labels = _whole_picture(head, logits, "input", case["x"]).argmax(1)
         cases.agreement(f"{key} labels of all pixels", labels, case["pred_full"].long())
     for name in ("train_losses", "grads", "buffers_after_train", "init_stats"):
         cases.not_checked(f"{key} {name}", "in training the maps are those of the backbone with its random paths")
+
+
+class _Scores(SemanticHead):
+    """A head whose scores are given."""
+
+    def __init__(self, head: SemanticHead, scores: Tensor) -> None:
+        super().__init__(stride=head.stride, align_corners=head.align_corners)
+        self.scores = scores
+
+    def layers(self, features: Any) -> Tensor:
+        return self.scores
+
+
+def _whole_picture(head: SemanticHead, scores: Tensor, resize_to: str, pictures: Tensor) -> Tensor:
+    """The scores of the whole model at every pixel."""
+    model = ImageSizedSegmentor(
+        resize_to=resize_to,
+        backbone=_Maps(),
+        sem_seg_head=_Scores(head, scores),
+        pixel_mean=[0.0] * 3,
+        pixel_std=[1.0] * 3,
+    )
+    outputs = model.eval()([{"image": picture} for picture in pictures])
+    return torch.stack([output["sem_seg"] for output in outputs])
+
+
+class _Maps(Backbone):
+    """A backbone that sees nothing."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {}
 
 
 def _mmseg_loss(key: str, case: Mapping[str, Any], cases: Cases) -> None:
@@ -172,7 +203,7 @@ def _authors_head(key: str, case: Mapping[str, Any], features: list[Tensor], cas
         cases.close(f"{key} log-probabilities", scores.log_softmax(1), case["log_probs"])
         name = next(name for name in case if name.startswith("probs_"))
         size = tuple(case[name].shape[-2:])
-        enlarged = F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
+        enlarged = _whole_picture(head, scores, "output", torch.zeros(len(scores), 3, *size))
         cases.close(f"{key} probabilities of all pixels", enlarged.softmax(1), case[name])
     head.train()
     for module in head.modules():

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from densekit.runtime.config import CfgNode
+from densekit.runtime.config.foreign import check_foreign_keys
 from densekit.runtime.modeling.backbone import Backbone, build_backbone
 from densekit.runtime.structures import ImageList, Instances
 from densekit.runtime.utils.registry import Registry
@@ -16,7 +17,12 @@ META_ARCH_REGISTRY.__doc__ = """Called as ``obj(cfg)``; returns the model as a m
 
 
 def build_model(cfg: CfgNode) -> nn.Module:
-    """Builds ``cfg.MODEL.META_ARCHITECTURE`` on ``cfg.MODEL.DEVICE``; loads no weights."""
+    """Builds ``cfg.MODEL.META_ARCHITECTURE`` on ``cfg.MODEL.DEVICE``; loads no weights.
+
+    Raises:
+        ValueError: The config asks for a part of Detectron2 that the runtime does not have.
+    """
+    check_foreign_keys(cfg)
     model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
     return model.to(torch.device(cfg.MODEL.DEVICE))
 
