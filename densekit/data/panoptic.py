@@ -20,7 +20,13 @@ from densekit.data.pictures import image_size, list_pictures
 from densekit.data.regions import in_threads, outline_regions
 from densekit.data.registry import Entry, Records
 
-__all__ = ["coco_panoptic_entries", "load_coco_panoptic", "load_coco_panoptic_separated", "separated_entry"]
+__all__ = [
+    "coco_panoptic_entries",
+    "load_coco_panoptic",
+    "load_coco_panoptic_separated",
+    "separated_entry",
+    "with_label_map",
+]
 
 
 def load_coco_panoptic(panoptic_json: str, image_root: str, panoptic_root: str, dataset_name: str) -> Records:
@@ -47,6 +53,14 @@ def load_coco_panoptic(panoptic_json: str, image_root: str, panoptic_root: str, 
         }
         for image_id, annotation in file.annotations.items()
     ]
+
+
+def with_label_map(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a record with a label map: where it names none, the one that its panoptic PNG and segments make."""
+    if "sem_seg_file_name" in record or "pan_seg_file_name" not in record:
+        return dict(record)
+    values = {segment["id"]: segment["category_id"] for segment in record["segments_info"]}
+    return {**record, "sem_seg_file_name": record["pan_seg_file_name"], "sem_seg_values": {0: IGNORE, **values}}
 
 
 def contiguous_segments(

@@ -16,7 +16,6 @@ from densekit.d2.modeling import (
     META_ARCH_REGISTRY,
     SEM_SEG_HEADS_REGISTRY,
     GeneralizedRCNN,
-    PanopticFPN,
     SemanticSegmentor,
 )
 from densekit.d2.utils import comm
@@ -203,8 +202,7 @@ def _check_augmented_test(cfg: CfgNode) -> None:
         return
     obstacles = [f"MODEL.{key} True" for key in ("KEYPOINT_ON", "LOAD_PROPOSALS") if cfg.MODEL[key]]
     model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
-    # A PanopticFPN takes no given boxes.
-    if not issubclass(model, (GeneralizedRCNN, SemanticSegmentor)) or issubclass(model, PanopticFPN):
+    if not issubclass(model, (GeneralizedRCNN, SemanticSegmentor)):
         obstacles.append(f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE}")
     if obstacles:
         raise ValueError(

@@ -21,7 +21,7 @@ from densekit.d2.engine import (
 )
 from densekit.d2.engine.hooks import EvalHook, PeriodicCheckpointer
 from densekit.d2.evaluation import DatasetEvaluator
-from densekit.d2.modeling import GeneralizedRCNNWithTTA, SemanticSegmentor
+from densekit.d2.modeling import GeneralizedRCNNWithTTA, PanopticFPN, SemanticSegmentor
 from densekit.d2.utils import comm
 from densekit.d2.utils.events import EventWriter, TensorboardXWriter
 from densekit.data.loader import SeededSamples, build_train_loader, prepare_worker
@@ -402,7 +402,7 @@ class Trainer(DefaultTrainer):
         folder = os.path.join(cfg.OUTPUT_DIR, "inference_TTA")
         evaluators = [cls.build_evaluator(cfg, name, os.path.join(folder, name)) for name in cfg.DATASETS.TEST]
         inner = getattr(inference_form(cfg, model), "module", model)
-        semantic = isinstance(inner, SemanticSegmentor)
+        semantic = isinstance(inner, SemanticSegmentor | PanopticFPN)
         augmented = augmented_semantic_inference(cfg, inner) if semantic else GeneralizedRCNNWithTTA(cfg, inner)
         results = super().test(cfg, augmented, evaluators)
         return OrderedDict((f"{name}_TTA", value) for name, value in results.items())

@@ -76,7 +76,7 @@ class COCOPanopticEvaluator(DatasetEvaluator):
             if image_id not in self._truth.file.annotations:
                 raise ValueError(f"{self._truth.file.path} has no annotation of image {image_id!r}.")
             try:
-                ids, segments = _as_listed(output["panoptic_seg"], metadata)
+                ids, segments = listed_segments(output["panoptic_seg"], metadata)
                 self._predictions.append(self._compare(image_id, ids, segments))
             except ValueError as error:
                 raise ValueError(f"Image {image_id!r} of '{self._dataset_name}': {error}") from error
@@ -132,10 +132,18 @@ class COCOPanopticEvaluator(DatasetEvaluator):
         return {"image_id": image_id, "file_name": name, "segments_info": segments, "matching": matching}
 
 
-def _as_listed(
+def listed_segments(
     panoptic_seg: tuple[Tensor, list[Segment] | None], metadata: Metadata
 ) -> tuple[np.ndarray, list[Segment]]:
-    """Returns the map with void as 0, and those segments that have a pixel, in the data set's category ids."""
+    """Returns the map (H, W) with void as 0, and those segments that have a pixel, in the data set's category ids.
+
+    Args:
+        panoptic_seg: A model's, as of :meth:`COCOPanopticEvaluator.process`.
+        metadata: Of the data set.
+
+    Raises:
+        ValueError: The model predicts a class that the data set does not have.
+    """
     panoptic, segments = panoptic_seg
     ids = panoptic.cpu().numpy()
     if segments is None:

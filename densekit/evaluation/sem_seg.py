@@ -16,10 +16,12 @@ from densekit.d2.data import DatasetCatalog, Metadata, MetadataCatalog
 from densekit.d2.evaluation import DatasetEvaluator
 from densekit.d2.utils.logger import create_small_table
 from densekit.data.labels import IGNORE, load_sem_seg
+from densekit.data.panoptic import with_label_map
 from densekit.evaluation.gathering import check_all_there, gathered_once
+from densekit.evaluation.predicted_classes import PIXEL_OUTPUTS, predicted_classes
 from densekit.evaluation.predictions import encode_masks, write_json_list
 from densekit.files.atomic import atomic_write
-from densekit.metrics.semantic_scores import boundary_iou, count_boundaries, count_pixels, semantic_scores
+from densekit.metrics.semantic_scores import NOTHING, boundary_iou, count_boundaries, count_pixels, semantic_scores
 
 _FOLDER = "sem_seg"
 _RECORD_KEYS = ("file_name", "sem_seg_file_name", "sem_seg_values", "height", "width")
@@ -30,8 +32,9 @@ logger = logging.getLogger(__name__)
 class SemSegEvaluator(DatasetEvaluator):
     """mIoU, fwIoU, mACC, pACC and, if asked for, Boundary IoU (arXiv:2103.16562) on a registered data set.
 
-    Takes a model's ``"sem_seg"``. Each process counts its images as they come, and writes their label maps; only the
-    counts are gathered. The main process refuses to judge when images are missing.
+    Takes a model's ``"sem_seg"``, and where it has none the classes of its ``"panoptic_seg"``. Each process counts its
+    images as they come, and writes their label maps; only the counts are gathered. The main process refuses to judge
+    when images are missing.
 
     Into ``output_dir`` go ``sem_seg_predictions.json`` (COCO's stuff format: a run-length mask for each class of each
     image) and, in ``sem_seg/``, a PNG of the data set's label ids for each image, named after its place in the folder
@@ -60,7 +63,7 @@ class SemSegEvaluator(DatasetEvaluator):
         self._output_dir = Path(output_dir) if output_dir else None
         self._distributed = distributed
         self._boundary = boundary
-        records = DatasetCatalog.get(dataset_name)
+        records = map(with_label_map, DatasetCatalog.get(dataset_name))
         # Without their annotations, which a record of a panoptic data set has too.
         self._records = {r["file_name"]: {key: r[key] for key in _RECORD_KEYS if key in r} for r in records}
         metadata = MetadataCatalog.get(dataset_name)
@@ -87,26 +90,26 @@ class SemSegEvaluator(DatasetEvaluator):
 
         Args:
             inputs: One dict per image with its ``"file_name"``.
-            outputs: One dict per image; ``"sem_seg"`` are scores (C, H, W) in the original image's pixels.
+            outputs: One dict per image; ``"sem_seg"`` are scores (C, H, W) in the original image's pixels, and
+                ``"panoptic_seg"`` is as the panoptic evaluator takes it.
 
         Raises:
             ValueError: An image or a class that the data set does not have, or a map of another size.
         """
+        metadata = MetadataCatalog.get(self._dataset_name)
         for item, output in zip(inputs, outputs):
-            if "sem_seg" not in output:
+            if not output.keys() & PIXEL_OUTPUTS:
                 continue
             name = item["file_name"]
             if name not in self._records:
                 raise ValueError(f"Image {name} is not one of '{self._dataset_name}'.")
-            scores = output["sem_seg"]
-            small = torch.uint8 if len(scores) <= 256 else torch.int32  # what has to leave the device
-            classes = scores.argmax(dim=0).to(small).cpu().numpy()
             prediction = {"file_name": name}
-            if self._labelled:
-                try:
+            try:
+                classes = predicted_classes(output, metadata)
+                if self._labelled:
                     prediction |= self._compare(classes, load_sem_seg(self._records[name]))
-                except ValueError as error:
-                    raise ValueError(f"Image {name} of '{self._dataset_name}': {error}") from error
+            except ValueError as error:
+                raise ValueError(f"Image {name} of '{self._dataset_name}': {error}") from error
             if self._output_dir is not None:
                 prediction["results"] = self._keep(classes, name, self._output_dir)
             self._predictions.append(prediction)
@@ -129,7 +132,7 @@ class SemSegEvaluator(DatasetEvaluator):
         if predictions is None:
             return {}
         if not predictions:
-            logger.warning(f"No output with 'sem_seg' was received for {source}.")
+            logger.warning(f"No output with 'sem_seg' or 'panoptic_seg' was received for {source}.")
             return {}
         check_all_there(predictions, places, source, key="file_name")
         if self._output_dir is not None:
@@ -150,12 +153,13 @@ class SemSegEvaluator(DatasetEvaluator):
     def _keep(self, classes: np.ndarray, name: str, folder: Path) -> list[dict[str, Any]]:
         """Writes an image's PNG and returns its entries for the JSON file."""
         found = np.unique(classes)
-        if found[-1] >= len(self._classes):
+        found = found[found != NOTHING]
+        if found.max(initial=0) >= len(self._classes):
             raise ValueError(
-                f"Class {found[-1]} was predicted in image {name}, but '{self._dataset_name}' has the classes 0 .. "
+                f"Class {found.max()} was predicted in image {name}, but '{self._dataset_name}' has the classes 0 .. "
                 f"{len(self._classes) - 1}. MODEL.SEM_SEG_HEAD.NUM_CLASSES must be {len(self._classes)}."
             )
-        table = self._label_ids
+        table = np.append(self._label_ids, nothing_id(self._label_ids))  # the last is what NOTHING points to
         path = folder / _FOLDER / self._png_names[name]
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path, "wb", durable=False) as file:
@@ -167,7 +171,7 @@ class SemSegEvaluator(DatasetEvaluator):
     def _report(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """Logs the tables and returns the numbers under Detectron2's names."""
         size = len(self._classes)
-        scores = semantic_scores(_summed((p["pixels"] for p in predictions), (size, size)))
+        scores = semantic_scores(_summed((p["pixels"] for p in predictions), (size + 1, size)))
         main = {
             "mIoU": scores.mean_iou,
             "fwIoU": scores.frequency_weighted_iou,
@@ -208,7 +212,12 @@ def label_ids(metadata: Metadata, num_classes: int) -> np.ndarray:
             f"{num_classes} stuff_classes."
         )
     values = [ids[index] for index in range(num_classes)]
-    return np.array(values, dtype=np.uint8 if max(values) < 256 else np.uint16)
+    return np.array(values, dtype=np.uint8 if max(values) < IGNORE else np.uint16)
+
+
+def nothing_id(ids: np.ndarray) -> np.generic:
+    """The value in a kept PNG, with the ids of :func:`label_ids`, of pixels that no class was predicted for."""
+    return ids.dtype.type(np.iinfo(ids.dtype).max)
 
 
 def png_names(image_files: Iterable[str]) -> dict[str, str]:

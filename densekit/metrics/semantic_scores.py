@@ -11,6 +11,8 @@ import numpy as np
 
 from densekit.metrics.boundary import boundary_pixels
 
+NOTHING = -1  # in a predicted map: a pixel that no class is predicted for
+
 
 @dataclass(frozen=True)
 class SemanticScores:
@@ -37,13 +39,14 @@ def count_pixels(predicted: np.ndarray, truth: np.ndarray, num_classes: int, ign
     """Counts each pair of a predicted and an annotated class in an image.
 
     Args:
-        predicted: (H, W) class of each pixel.
+        predicted: (H, W) class of each pixel, or :data:`NOTHING`.
         truth: (H, W) annotated class of each pixel.
         num_classes: C.
         ignore_label: Annotated value of the pixels that do not count.
 
     Returns:
-        (C, C) int64, predicted class by annotated class.
+        (C + 1, C) int64, predicted class by annotated class; the last row has the pixels with no predicted class, which
+        are missed as those with a wrong one are.
 
     Raises:
         ValueError: The maps differ in size, or hold a value that is no class.
@@ -52,15 +55,16 @@ def count_pixels(predicted: np.ndarray, truth: np.ndarray, num_classes: int, ign
         raise ValueError(f"The annotated map is {truth.shape} (height, width), the predicted one {predicted.shape}.")
     counted = truth != ignore_label
     classes, annotated = predicted[counted].astype(np.int64), truth[counted].astype(np.int64)
-    for name, values in (("annotated", annotated), ("predicted", classes)):
-        if values.size and not 0 <= values.min() <= values.max() < num_classes:
-            strange = np.unique(values[(values < 0) | (values >= num_classes)])[:5].tolist()
+    for name, values, lowest in (("annotated", annotated, 0), ("predicted", classes, NOTHING)):
+        if values.size and not lowest <= values.min() <= values.max() < num_classes:
+            strange = np.unique(values[(values < lowest) | (values >= num_classes)])[:5].tolist()
             raise ValueError(
                 f"The {name} map holds the values {strange}; there are {num_classes} classes, 0 to {num_classes - 1}, "
                 f"and {ignore_label} for pixels that do not count."
             )
-    pairs = np.bincount(classes * num_classes + annotated, minlength=num_classes**2)
-    return pairs.reshape(num_classes, num_classes)
+    rows = np.where(classes == NOTHING, num_classes, classes)
+    pairs = np.bincount(rows * num_classes + annotated, minlength=(num_classes + 1) * num_classes)
+    return pairs.reshape(num_classes + 1, num_classes)
 
 
 def count_boundaries(predicted: np.ndarray, truth: np.ndarray, num_classes: int, ignore_label: int) -> np.ndarray:
@@ -69,7 +73,7 @@ def count_boundaries(predicted: np.ndarray, truth: np.ndarray, num_classes: int,
     A border to pixels that do not count is a boundary like any other; those pixels themselves count on neither side.
 
     Args:
-        predicted: (H, W) uint8 or uint16 class of each pixel.
+        predicted: (H, W) class of each pixel, or :data:`NOTHING`.
         truth: (H, W) uint8 or uint16 annotated class of each pixel.
         num_classes: C.
         ignore_label: Annotated value of the pixels that do not count.
@@ -78,15 +82,16 @@ def count_boundaries(predicted: np.ndarray, truth: np.ndarray, num_classes: int,
         (3, C) int64: boundary pixels in both maps, in the annotation, in the prediction.
     """
     counted = truth != ignore_label
+    predicted = np.where(predicted == NOTHING, num_classes, predicted).astype(np.uint16)
     in_truth, in_prediction = boundary_pixels(truth) & counted, boundary_pixels(predicted) & counted
     both = in_truth & in_prediction & (truth == predicted)
     parts = (truth[both], truth[in_truth], predicted[in_prediction])
-    return np.stack([np.bincount(part, minlength=num_classes) for part in parts])
+    return np.stack([np.bincount(part, minlength=num_classes)[:num_classes] for part in parts])
 
 
 def semantic_scores(counts: np.ndarray) -> SemanticScores:
-    """Returns the scores of summed counts (C, C), predicted class by annotated class."""
-    right, annotated, predicted = counts.diagonal(), counts.sum(axis=0), counts.sum(axis=1)
+    """Returns the scores of summed counts (C + 1, C), as of :func:`count_pixels`."""
+    right, annotated, predicted = counts.diagonal(), counts.sum(axis=0), counts.sum(axis=1)[:-1]
     iou = _share(right, annotated + predicted - right, annotated > 0)
     accuracy = _share(right, annotated, annotated > 0)
     total = annotated.sum()

@@ -1,5 +1,7 @@
 """Inference of semantic models as published: in windows, at several scales, with the mirror image.
 
+A panoptic model's semantic branch does so, too; its detector sees the whole picture.
+
 A view is a part of the picture at one scale, as it is or mirrored. The scores of all views of a pixel are averaged.
 
 C classes; (h, w) the picture as the model's input, (H, W) the frame of the result, in pixels.
@@ -15,14 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from densekit.d2.config import CfgNode
-from densekit.d2.modeling import SemanticSegmentor
+from densekit.d2.modeling import PanopticFPN, SemanticSegmentor
+from densekit.modeling.panoptic_inference import PanopticInference, SemanticBranch, detector_of
 
 Size = tuple[int, int]
 AVERAGES = ("softmax", "logits")
 
 
 def add_config(cfg: CfgNode) -> None:
-    """Adds ``TEST.SEMANTIC``: how semantic models see a picture in evaluations and predictions."""
+    """Adds ``TEST.SEMANTIC``: how the scores of pixels are had in evaluations and predictions."""
     node = cfg.TEST.SEMANTIC = CfgNode()
     node.WINDOW = []  # height and width of sliding windows, in pixels of the model's input; []: the whole picture
     node.STRIDE = []  # from a window to the next, down and across; []: two thirds of the window, rounded up
@@ -149,11 +152,17 @@ def semantic_inference(cfg: CfgNode, model: nn.Module) -> nn.Module:
         return model
     inner = getattr(model, "module", model)
     _check_model(type(inner))
-    return SemanticInference(inner, sizes=Scales(cfg.TEST.SEMANTIC.SCALES), flip=cfg.TEST.SEMANTIC.FLIP, **_views(cfg))
+    sizes, flip = Scales(cfg.TEST.SEMANTIC.SCALES), cfg.TEST.SEMANTIC.FLIP
+    if not isinstance(inner, PanopticFPN):
+        return SemanticInference(inner, sizes=sizes, flip=flip, **_views(cfg))
+    branch = SemanticInference(SemanticBranch(inner), sizes=sizes, flip=flip, **_views(cfg))
+    return PanopticInference(inner, branch, detector_of(inner))
 
 
 def augmented_semantic_inference(cfg: CfgNode, model: nn.Module) -> nn.Module:
     """The model with the sizes and the mirror image of ``TEST.AUG``, in the windows of ``TEST.SEMANTIC``.
+
+    A panoptic model's detector sees these sizes and mirror images whole, as a detector alone does.
 
     Raises:
         ValueError: As :func:`semantic_inference`.
@@ -161,7 +170,11 @@ def augmented_semantic_inference(cfg: CfgNode, model: nn.Module) -> nn.Module:
     inner = getattr(model, "module", model)
     _check_model(type(inner))
     node = cfg.TEST.AUG
-    return SemanticInference(inner, sizes=ShortSides(node.MIN_SIZES, node.MAX_SIZE), flip=node.FLIP, **_views(cfg))
+    sizes = ShortSides(node.MIN_SIZES, node.MAX_SIZE)
+    if not isinstance(inner, PanopticFPN):
+        return SemanticInference(inner, sizes=sizes, flip=node.FLIP, **_views(cfg))
+    branch = SemanticInference(SemanticBranch(inner), sizes=sizes, flip=node.FLIP, **_views(cfg))
+    return PanopticInference(inner, branch, detector_of(inner, cfg))
 
 
 def asks_for_views(cfg: CfgNode) -> bool:
@@ -174,7 +187,7 @@ def check_semantic_inference(cfg: CfgNode, model_class: type) -> None:
     """Refuses a ``TEST.SEMANTIC`` that the model cannot follow, before anything is trained.
 
     Raises:
-        ValueError: The model is no SemanticSegmentor, or a value of the node is wrong.
+        ValueError: The model has no semantic branch, or a value of the node is wrong.
     """
     if asks_for_views(cfg):
         _check_model(model_class)
@@ -218,10 +231,11 @@ def _views(cfg: CfgNode) -> dict[str, Any]:
 
 
 def _check_model(model_class: type) -> None:
-    if not issubclass(model_class, SemanticSegmentor):
+    if not issubclass(model_class, (SemanticSegmentor, PanopticFPN)):
         raise ValueError(
-            f"TEST.SEMANTIC: windows, scales and flips are for semantic models; {model_class.__name__} is no "
-            "SemanticSegmentor. Take TEST.SEMANTIC out of the configuration."
+            f"TEST.SEMANTIC: windows, scales and flips average the scores of pixels, and {model_class.__name__} is no "
+            "SemanticSegmentor or PanopticFPN, which have such scores. Segments of queries, as DETR's, cannot be "
+            "averaged over views, in which they have no common order. Take TEST.SEMANTIC out of the configuration."
         )
 
 

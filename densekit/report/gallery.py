@@ -62,7 +62,7 @@ def semantic_gallery(semantic: Semantic, count: int) -> Markup | None:
         return truth, found
 
     def classes(image: SemanticImage) -> Iterable[int]:
-        return np.flatnonzero(image.counts.sum(axis=0) + image.counts.sum(axis=1)).tolist()
+        return np.flatnonzero(image.counts.sum(axis=0) + image.counts.sum(axis=1)[:-1]).tolist()
 
     def path(image: SemanticImage) -> str:
         return str(image.record["file_name"])

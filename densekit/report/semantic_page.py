@@ -10,10 +10,12 @@ import numpy as np
 from densekit.d2.data import MetadataCatalog
 from densekit.d2.utils.colormap import colormap
 from densekit.data.labels import IGNORE, load_sem_seg, read_values
+from densekit.data.panoptic import with_label_map
 from densekit.evaluation.cityscapes import CityscapesSemSegEvaluator
 from densekit.evaluation.cityscapes import frames as cityscapes
-from densekit.evaluation.sem_seg import label_ids, png_names
-from densekit.metrics.semantic_scores import count_pixels
+from densekit.evaluation.cityscapes.semantic_evaluator import UNLABELED
+from densekit.evaluation.sem_seg import label_ids, nothing_id, png_names
+from densekit.metrics.semantic_scores import NOTHING, count_pixels
 from densekit.report.confusion import confusion_data
 from densekit.report.run_files import RunFiles
 
@@ -27,7 +29,7 @@ class SemanticImage:
     Attributes:
         record: of the data set, with ``file_name`` and ``sem_seg_file_name``.
         prediction: PNG of the predicted label ids.
-        counts: (C, C) pixels, predicted by annotated class.
+        counts: (C + 1, C) pixels, predicted by annotated class; the last row has those with no predicted class.
     """
 
     record: Mapping[str, Any]
@@ -43,8 +45,8 @@ class Semantic:
         classes: their names.
         colours: RGB for each, 0 to 255.
         images: those with label maps.
-        counts: (C, C) pixels of all images, predicted by annotated class.
-        ids: (C,) the data set's id of each class, as the kept PNGs have them.
+        counts: (C + 1, C) pixels of all images, as those of each.
+        ids: (C + 1,) the data set's id of each class, as the kept PNGs have them, and the value where there is none.
     """
 
     classes: list[str]
@@ -65,7 +67,7 @@ def read_semantic(run: RunFiles, records: Sequence[Mapping[str, Any]]) -> Semant
         FileNotFoundError: A kept label map is missing.
         ValueError: A map does not fit the data set.
     """
-    records = [record for record in records if "sem_seg_file_name" in record]
+    records = [record for record in map(with_label_map, records) if "sem_seg_file_name" in record]
     metadata = MetadataCatalog.get(run.dataset)
     names = list(metadata.get("stuff_classes") or ())
     found = _kept_maps(run, records, names) if records and names else None
@@ -86,7 +88,7 @@ def read_semantic(run: RunFiles, records: Sequence[Mapping[str, Any]]) -> Semant
 
 def semantic_data(semantic: Semantic) -> dict[str, Any]:
     """Returns what the page's script draws."""
-    return {"confusion": confusion_data([semantic.counts.T])}
+    return {"confusion": confusion_data([semantic.counts[:-1].T])}
 
 
 def _kept_maps(
@@ -96,10 +98,11 @@ def _kept_maps(
     files = [str(record["file_name"]) for record in records]
     if (run.inference / "sem_seg").is_dir():
         ids = label_ids(MetadataCatalog.get(run.dataset), len(names))
-        return {name: run.inference / "sem_seg" / png for name, png in png_names(files).items()}, ids
+        kept = {name: run.inference / "sem_seg" / png for name, png in png_names(files).items()}
+        return kept, np.append(ids, nothing_id(ids))
     folder = run.inference / CityscapesSemSegEvaluator.folder_name
     if folder.is_dir():
-        ids = np.array(cityscapes.label_ids(names, run.dataset))
+        ids = np.array([*cityscapes.label_ids(names, run.dataset), UNLABELED])
         return {name: folder / f"{cityscapes.frame_of(name)}_pred.png" for name in files}, ids
     return None
 
@@ -107,8 +110,8 @@ def _kept_maps(
 def _classes_of(path: Path, ids: np.ndarray) -> np.ndarray:
     """Reads a kept map and turns the data set's ids into class numbers."""
     values = read_values(str(path))
-    numbers = np.full(max(int(values.max(initial=0)), int(ids.max())) + 1, -1, dtype=np.int64)
-    numbers[ids] = np.arange(len(ids))
+    numbers = np.full(max(int(values.max(initial=0)), int(ids.max())) + 1, NOTHING - 1, dtype=np.int64)  # no class
+    numbers[ids] = [*range(len(ids) - 1), NOTHING]
     return numbers[values]
 
 

@@ -123,10 +123,6 @@ def test_a_loss_that_is_not_finite_names_the_images(arguments, tmp_path):
             ["TEST.AUG.ENABLED", True, "MODEL.META_ARCHITECTURE", "ProposalNetwork"],
             "does not work with MODEL.META_ARCHITECTURE ProposalNetwork.",
         ),
-        (
-            ["TEST.AUG.ENABLED", True, "MODEL.META_ARCHITECTURE", "PanopticFPN"],
-            "does not work with MODEL.META_ARCHITECTURE PanopticFPN.",
-        ),
         (["SOLVER.BASE_RL", "1"], "SOLVER.BASE_LR"),
     ],
 )

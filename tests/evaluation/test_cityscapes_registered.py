@@ -42,6 +42,12 @@ def separated(item):
     return ids, segments
 
 
+def stuff_scores(item):
+    """Scores of Panoptic FPN's semantic branch: the things as one class before those of stuff."""
+    scores = scenes.semantic_scores(item, perfect=True)
+    return torch.cat([scores[len(scenes.STUFF) :].sum(dim=0, keepdim=True), scores[: len(scenes.STUFF)]])
+
+
 def numbered_as_all(found):
     found.pred_classes = found.pred_classes + len(scenes.STUFF)
     return found
@@ -52,9 +58,14 @@ def numbered_as_all(found):
     [
         ("tree_fine_instance_seg_val", ["instances"], ["segm"]),
         ("tree_fine_sem_seg_val", ["sem_seg"], ["sem_seg"]),
-        ("tree_fine_panoptic_val", ["panoptic_seg"], ["panoptic_seg"]),
+        ("tree_fine_panoptic_val", ["panoptic_seg"], ["panoptic_seg", "sem_seg"]),
+        ("tree_fine_panoptic_val_separated", ["separated"], ["panoptic_seg", "sem_seg"]),
         ("tree_fine_panoptic_val", ["panoptic_seg", "all", "sem_seg"], ["panoptic_seg", "segm", "sem_seg"]),
-        ("tree_fine_panoptic_val_separated", ["separated", "instances", "sem_seg"], ["panoptic_seg", "segm"]),
+        (
+            "tree_fine_panoptic_val_separated",
+            ["separated", "instances", "stuff"],
+            ["panoptic_seg", "segm", "sem_seg"],
+        ),
     ],
 )
 def test_each_form_gets_its_evaluators_and_the_truth_scores_100(tree, tmp_path, name, outputs, tasks):
@@ -64,6 +75,7 @@ def test_each_form_gets_its_evaluators_and_the_truth_scores_100(tree, tmp_path, 
         "sem_seg": ("sem_seg", lambda item: scenes.semantic_scores(item, perfect=True)),
         "panoptic_seg": ("panoptic_seg", lambda item: scenes.panoptic(item, perfect=True)),
         "separated": ("panoptic_seg", separated),
+        "stuff": ("sem_seg", stuff_scores),
     }
     cfg = get_cfg()
     add_densekit_config(cfg)
@@ -79,6 +91,7 @@ def test_each_form_gets_its_evaluators_and_the_truth_scores_100(tree, tmp_path, 
     for task in tasks:
         defined = {metric: value for metric, value in results[task].items() if not math.isnan(value)}
         assert defined and defined == pytest.approx(dict.fromkeys(defined, 100))
+    assert "sem_seg" not in tasks or results["sem_seg"]["mIoU"] == pytest.approx(100)
     assert (tmp_path / "run/inference" / name).is_dir()
 
 
@@ -111,7 +124,7 @@ def test_a_test_split_without_annotations_can_be_submitted(tmp_path, caplog):
     results = evaluator.evaluate()
     assert all(math.isnan(value) for value in results["panoptic_seg"].values())
     assert "Nothing in the ground truth" in caplog.text
-    assert main(["submit", str(tmp_path / "inference"), "--output", str(tmp_path / "a.zip")]) == 0
+    assert main(["submit", str(tmp_path / "inference"), "--kind", "panoptic", "--output", str(tmp_path / "a.zip")]) == 0
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
         assert "cityscapes_panoptic_test.json" in archive.namelist() and len(archive.namelist()) == 3
 

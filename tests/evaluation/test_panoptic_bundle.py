@@ -1,6 +1,7 @@
 """What a panoptic data set is evaluated with: classes, objects and segments at once, on generated scenes."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pycocotools.mask as mask_utils
@@ -13,8 +14,8 @@ from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.d2.evaluation import inference_on_dataset
 from densekit.d2.structures import Boxes, BoxMode, Instances
 from densekit.data.labels import load_sem_seg
-from densekit.data.panoptic import separated_entry
-from densekit.data.registry import register
+from densekit.data.panoptic import contiguous_segments, separated_entry
+from densekit.data.registry import Entry, register
 from densekit.evaluation import build_evaluator
 from densekit.files.panoptic_png import read_panoptic_png
 from densekit.streets import write_streets
@@ -55,12 +56,16 @@ def oracle(record):
     return {"sem_seg": sem_seg, "instances": instances, "panoptic_seg": (torch.from_numpy(ids), segments)}
 
 
-def evaluator(folder, **keys):
+def config(**keys):
     cfg = get_cfg()
     add_densekit_config(cfg)
     for key, value in keys.items():
         cfg.TEST[key] = value
-    return build_evaluator(cfg, "scenes", str(folder))
+    return cfg
+
+
+def evaluator(folder, **keys):
+    return build_evaluator(config(**keys), "scenes", str(folder))
 
 
 def with_segments(records):
@@ -103,4 +108,65 @@ def test_what_a_model_does_not_say_is_left_out(scenes, tmp_path):
     def model(batch):
         return [{"panoptic_seg": oracle(record)["panoptic_seg"]} for record in batch]
 
-    assert list(inference_on_dataset(model, loader, evaluator(tmp_path))) == ["panoptic_seg"]
+    results = inference_on_dataset(model, loader, evaluator(tmp_path))
+    assert list(results) == ["sem_seg", "panoptic_seg"]
+    assert results["sem_seg"]["mIoU"] == pytest.approx(100)  # all things are one class of these label maps
+
+
+@pytest.mark.parametrize("form", ["scenes", "scenes_standard"])
+def test_classes_of_segments_are_those_of_an_independent_confusion(scenes, form, tmp_path):
+    """A model that lists segments alone: some are dropped to void, some have another class."""
+    metadata = MetadataCatalog.get("scenes")
+    things, stuff = metadata.thing_dataset_id_to_contiguous_id, metadata.stuff_dataset_id_to_contiguous_id
+    keys = [*stuff.keys() - {0}, *things]
+    if form == "scenes":
+        names = metadata.stuff_classes
+        number = {key: (things.get(key) is None and stuff[key]) or 0 for key in keys}
+    else:
+        names, number = [str(key) for key in keys], {key: k for k, key in enumerate(keys)}
+        register_standard(scenes, metadata, names, number, things)
+    counts = np.zeros((len(names), len(names) + 1), dtype=int)
+    loader, outputs = [], {}
+    for k, record in enumerate(with_segments(scenes)):
+        ids = read_panoptic_png(record["pan"])
+        listed = [{"id": s["id"], "category_id": s["category_id"]} for s in record["segments"]]
+        truth = {s["id"]: number[s["category_id"]] for s in listed}
+        listed[0]["category_id"] = keys[k]
+        dropped, found = listed.pop(1), np.array(ids)
+        found[found == dropped["id"]] = 0
+        outputs[record["image_id"]] = {"panoptic_seg": (torch.from_numpy(found), listed)}
+        says = {s["id"]: number[s["category_id"]] for s in listed}
+        for value, guess in zip(ids.ravel().tolist(), found.ravel().tolist()):
+            if value:
+                counts[truth[value], says.get(guess, len(names))] += 1
+        loader.append([{key: record[key] for key in ("file_name", "image_id")}])
+    judge = build_evaluator(config(), form, str(tmp_path))
+    results = inference_on_dataset(lambda batch: [outputs[item["image_id"]] for item in batch], loader, judge)
+    right, total = counts.diagonal(), counts.sum(axis=1)
+    occurs = total > 0
+    ious = right[occurs] / (total + counts.sum(axis=0)[:-1] - right)[occurs]
+    assert 0 < ious.mean() < 1 and counts[:, -1].sum() > 0
+    assert results["sem_seg"]["mIoU"] == pytest.approx(100 * ious.mean(), abs=1e-9)
+    assert results["sem_seg"]["pACC"] == pytest.approx(100 * right.sum() / counts.sum(), abs=1e-9)
+    assert {"PQ", "PQ_th"} <= results["panoptic_seg"].keys()
+
+
+def register_standard(scenes, metadata, names, number, things):
+    """The same scenes with one numbering of all classes."""
+    records = [
+        {
+            "file_name": record["file_name"],
+            "image_id": record["image_id"],
+            "pan_seg_file_name": record["pan"],
+            "segments_info": contiguous_segments(record["segments"], number, {}),
+        }
+        for record in with_segments(scenes)
+    ]
+    known = {
+        "thing_classes": names,
+        "stuff_classes": names,
+        "thing_dataset_id_to_contiguous_id": {key: number[key] for key in things},
+        "stuff_dataset_id_to_contiguous_id": {key: n for key, n in number.items() if key not in things},
+        **{key: metadata.get(key) for key in ("panoptic_json", "panoptic_root")},
+    }
+    register(Entry("scenes_standard", partial(list, records), {**known, "evaluator_type": "coco_panoptic_seg"}))

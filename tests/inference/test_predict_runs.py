@@ -320,3 +320,20 @@ def test_every_shared_mapper_says_how_it_resizes():
     assert shared  # those of rooms crop or pad as their systems do
     for name in shared:
         assert "ResizeShortestEdge" in repr(inference_augmentations(load_config("", ["INPUT.MAPPER", name]))), name
+
+
+def test_a_panoptic_model_follows_the_keys_of_views(make_run, photos, tmp_path):
+    from densekit.inference.predictor import Predictor
+
+    keys = ("TEST.SEMANTIC.WINDOW", (48, 48), "TEST.SEMANTIC.SCALES", (1.0, 1.5), "TEST.SEMANTIC.FLIP", True)
+    run = make_run("PanopticFPN", *keys)
+    predict(run, "--input", photos / "a.png", "--output", tmp_path / "out", *THRESHOLD)
+    found = Predictor(run)(photos / "a.png")
+    torch.testing.assert_close(found["sem_seg"].sum(dim=0), torch.ones(found["sem_seg"].shape[1:]))
+    ids = rgb2id(np.asarray(Image.open(tmp_path / "out" / "panoptic" / "a.png")))
+    assert np.array_equal(ids, found["panoptic_seg"][0].numpy())
+    labels = np.asarray(Image.open(tmp_path / "out" / "semantic" / "a.png"))
+    _, ours = np.unique(found["sem_seg"].argmax(dim=0).numpy(), return_inverse=True)
+    assert len(set(zip(ours.ravel().tolist(), labels.ravel().tolist()))) == len(np.unique(labels)) > 1
+    results = json.loads((tmp_path / "out" / "coco_instances_results.json").read_text())
+    assert len(results) == len(found["instances"])

@@ -217,5 +217,5 @@ def test_mistakes_are_named_before_a_training(keys, message, tmp_path):
 
 def test_models_of_another_kind_are_refused():
     cfg = load_config(CONFIG, [*SMALL, "TEST.SEMANTIC.FLIP", True])
-    with pytest.raises(ValueError, match="Scorer is no SemanticSegmentor"):
+    with pytest.raises(ValueError, match="Scorer is no SemanticSegmentor or PanopticFPN"):
         semantic_inference(cfg, Scorer())

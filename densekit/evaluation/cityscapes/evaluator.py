@@ -72,10 +72,11 @@ class CityscapesEvaluator(DatasetEvaluator):
             outputs: One dict per image.
         """
         for item, output in zip(inputs, outputs):
-            if self.output in output:
+            prediction = self._prediction(output)
+            if prediction is not None:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 frame = frame_of(item["file_name"])
-                self._write(frame, output[self.output])
+                self._write(frame, prediction)
                 self._written.add(frame)
 
     def evaluate(self) -> Mapping[str, Any]:
@@ -130,6 +131,10 @@ class CityscapesEvaluator(DatasetEvaluator):
         """Writes all scores beside the predictions, in the script's form."""
         with atomic_write(self.folder / f"{name}.json") as file:
             file.write(json.dumps(strict(scores), allow_nan=False))
+
+    def _prediction(self, output: Mapping[str, Any]) -> Any:
+        """The part of a model's output that is judged; None where it has none."""
+        return output.get(self.output)
 
     @abstractmethod
     def _write(self, frame: str, prediction: Any) -> None:
