@@ -86,6 +86,16 @@ def _add_inference(cfg: CfgNode) -> None:
 
 def _add_input(cfg: CfgNode) -> None:
     cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0  # of CropAfterResizeMapper: a crop holds less of any class than that
+    cfg.INPUT.CROP.PAD = False  # of CropAfterResizeMapper: smaller pictures are filled up to a CROP.SIZE in pixels
+    # Of CropAfterResizeMapper: factors of a picture's own size, in place of MIN_SIZE_TRAIN; (): MIN_SIZE_TRAIN counts.
+    cfg.INPUT.SCALES = ()
+    cfg.INPUT.SCALES_SAMPLING = "range"  # SCALES are the least and the largest; or "choice": those to choose from
+    # Of CropAfterResizeMapper: the least and the largest angle in degrees, by which every other picture is turned.
+    cfg.INPUT.ROTATION = ()
+    # Of CropAfterResizeMapper: the least and the largest standard deviation in pixels, for every other picture.
+    cfg.INPUT.BLUR = ()
+    # Of ClassUniformTrainingSampler: the share of the crops in an epoch that lie around pixels of a class.
+    cfg.DATALOADER.CLASS_UNIFORM_SHARE = 0.5
     cfg.INPUT.COLOR_AUG_SSD = False  # of CropAfterResizeMapper: the colour distortions of SSD (arXiv 1512.02325)
     # Of ImageClassMapper: square cuts, as classifiers are trained on (arXiv 1409.4842, section 6).
     cfg.INPUT.CUT = CfgNode()

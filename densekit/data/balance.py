@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from densekit.d2.data.samplers import RepeatFactorTrainingSampler
 from densekit.data.labels import IGNORE, load_sem_seg
 
-__all__ = ["class_aware_weights", "repeat_factors", "shown_classes"]
+__all__ = ["class_aware_weights", "label_classes", "repeat_factors", "shown_classes"]
 
 Record = dict[str, Any]
 
@@ -30,7 +30,20 @@ def shown_classes(records: Sequence[Record]) -> list[set[Hashable]]:
     Raises:
         ValueError: An image has none of these.
     """
-    start, shown = time.perf_counter(), [_classes(record) for record in records]
+    return _looked_up(records, _classes)
+
+
+def label_classes(records: Sequence[Record]) -> list[set[int]]:
+    """The classes in the label map of each image, of which every fourth pixel in both directions is looked at.
+
+    Raises:
+        ValueError: An image has no label map.
+    """
+    return _looked_up(records, _classes_of_labels)
+
+
+def _looked_up(records: Sequence[Record], look: Callable[[Record], set[Any]]) -> list[set[Any]]:
+    start, shown = time.perf_counter(), [look(record) for record in records]
     if (seconds := time.perf_counter() - start) > 5:
         logging.getLogger(__name__).info(f"Looked for the classes in {len(records)} label maps in {seconds:.0f} s")
     return shown
@@ -42,11 +55,20 @@ def _classes(record: Record) -> set[Hashable]:
             items = [item for item in record[key] if not item.get("iscrowd", 0)]
             return {(bool(item.get("isthing", True)), item["category_id"]) for item in items}  # numbered apart
     if "sem_seg_file_name" in record:
-        return set(np.unique(load_sem_seg(record)[::_STRIDE, ::_STRIDE]).tolist()) - {IGNORE}
+        return {*_classes_of_labels(record)}
     raise ValueError(
         f"Image {record.get('file_name')} has no annotations, by which DATALOADER.SAMPLER_TRAIN would balance the "
         "classes. Use TrainingSampler."
     )
+
+
+def _classes_of_labels(record: Record) -> set[int]:
+    if "sem_seg_file_name" not in record:
+        raise ValueError(
+            f"Image {record.get('file_name')} has no label map, in which DATALOADER.SAMPLER_TRAIN would look for "
+            "classes. Use TrainingSampler, or train on a semantic or panoptic data set."
+        )
+    return set(np.unique(load_sem_seg(record)[::_STRIDE, ::_STRIDE]).tolist()) - {IGNORE}
 
 
 def repeat_factors(records: Sequence[Record], threshold: float, *, sqrt: bool) -> Tensor:

@@ -16,16 +16,15 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from densekit.d2.config import CfgNode
 from densekit.d2.data import DatasetFromList, build_detection_train_loader
 from densekit.d2.utils import comm
-from densekit.data.balance import class_aware_weights, repeat_factors
 from densekit.data.order import Draw, TrainingOrder
 from densekit.data.progress import Progress
 from densekit.data.proposals import load_records
+from densekit.data.samplers import ExtendedRecords, build_sampling
 
 __all__ = ["SampleContext", "SeededSamples", "build_train_loader", "prepare_worker", "start_workers"]
 
@@ -116,9 +115,8 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[Any]:
     """Builds the endless loader of ``DATASETS.TRAIN``.
 
     Args:
-        cfg: The config; ``DATALOADER.SAMPLER_TRAIN`` is TrainingSampler, RepeatFactorTrainingSampler,
-            ClassAwareTrainingSampler or RandomSubsetTrainingSampler, ``SEED`` below zero means an order of its own for
-            each run.
+        cfg: The config; ``DATALOADER.SAMPLER_TRAIN`` is an entry of :data:`~densekit.data.samplers.SAMPLERS`, ``SEED``
+            below zero means an order of its own for each run.
         mapper: Makes a model's input of a record.
 
     Returns:
@@ -138,16 +136,21 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[Any]:
         return build_detection_train_loader(cfg, mapper=mapper, dataset=records)
     listed = isinstance(records, list)
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+    sampling = build_sampling(cfg, records)
+    wide = _wide(records) if listed and cfg.DATALOADER.ASPECT_RATIO_GROUPING else None
     order = TrainingOrder(
-        _epoch(cfg, records),
+        sampling.epoch,
         cfg.SOLVER.IMS_PER_BATCH,
         seed,
-        wide=_wide(records) if listed and cfg.DATALOADER.ASPECT_RATIO_GROUPING else None,
+        wide=None if wide is None else wide * len(sampling.additions),
         rank=comm.get_rank(),
         world_size=comm.get_world_size(),
     )
     logging.getLogger(__name__).info(f"{len(records)} training images, {cfg.SOLVER.IMS_PER_BATCH} in a step")
-    samples = SeededSamples(DatasetFromList(records, copy=False) if listed else records, mapper)
+    stored = DatasetFromList(records, copy=False) if listed else records
+    if len(sampling.additions) > 1:
+        stored = ExtendedRecords(stored, sampling.additions)
+    samples = SeededSamples(stored, mapper)
     return DataLoader(
         samples,
         batch_sampler=order,
@@ -164,42 +167,6 @@ def _wide(records: list[dict[str, Any]]) -> list[bool] | None:
     if not all("width" in record and "height" in record for record in records):
         return None
     return [record["width"] > record["height"] for record in records]
-
-
-def _epoch(cfg: CfgNode, records: Any) -> Callable[[torch.Generator], Tensor]:
-    """Returns the draw of an epoch: every image, a random subset, or images of rare classes more often.
-
-    A class-aware epoch has as many draws as there are images, but some come often and others not at all.
-    """
-    kind, count = cfg.DATALOADER.SAMPLER_TRAIN, len(records)
-    if kind == "TrainingSampler":
-        return lambda generator: torch.arange(count)
-    if kind == "RandomSubsetTrainingSampler":
-        ratio = cfg.DATALOADER.RANDOM_SUBSET_RATIO
-        if not 1 <= count * ratio <= count:
-            raise ValueError(f"DATALOADER.RANDOM_SUBSET_RATIO {ratio} of {count} images leaves {int(count * ratio)}.")
-
-        def subset(generator: torch.Generator) -> Tensor:
-            # Of the stream's seed, which a resumed run takes from its checkpoint: the same subset in every epoch.
-            own = torch.Generator().manual_seed(generator.initial_seed())
-            return torch.randperm(count, generator=own)[: int(count * ratio)]
-
-        return subset
-    if kind == "RepeatFactorTrainingSampler":
-        factors = repeat_factors(records, cfg.DATALOADER.REPEAT_THRESHOLD, sqrt=cfg.DATALOADER.REPEAT_SQRT)
-
-        def rounded(generator: torch.Generator) -> Tensor:
-            repeats = factors.floor() + (torch.rand(count, generator=generator) < factors.frac())
-            return torch.repeat_interleave(repeats.long())
-
-        return rounded
-    if kind == "ClassAwareTrainingSampler":
-        weights = class_aware_weights(records)
-        return lambda generator: torch.multinomial(weights, count, replacement=True, generator=generator)
-    raise ValueError(
-        f"DATALOADER.SAMPLER_TRAIN {kind!r} is not one of TrainingSampler, RepeatFactorTrainingSampler, "
-        "ClassAwareTrainingSampler, RandomSubsetTrainingSampler."
-    )
 
 
 def _as_it_is(samples: list[Any]) -> list[Any]:

@@ -15,9 +15,9 @@ from densekit.d2.data import transforms as T
 from densekit.d2.structures import Instances
 from densekit.d2.utils.file_io import PathManager
 from densekit.d2.utils.registry import Registry
-from densekit.data.colour import SSDColours
 from densekit.data.labels import load_sem_seg, without_label_map
 from densekit.data.pictures import TURNED, exif_orientation, name_hint, read_picture
+from densekit.data.semantic_augment import semantic_augmentations
 from densekit.data.training_images import TrainingInput, as_planes, read_training_image
 from densekit.files.image_limit import readable
 
@@ -125,7 +125,7 @@ class DatasetMapper(HostMapper):
         record = pickle.loads(pickle.dumps(record))  # a deep copy in a tenth of copy.deepcopy's time
         image = read_training_image(record["file_name"], self.image_format, self._bits(record))
         utils.check_image_size(record, image)
-        inputs = TrainingInput(image, sem_seg=labels)
+        inputs = TrainingInput(image, sem_seg=labels, crop_class=record.pop("crop_class", None))
         transforms = self.augmentations(inputs)
         size = inputs.image.shape[:2]
         record["image"] = as_planes(inputs.image)
@@ -224,30 +224,16 @@ class DatasetMapper(HostMapper):
 class CropAfterResizeMapper(DatasetMapper):
     """Resizes, then crops, as semantic segmentation is trained: crops of one size at many scales.
 
-    The host's mapper crops first, so that after the resizing each image has another size. ``INPUT.CROP`` says what is
-    cropped; with ``SINGLE_CATEGORY_MAX_AREA`` below 1 a crop that one class fills to more than that is drawn again, up
-    to ten times (DeepLab's rule in Detectron2), which needs label maps. ``INPUT.COLOR_AUG_SSD`` distorts the colours.
+    The host's mapper crops first, so that after the resizing each image has another size. The keys of the steps are
+    those of :func:`~densekit.data.semantic_augment.semantic_augmentations`. With ``SINGLE_CATEGORY_MAX_AREA`` below 1 a
+    crop that one class fills to more than that is drawn again, up to ten times (DeepLab's rule in Detectron2), which
+    needs label maps.
     """
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
         options = super().from_config(cfg, is_train)
-        if not is_train:
-            return options
-        resize, *others = utils.build_augmentation(cfg, is_train)
-        if cfg.INPUT.COLOR_AUG_SSD:
-            others = [SSDColours(cfg.INPUT.FORMAT), *others]
-        if not cfg.INPUT.CROP.ENABLED:
-            return options | {"augmentations": [resize, *others]}
-        crop: T.Augmentation = T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE)
-        if cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA < 1:
-            crop = T.RandomCrop_CategoryAreaConstraint(
-                cfg.INPUT.CROP.TYPE,
-                cfg.INPUT.CROP.SIZE,
-                cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA,
-                cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
-            )
-        return options | {"augmentations": [resize, crop, *others]}
+        return options | {"augmentations": semantic_augmentations(cfg)} if is_train else options
 
 
 @MAPPERS.register()

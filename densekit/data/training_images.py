@@ -66,19 +66,34 @@ def _is_plain_photo(content: bytes) -> bool:
 
 
 class TrainingInput(T.AugInput):
-    """An image under augmentation; bilinear resizing and mirroring of colour pictures take the fast way."""
+    """An image under augmentation; bilinear resizing and mirroring of colour pictures take the fast way.
+
+    A transform with a method ``apply_labels`` moves label maps by it, and masks of instances, as everywhere, by
+    ``apply_segmentation``: what comes from outside a picture is the ignored label in one and nothing in the other.
+
+    Attributes:
+        crop_class: The class of ``sem_seg`` that a crop is to lie around; None for any place.
+    """
+
+    def __init__(
+        self,
+        image: np.ndarray,
+        *,
+        boxes: np.ndarray | None = None,
+        sem_seg: np.ndarray | None = None,
+        crop_class: int | None = None,
+    ) -> None:
+        super().__init__(image, boxes=boxes, sem_seg=sem_seg)
+        self.crop_class = crop_class
 
     def transform(self, tfm: T.Transform) -> None:
         """Applies the transform to the image, the boxes and the label map."""
         changed = _changed(self.image, tfm)
-        if changed is None:
-            super().transform(tfm)
-            return
-        self.image = changed
+        self.image = tfm.apply_image(self.image) if changed is None else changed
         if self.boxes is not None:
             self.boxes = tfm.apply_box(self.boxes)
         if self.sem_seg is not None:
-            self.sem_seg = tfm.apply_segmentation(self.sem_seg)
+            self.sem_seg = getattr(tfm, "apply_labels", tfm.apply_segmentation)(self.sem_seg)
 
 
 def _changed(image: np.ndarray, tfm: T.Transform) -> np.ndarray | None:

@@ -11,8 +11,8 @@ from PIL import Image
 
 from densekit.config_defaults import default_config
 from densekit.data.balance import class_aware_weights, repeat_factors, shown_classes
-from densekit.data.loader import _epoch
 from densekit.data.order import TrainingOrder
+from densekit.data.samplers import build_sampling
 
 # 90 images of cats, 9 of cats and dogs, 1 of a bird; 5 of nothing.
 SHOWN = [{0}] * 90 + [{0, 1}] * 9 + [{2}] + [set()] * 5
@@ -25,7 +25,7 @@ def instances(shown=SHOWN) -> list[dict]:
 def draws(kind: str, records: list[dict], *, epochs: int = 1, seed: int = 0) -> list[int]:
     cfg = default_config()
     cfg.DATALOADER.SAMPLER_TRAIN, cfg.DATALOADER.REPEAT_THRESHOLD = kind, 0.5
-    epoch, generator = _epoch(cfg, records), torch.Generator().manual_seed(seed)
+    epoch, generator = build_sampling(cfg, records).epoch, torch.Generator().manual_seed(seed)
     return torch.cat([epoch(generator) for _ in range(epochs)]).tolist()
 
 
@@ -80,7 +80,7 @@ def test_a_subset_goes_with_the_seed_that_a_resumed_run_takes_over():
     def batches(order: TrainingOrder, count: int) -> list:
         return list(islice(order, count))
 
-    first, resumed = (TrainingOrder(_epoch(cfg, instances()), 7, seed) for seed in (1, 2))
+    first, resumed = (TrainingOrder(build_sampling(cfg, instances()).epoch, 7, seed) for seed in (1, 2))
     began = batches(first, 6)  # two epochs of 21 images
     assert batches(resumed, 6) != began
     resumed.seed, resumed.start = 1, 2
