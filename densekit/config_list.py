@@ -1,8 +1,10 @@
 """The shipped configurations with what they are for, read from the YAML files alone; no torch is needed.
 
-The comment at the head of a file has two sentences that this understands. ``Published: box AP 38.6, mask AP 35.2.``,
+The comment at the head of a file has three sentences that this understands. ``Published: box AP 38.6, mask AP 35.2.``,
 also with ``for this setting`` or words in brackets before the colon, is the figure of the paper or of its code.
-``Task: inpainting.`` says what the model does, in the file or in a base, where its keys do not tell.
+``Size as published: 48 M, 267 G at 800 x 1280.`` has the millions of parameters and the billions of multiply-adds on a
+picture of that height and width. ``Task: inpainting.`` says what the model does, in the file or in a base, where its
+keys do not tell.
 """
 
 import os
@@ -23,6 +25,7 @@ __all__ = ["ConfigFacts", "list_configs", "read_facts"]
 _PUBLISHED = re.compile(
     r"\bPublished(?: for this setting| \([^)]*\))?: (.+?)(?=[;(]|\.(?:\s|$)|, evaluated| after | on val)"
 )
+_SIZE = re.compile(r"\bSize as published: ([\d.]+ M, [\d.]+ G at \d+ x \d+)\.")
 _DETECTORS = {"GeneralizedRCNN": "detection", "RetinaNet": "detection", "ProposalNetwork": "proposals"}
 _TASK = re.compile(r"\bTask: (.+?)\.(?:\s|$)")
 
@@ -36,12 +39,14 @@ class ConfigFacts:
         task: such as "instance segmentation".
         data: what it trains on, "" where the user says that.
         published: the published figure; "" where the file has none.
+        published_size: such as "48 M, 267 G at 800 x 1280": parameters, multiply-adds, height and width; "" likewise.
     """
 
     name: str
     task: str
     data: str
     published: str
+    published_size: str = ""
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -67,9 +72,11 @@ def read_facts(name: str) -> ConfigFacts:
         FileNotFoundError: there is none, or a base of it is missing.
     """
     path = find_config(name)
-    published, merged = _PUBLISHED.search(_head(path)), _merged(path)
+    head, merged = _head(path), _merged(path)
+    published, size = _PUBLISHED.search(head), _SIZE.search(head)
     data = ", ".join(_names(merged.get("DATASETS", {}).get("TRAIN")))
-    return ConfigFacts(name, _task(merged) or _stated_task(path), data, published[1] if published else "")
+    task = _task(merged) or _stated_task(path)
+    return ConfigFacts(name, task, data, published[1] if published else "", size[1] if size else "")
 
 
 def _head(path: str) -> str:

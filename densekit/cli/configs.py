@@ -2,15 +2,17 @@
 
   densekit configs                 all of them
   densekit configs mask            those in which the word occurs
-  densekit configs keypoints --table    with parameters and FLOPs, which takes a second for each
+  densekit configs keypoints --table    with parameters and FLOPs, which takes some seconds for each
 
 The names are for --config-file, for _BASE_ in files of your own, and for densekit.train in Python.
 """
 
 import argparse
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-_SIZE = (800, 1216)  # pixels of the picture that FLOPs are counted on
+if TYPE_CHECKING:
+    from densekit.config_list import ConfigFacts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,8 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--table",
         action="store_true",
-        help="add the parameters of the model in millions, and the FLOPs of its backbone on a picture of "
-        f"{_SIZE[0]} x {_SIZE[1]} in billions, a multiplication and an addition counting as one",
+        help="add the parameters of the whole model in millions and the FLOPs of a picture in billions, a "
+        "multiplication and an addition counting as one, the size of that picture, and both as published",
     )
 
 
@@ -36,33 +38,23 @@ def run(args: argparse.Namespace) -> int:
         return 1
     headers = ["config", "task", "trained on", "published"]
     rows = [[one.name, one.task, one.data, one.published] for one in found]
-    if args.table:
-        headers += ["M parameters", "G FLOPs of the backbone"]
-        for row in rows:
-            row += _size(row[0])
+    reasons = _add_sizes(found, headers, rows) if args.table else {}
     print(tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True))
+    for name, reason in reasons.items():
+        print(f"{name}: no FLOPs, {reason}")
     return 0
 
 
-def _size(name: str) -> list[str]:
-    """Parameters and FLOPs of a model that holds no numbers, which costs neither memory nor time; "-" if it cannot."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
+def _add_sizes(found: Sequence["ConfigFacts"], headers: list[str], rows: Sequence[list[str]]) -> dict[str, str]:
+    """Adds the columns of ``--table``; returns why the FLOPs of a configuration could not be counted."""
+    from densekit.inference.complexity import count_each
 
-    from densekit.config import load_config
-    from densekit.d2.modeling import build_model
-
-    cfg = load_config(name, ["MODEL.DEVICE", "meta", "MODEL.WEIGHTS", ""])
-    try:
-        with torch.device("meta"), torch.no_grad():
-            model = build_model(cfg)
-            parameters = f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.1f}"
-    except (RuntimeError, NotImplementedError):  # a part that computes with its numbers as it is built
-        return ["-", "-"]
-    try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            backbone: Any = model.eval().backbone
-            backbone(torch.empty(1, len(cfg.MODEL.PIXEL_MEAN), *_SIZE, device="meta"))
-        return [parameters, f"{counter.get_total_flops() / 2e9:.1f}"]  # torch counts a multiply-add as two
-    except (AttributeError, RuntimeError, NotImplementedError):  # no backbone of that name, or one that needs numbers
-        return [parameters, "-"]
+    headers += ["M parameters", "G FLOPs", "at", "published size"]
+    reasons = {}
+    for row, one in zip(rows, count_each(found)):
+        size, facts = one.complexity, one.facts
+        operations = "-" if size.operations is None else f"{size.operations / 1e9:.2f}"
+        row += [f"{size.parameters / 1e6:.2f}", operations, " x ".join(map(str, one.picture)), facts.published_size]
+        if size.reason:
+            reasons[facts.name] = size.reason
+    return reasons
