@@ -13,6 +13,7 @@ from torch import nn
 
 from densekit.d2.config import CfgNode
 from densekit.d2.data import transforms as T
+from densekit.d2.modeling import META_ARCH_REGISTRY
 from densekit.data.holes import fit_hole, read_hole
 from densekit.data.mapper import build_mapper, inference_augmentations
 from densekit.data.pictures import read_picture
@@ -221,7 +222,8 @@ def check_predicts(cfg: CfgNode, *, random_weights: bool = False) -> None:
     """
     if not cfg.MODEL.WEIGHTS and not random_weights:
         raise ValueError("A model without weights predicts noise: add --weights FILE (in Python: weights=FILE).")
-    if cfg.MODEL.LOAD_PROPOSALS:
+    architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
+    if cfg.MODEL.LOAD_PROPOSALS and not getattr(architecture, "searches_pictures", False):
         raise ValueError(
             "MODEL.LOAD_PROPOSALS True: this model needs a file of proposals for its pictures, not pictures."
         )
