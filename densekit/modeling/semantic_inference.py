@@ -122,12 +122,19 @@ class SemanticInference(nn.Module):
         return total
 
     def _one_window(self, image: Tensor) -> Tensor:
-        views = [image, image.flip(-1)] if self.flip else [image]
-        scores = [self._scores(output["sem_seg"]) for output in self.model([{"image": view} for view in views])]
-        return (scores[0] + scores[1].flip(-1)) / 2 if self.flip else scores[0]
+        """Scores (C, h, w); the mirror image comes after the picture, whose logits are gone by then."""
+        scores = self._scores(image)
+        if not self.flip:
+            return scores
+        mirrored = self._scores(image.flip(-1)).flip(-1)  # a copy, and so no tensor of the model's
+        mirrored += scores
+        mirrored /= 2
+        return mirrored
 
-    def _scores(self, logits: Tensor) -> Tensor:
-        return logits.float().softmax(dim=0) if self.average == "softmax" else logits.float()
+    def _scores(self, image: Tensor) -> Tensor:
+        [output] = self.model([{"image": image}])
+        logits = output["sem_seg"].float()
+        return logits.softmax(dim=0) if self.average == "softmax" else logits
 
     def _padded(self, image: Tensor, window: Size) -> tuple[Tensor, Size]:
         """The image, no smaller than the window, and where it begins in there."""

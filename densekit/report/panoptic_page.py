@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from densekit.d2.data import MetadataCatalog
 from densekit.d2.utils.colormap import colormap
@@ -99,7 +100,7 @@ def read_panoptic(run: RunFiles, records: Iterable[Mapping[str, Any]]) -> Panopt
         raise ValueError(f"{document} is no JSON with 'annotations': {error!r}") from error
     files = {record["image_id"]: record["file_name"] for record in records}
     images = []
-    for annotation in annotations:
+    for annotation in tqdm(annotations, desc="panoptic maps", unit="image", disable=None):
         key = annotation["image_id"]
         if key not in truth.file.annotations or key not in files:
             raise ValueError(f"{document} has image {key!r}, which {truth.file.path} does not have.")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from densekit.d2.data import MetadataCatalog
 from densekit.d2.utils.colormap import colormap
@@ -76,7 +77,7 @@ def read_semantic(run: RunFiles, records: Sequence[Mapping[str, Any]]) -> Semant
     files, ids = found
     ignore = metadata.get("ignore_label", IGNORE)
     images = []
-    for record in records:
+    for record in tqdm(records, desc="label maps", unit="image", disable=None):
         path = files[record["file_name"]]
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing: the kept prediction of {record['file_name']}.")
