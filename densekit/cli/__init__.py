@@ -17,6 +17,7 @@ COMMANDS = {
     "train": "train, evaluate and resume; train_net.py under another name",
     "configs": "list the configurations that densekit brings along",
     "check": "look for faults in a data set: files, sizes, boxes, masks, ids, leakage",
+    "prepare": "make the label pictures of a public data set that its download lacks",
     "convert": "rename the weights of another code base, or change the file format",
     "predict": "run a trained model on pictures or a video, and write the results for other tools",
     "proposals": "find boxes that may hold an object, for detectors that learn from such a file",

@@ -6,6 +6,7 @@ Importing this module registers them; files are read when a data set is used.
 import os
 from collections.abc import Iterator
 
+from densekit.data.citypersons import citypersons_entries
 from densekit.data.cityscapes import cityscapes_entries
 from densekit.data.cityscapes_panoptic import cityscapes_panoptic_entries
 from densekit.data.coco import register_coco_instances
@@ -17,6 +18,7 @@ from densekit.data.coco_meta import (
 )
 from densekit.data.panoptic import coco_panoptic_entries
 from densekit.data.registry import Entry, register, take_over
+from densekit.data.semantic_sets import semantic_set_entries
 from densekit.data.streets import register_streets
 
 __all__ = ["datasets_root", "register_builtin"]
@@ -41,7 +43,7 @@ def datasets_root() -> str:
 
 
 def register_builtin(root: str | None = None) -> None:
-    """Registers COCO (instances, person keypoints, panoptic), Cityscapes and the generated street scenes.
+    """Registers COCO, Cityscapes, the sets of :mod:`.semantic_sets` and the generated street scenes.
 
     On the real Detectron2 these names exist; they keep their metadata and get the loader with densekit's checks.
 
@@ -54,7 +56,7 @@ def register_builtin(root: str | None = None) -> None:
         _register_coco(root, f"keypoints_coco_{split}", images, f"person_keypoints_{ending}")
     for split, stem in _UNLABELLED.items():
         _register_coco(root, f"coco_{split}", "test2017", stem)
-    for entry in (*_coco_panoptic(root), *_cityscapes(os.path.join(root, "cityscapes"))):
+    for entry in (*_coco_panoptic(root), *_cityscapes(os.path.join(root, "cityscapes")), *semantic_set_entries(root)):
         take_over(entry.name)
         register(entry)
     register_streets(root)
@@ -80,6 +82,7 @@ def _cityscapes(tree: str) -> Iterator[Entry]:
     yield from cityscapes_entries("cityscapes_fine", tree, "gtFine", ("train", "val", "test"))
     yield from cityscapes_entries("cityscapes_coarse", tree, "gtCoarse", ("train", "train_extra", "val"))
     yield from cityscapes_panoptic_entries("cityscapes_fine_panoptic", tree, ("train", "val", "test"))
+    yield from citypersons_entries("cityscapes_persons", tree)
 
 
 def _register_coco(root: str, name: str, images: str, annotations: str) -> None:

@@ -8,17 +8,14 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from cityscapesscripts.helpers.labels import labels as LABELS
-from tqdm import tqdm
 
 from densekit.data.labels import IGNORE, read_values
+from densekit.data.prepared_pictures import for_each, is_complete, write_png
 from densekit.files.atomic import atomic_write
 from densekit.files.cityscapes_files import (
     panoptic_colours,
@@ -32,7 +29,6 @@ __all__ = ["main", "make_panoptic", "make_train_ids"]
 
 Json = dict[str, Any]
 
-_PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 _PANOPTIC_SPLITS = ("train", "val", "test")  # nothing is annotated in the last
 _EPILOG = """\
 Makes, in a tree with leftImg8bit and gtFine (or gtCoarse) as they are downloaded,
@@ -63,10 +59,10 @@ def make_train_ids(folder: Path, workers: int, progress: bool) -> int:
         ids = read_values(str(path))
         if not np.isin(np.flatnonzero(np.bincount(ids.ravel())), known).all():
             raise ValueError(f"{path} has the value {ids.max()}, which is no label id of Cityscapes. Unpack it anew.")
-        _write_png(_train_ids_of(path), table[ids])
+        write_png(_train_ids_of(path), table[ids])
 
-    todo = [path for path in sorted(folder.glob("*/*/*_labelIds.png")) if not _is_complete(_train_ids_of(path))]
-    _each(make, todo, workers, f"{folder.name} labelTrainIds" if progress else None)
+    todo = [path for path in sorted(folder.glob("*/*/*_labelIds.png")) if not is_complete(_train_ids_of(path))]
+    for_each(make, todo, workers, f"{folder.name} labelTrainIds" if progress else None)
     return len(todo)
 
 
@@ -83,7 +79,7 @@ def make_panoptic(folder: Path, split: str, workers: int, progress: bool) -> int
     document = target.with_suffix(".json")
     sources = sorted((folder / split).glob("*/*_instanceIds.png"))
     made = [target / panoptic_png_name(path) for path in sources]
-    missing = {path for path in made if not _is_complete(path)}
+    missing = {path for path in made if not is_complete(path)}
     if not sources or (not missing and document.is_file()):
         return 0
     target.mkdir(exist_ok=True)
@@ -93,10 +89,10 @@ def make_panoptic(folder: Path, split: str, workers: int, progress: bool) -> int
         ids = read_values(str(source))
         image, annotation = panoptic_records(source, ids)
         if png in missing:
-            _write_png(png, panoptic_colours(ids, annotation)[..., ::-1])  # BGR
+            write_png(png, panoptic_colours(ids, annotation)[..., ::-1])  # BGR
         return image, annotation
 
-    pairs = _each(make, list(zip(sources, made)), workers, f"panoptic {split}" if progress else None)
+    pairs = for_each(make, list(zip(sources, made)), workers, f"panoptic {split}" if progress else None)
     with atomic_write(document) as file:
         json.dump(panoptic_document(pairs), file, sort_keys=True)
     return len(missing)
@@ -104,31 +100,6 @@ def make_panoptic(folder: Path, split: str, workers: int, progress: bool) -> int
 
 def _train_ids_of(path: Path) -> Path:
     return path.with_name(path.name.replace("_labelIds", "_labelTrainIds"))
-
-
-def _is_complete(path: Path) -> bool:
-    """Tells whether a PNG is whole; other tools leave only the beginning of one when they are stopped."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - len(_PNG_END)))
-        return file.read() == _PNG_END
-
-
-def _write_png(path: Path, picture: np.ndarray) -> None:
-    _, data = cv2.imencode(".png", picture)
-    with atomic_write(path, "wb", durable=False) as file:
-        file.write(data.tobytes())
-
-
-def _each(make: Callable[[Any], Any], items: Sequence[Any], workers: int, title: str | None) -> list[Any]:
-    """Applies a function in threads: decoding and encoding pictures leaves the interpreter free."""
-    pool = ThreadPoolExecutor(max_workers=workers)
-    try:
-        return list(tqdm(pool.map(make, items), total=len(items), desc=title, unit="image", disable=title is None))
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
