@@ -180,6 +180,28 @@ def fills_a_part(weights: Weights, model: Weights) -> Weights | None:
     return placed if wanted <= placed.keys() else None
 
 
+def with_linear_layer(weights: Weights, model: Weights) -> Weights:
+    """Gives an image classifier the linear layer of a file in which that is all that the backbone has no use for.
+
+    A file with another layer behind the backbone, such as a norm, is another network than the mean of a map and a
+    linear layer, and keeps its names.
+
+    Args:
+        weights: under the model's names, as far as it has them.
+        model: the state dict of the model to fill.
+    """
+    over = sorted(name for name in weights if name not in model and not name.endswith("num_batches_tracked"))
+    ours = ["classifier.bias", "classifier.weight"]
+    if not set(ours) <= model.keys() or [name.rpartition(".")[2] for name in over] != ["bias", "weight"]:
+        return weights
+    if over[0].removesuffix("bias") != over[1].removesuffix("weight"):
+        return weights
+    if weights[over[1]].shape[1:] != model[ours[1]].shape[1:]:
+        return weights
+    renamed = dict(zip(over, ours))
+    return {renamed.get(name, name): value for name, value in weights.items()}
+
+
 def pixels_of(checkpoint: dict[str, Any]) -> set[Pixels]:
     """The pixels that the weights of a checkpoint were trained on, as far as their names tell."""
     names = [name.removeprefix("module.") for name in checkpoint["model"]]
@@ -207,18 +229,18 @@ def adapt_names(checkpoint: dict[str, Any], model: Weights) -> Weights:
         except ValueError:  # a network of another code base as it is, below a name of the model's
             if (own := fills_a_part(weights, model)) is None:
                 raise
-            return own
+            return with_linear_layer(own, model)
         logging.getLogger(__name__).info(f"The names of {layout.name} are mapped to densekit's.")
         return converted
     if is_torchvision_resnet(weights) and "conv1.weight" not in model:
         if (own := fills_a_part(weights, model)) is not None:
-            return own
+            return with_linear_layer(own, model)
         logging.getLogger(__name__).info(
             "torchvision's names are mapped to Detectron2's. These weights expect MODEL.RESNETS.STRIDE_IN_1X1 False."
         )
-        return match_by_suffix(from_torchvision(weights), model)
+        return with_linear_layer(match_by_suffix(from_torchvision(weights), model), model)
     if not checkpoint.get("matching_heuristics"):
-        return below_prefix(weights, model)
+        return with_linear_layer(below_prefix(weights, model), model)
     if checkpoint.get("__author__") == "Caffe2":
         weights = from_caffe2(weights)
     return match_by_suffix(weights, model)

@@ -18,8 +18,9 @@ import torch
 from densekit.weights.pixels import Pixels
 from densekit.weights.renaming import Rule, Weights, unknown_names
 
-# (new names of the slot's entries, slots that the file has, names of the model or None) -> what the entries begin with
-Place = Callable[[Collection[str], Collection[str], Collection[str] | None], str]
+# (new names of the slot's entries, those of each slot that the file has, names of the model or None) -> what the
+# entries begin with, or None where the model has no use for them
+Place = Callable[[Collection[str], Mapping[str, Collection[str]], Collection[str] | None], str | None]
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,8 @@ class Layout:
         for slot, entries in slots.items():
             target = self.vocabulary.slots[slot].target
             prefix = target if isinstance(target, str) else target(entries, slots, model)
+            if prefix is None:
+                continue
             if model is not None:
                 there = {name[len(prefix) :]: value for name, value in model.items() if name.startswith(prefix)}
                 for part in self.parts[slot]:
@@ -254,7 +257,7 @@ def wherever_it_is(usual: str) -> Place:
         usual: what the names begin with where no model is known.
     """
 
-    def place(entries: Collection[str], slots: Collection[str], model: Collection[str] | None) -> str:
+    def place(entries: Collection[str], slots: Mapping[str, Collection[str]], model: Collection[str] | None) -> str:
         if model is None:
             return usual
         whole = {f".{entry}": entry for entry in entries}

@@ -96,6 +96,24 @@ register_part(
 register_part(
     Part(
         "HRNet",
+        (classifiers.NAME,),
+        "neck",
+        (_SIGN, r"final_layer\.0\.weight"),
+        [(r"((?:incre_modules|downsamp_modules|final_layer)\..+)", r"neck.\1")],
+    )
+)
+register_part(
+    Part(
+        "HRNet",
+        (classifiers.NAME,),
+        "classifier",
+        (_SIGN, r"classifier\.weight"),
+        [(r"classifier\.(weight|bias)", r"\1")],
+    )
+)
+register_part(
+    Part(
+        "HRNet",
         (SEGMENTERS, OLD_DETECTORS, POSE, DETECTORS),
         "backbone",
         (_SIGN,),

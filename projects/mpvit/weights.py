@@ -70,3 +70,12 @@ register_part(
         pixels=IMAGENET_RGB,
     )
 )
+register_part(
+    Part(
+        "MPViT",
+        (classifiers.NAME,),
+        "classifier",
+        (*_SIGNS, r"cls_head\.cls\.weight"),
+        [(rf"cls_head\.cls\.{_LINEAR}", r"\1")],
+    )
+)

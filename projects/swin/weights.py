@@ -1,9 +1,11 @@
 """Names of Swin's published weights, as a backbone: its authors', timm's, torchvision's and OpenMMLab's.
 
 The authors' classifiers, their detectors and segmentation models and the known ports to Detectron2 have densekit's
-names. A classifier's last norm and head are left out: each map of a backbone has a norm of its own, which is new.
-Windows and image sizes are fitted by the model, :mod:`.resizing`.
+names. A classifier's last norm and head go into an image classifier alone: each map of a detector's backbone has a norm
+of its own, which is new. Windows and image sizes are fitted by the model, :mod:`.resizing`.
 """
+
+import re
 
 import torch
 
@@ -11,7 +13,7 @@ from densekit.weights.classifiers import NAME as CLASSIFIERS
 from densekit.weights.openmmlab import DETECTORS, SEGMENTORS
 from densekit.weights.parts import Part, register_part
 from densekit.weights.pixels import IMAGENET_RGB
-from densekit.weights.renaming import Rule
+from densekit.weights.renaming import Rule, Weights
 
 _DERIVED: Rule = (r".*(?:relative_position_index|attn_mask)", None)
 _CLASSIFIER: Rule = (r"(?:norm|head|head\.fc)\.(?:weight|bias)", None)
@@ -105,3 +107,16 @@ register_part(
         pixels=IMAGENET_RGB,
     )
 )
+
+
+def _of_the_last_stage(weights: Weights, model: Weights) -> Weights:
+    """Names a classifier's norm as that of the model's last map."""
+    last = max((found[1] for name in model if (found := re.fullmatch(r"(norm\d)\.weight", name))), default="norm3")
+    return {name.replace("norm", last, 1): value for name, value in weights.items()}
+
+
+_WITH_HEAD = "|".join(SIGNS[name] for name in ("Swin", "timm's Swin", "torchvision's Swin"))
+_HEAD: list[Rule] = [(r"head\.(?:fc\.)?(weight|bias)", r"\1")]
+_NORM: list[Rule] = [(r"(norm\.(?:weight|bias))", r"\1")]
+register_part(Part("Swin", _ALONE, "last norm", (_WITH_HEAD, r"norm\.weight"), _NORM, fit=_of_the_last_stage))
+register_part(Part("Swin", _ALONE, "classifier", (_WITH_HEAD, r"head\.(?:fc\.)?weight"), _HEAD))
