@@ -49,6 +49,7 @@ def add_densekit_config(cfg: CfgNode) -> None:
     cfg.MODEL_EMA = CfgNode()
     cfg.MODEL_EMA.ENABLED = False  # keep and evaluate it
     cfg.MODEL_EMA.DECAY = 0.999  # of the average in each iteration
+    cfg.MODEL_EMA.RAMP = 0.0  # update number n has DECAY * (1 - exp(-n / RAMP)); 0.0: DECAY from the first
     cfg.MODEL.TEACHER = CfgNode()  # a frozen model beside those that learn from one
     cfg.MODEL.TEACHER.CONFIG_FILE = ""  # of the teacher; "": it has the student's configuration
     cfg.MODEL.TEACHER.WEIGHTS = ""  # as MODEL.WEIGHTS; "": there is no teacher

@@ -2,9 +2,11 @@
 
 After each update of the optimizer ``average = DECAY * average + (1 - DECAY) * weights`` (Polyak averaging, as in "Mean
 teachers are better role models", arXiv 1703.01780), for parameters and for floating-point buffers such as the running
-statistics of BatchNorm; other buffers are copied.
+statistics of BatchNorm; other buffers are copied. With a ramp, update number n has ``DECAY * (1 - exp(-n / RAMP))``
+instead, so that the random weights of the start are soon forgotten (as YOLOv6's authors do, arXiv 2209.02976).
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -26,18 +28,23 @@ class WeightAverage:
         model: not wrapped; its modules stay the same objects.
         decay: how much of the average stays in each update, 0 .. 1.
         left_out: modules that are not averaged, as a discriminator that no evaluation needs.
+        ramp: updates after which the decay has reached 1 - 1 / e of ``decay``; 0: it is ``decay`` from the first.
 
     Attributes:
         loaded: whether :meth:`load_state_dict` has set the average.
     """
 
-    def __init__(self, model: nn.Module, decay: float, left_out: Iterable[nn.Module] = ()) -> None:
+    def __init__(
+        self, model: nn.Module, decay: float, left_out: Iterable[nn.Module] = (), *, ramp: float = 0.0
+    ) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"MODEL_EMA.DECAY is {decay}; it must be at least 0 and below 1, such as 0.999.")
+        if ramp < 0:
+            raise ValueError(f"MODEL_EMA.RAMP is {ramp}; it is a number of updates, such as 2000, or 0 for no ramp.")
         saved, out = model.state_dict().keys(), set(_tensors_of(left_out))
         self._places = {name: place for name, place in _places(model) if name in saved and id(place()) not in out}
         self._mean = {name: tensor.clone() for name, tensor in self._live.items()}
-        self._share = 1 - decay
+        self._decay, self._ramp, self._updates = decay, ramp, 0
         self._exchanged = False
         self.loaded = False
 
@@ -62,14 +69,16 @@ class WeightAverage:
         """
         if skipped is True:
             return
+        self._updates += 1
+        share = 1 - self._decay * (-math.expm1(-self._updates / self._ramp) if self._ramp else 1)
         now = self._live
         floating = [name for name, tensor in now.items() if tensor.is_floating_point()]
         mean, live = [local_part(self._mean[name]) for name in floating], [local_part(now[name]) for name in floating]
         if skipped is False:
-            torch._foreach_lerp_(mean, live, self._share)
+            torch._foreach_lerp_(mean, live, share)
         else:
             change = torch._foreach_sub(live, mean)
-            torch._foreach_mul_(change, (1 - skipped.reshape(()).float()) * self._share)
+            torch._foreach_mul_(change, (1 - skipped.reshape(()).float()) * share)
             torch._foreach_add_(mean, change)
         for name in now.keys() - set(floating):
             self._mean[name].copy_(now[name])
@@ -84,8 +93,13 @@ class WeightAverage:
         self._exchanged = not self._exchanged
 
     def state_dict(self) -> dict[str, Any]:
-        """``"tensors"``: the average, or if ``"exchanged"`` the weights in training, the model having the average."""
-        return {"tensors": dict(self._mean), "exchanged": self._exchanged}
+        """The state in a checkpoint.
+
+        Returns:
+            ``"tensors"``: the average, or if ``"exchanged"`` the weights in training, the model having the average;
+            ``"updates"``: how many there were.
+        """
+        return {"tensors": dict(self._mean), "exchanged": self._exchanged, "updates": self._updates}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores the average; the model's own weights have been loaded from the same checkpoint before.
@@ -103,6 +117,7 @@ class WeightAverage:
             for name, tensor in self._mean.items():
                 value = state["tensors"][name]
                 tensor.copy_(part_like(value, tensor) if isinstance(tensor, DTensor) else value)
+        self._updates = int(state.get("updates", 0))  # files of before there was a ramp do not count
         self._exchanged = bool(state["exchanged"])
         if self._exchanged:
             self.exchange()

@@ -103,7 +103,7 @@ class Trainer(DefaultTrainer):
         states: dict[str, Any] = {"trainer": weakref.proxy(self)}
         if cfg.MODEL_EMA.ENABLED:
             left_out = [module for part in phases_of(model) if not part.averaged for module in part.modules]
-            states["ema"] = self.average = WeightAverage(model, cfg.MODEL_EMA.DECAY, left_out)
+            states["ema"] = self.average = WeightAverage(model, cfg.MODEL_EMA.DECAY, left_out, ramp=cfg.MODEL_EMA.RAMP)
         self.checkpointer = Checkpointer(
             replicas, cfg.OUTPUT_DIR, min_coverage=cfg.MODEL.WEIGHTS_MIN_COVERAGE, **states
         )

@@ -242,6 +242,24 @@ def test_the_average_is_that_of_the_formula():
         assert equal(trained, model.state_dict())
 
 
+def test_a_ramp_forgets_the_start_and_goes_on_where_it_was():
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    average, expected = WeightAverage(model, 0.9, ramp=5.0), 0.0
+    nn.init.ones_(model.weight)
+    for number in range(1, 9):
+        if number == 4:  # in another process
+            state = average.state_dict()
+            average = WeightAverage(model, 0.9, ramp=5.0)
+            average.load_state_dict(state)
+        average.update()
+        decay = 0.9 * (1 - math.exp(-number / 5))
+        expected = decay * expected + (1 - decay)
+        assert average.state_dict()["tensors"]["weight"].item() == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(ValueError, match=r"MODEL_EMA\.RAMP is -1"):
+        WeightAverage(model, 0.9, ramp=-1)
+
+
 def test_a_step_that_the_device_skips_leaves_the_average_alone():
     model = nn.Linear(3, 4)
     average = WeightAverage(model, 0.9)
