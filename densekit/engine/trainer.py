@@ -36,6 +36,7 @@ from densekit.engine.disk import full_disk_explained
 from densekit.engine.ema import WeightAverage, averaged
 from densekit.engine.hooks import AverageHook, CheckpointHook, EarlyStop, EvaluationHook, ScheduleHook
 from densekit.engine.launch.elastic import refuse_ambiguous_restarts
+from densekit.engine.loss_normalizer import LossNormalizer, has_loss_normalizer
 from densekit.engine.phases import LearningPhase, config_of_phase
 from densekit.engine.precision import precision
 from densekit.engine.prediction_pictures import IMAGES, PredictionPicturesHook
@@ -104,6 +105,8 @@ class Trainer(DefaultTrainer):
         if cfg.MODEL_EMA.ENABLED:
             left_out = [module for part in phases_of(model) if not part.averaged for module in part.modules]
             states["ema"] = self.average = WeightAverage(model, cfg.MODEL_EMA.DECAY, left_out, ramp=cfg.MODEL_EMA.RAMP)
+        if has_loss_normalizer(model):
+            states["loss_normalizer"] = LossNormalizer(model)
         self.checkpointer = Checkpointer(
             replicas, cfg.OUTPUT_DIR, min_coverage=cfg.MODEL.WEIGHTS_MIN_COVERAGE, **states
         )
