@@ -16,7 +16,7 @@ def add_config(cfg: CfgNode) -> None:
     cfg.MODEL.INPAINTING.ADVERSARY_AFTER = 0  # iterations that the generator first learns without a discriminator
 
     # Judged beside L1, PSNR and SSIM: "FID", "LPIPS". They need densekit[inpainting] and download weights.
-    cfg.MODEL.INPAINTING.DISTANCES = []
+    cfg.MODEL.INPAINTING.DISTANCES = []  # none
 
     cfg.MODEL.INPAINTING.GENERATOR = CfgNode()
     cfg.MODEL.INPAINTING.GENERATOR.NAME = "build_global_local_generator"  # or "build_partial_unet_generator"
