@@ -151,9 +151,7 @@ class _Converter:
         for polygon, (kind, _) in zip(segmentation, problems):
             if kind == "segmentation-malformed":
                 value = next(value for value in polygon if type(value) not in (int, float))
-                self._file.fail(
-                    annotation, f"has a polygon with the coordinate {str(value)[:40]!r}. Write numbers, without quotes."
-                )
+                self._file.fail(annotation, f"has a polygon with the coordinate {repr(value)[:40]}. Write numbers.")
             if kind == "polygon-nan":
                 self._file.fail(annotation, "has a polygon with NaN or infinite coordinates. Remove or correct it.")
         if len(kept) < len(segmentation):

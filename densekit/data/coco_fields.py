@@ -106,14 +106,19 @@ def is_id(value: Any) -> bool:
 def polygons(segmentation: Any, box: Any) -> Any:
     """A segmentation as COCO's list of flat polygons, where other tools' forms leave no doubt.
 
-    Read are points as pairs, ``[[x, y], ...]`` and ``[[[x, y], ...], ...]``, and the annotation's own box,
-    ``[[x, y, width, height]]``, as a rectangle, which is what COCO's own code makes of it.
+    Read are points as pairs, ``[[x, y], ...]`` and ``[[[x, y], ...], ...]``, one polygon without the list around it,
+    numbers as text, and the annotation's own box, ``[[x, y, width, height]]``, as a rectangle, which is what COCO's own
+    code makes of it.
 
     Returns:
         The same object where nothing is to be changed.
     """
     if not isinstance(segmentation, list) or not segmentation:
         return segmentation
+    if _has_text(segmentation):
+        segmentation = _with_numbers(segmentation)
+    if len(segmentation) >= 6 and len(segmentation) % 2 == 0 and type(segmentation[0]) is not list:
+        return segmentation if None in map(_plain, segmentation) else [segmentation]
     if _is_points(segmentation):
         return [_flat(segmentation)]
     if any(_is_points(entry) for entry in segmentation):
@@ -122,6 +127,22 @@ def polygons(segmentation: Any, box: Any) -> Any:
         x, y, width, height = segmentation[0]
         return [[x, y, x, y + height, x + width, y + height, x + width, y]]
     return segmentation
+
+
+def _has_text(entry: list[Any]) -> bool:
+    kinds = set(map(type, entry))
+    return str in kinds or (list in kinds and any(_has_text(inner) for inner in entry if type(inner) is list))
+
+
+def _with_numbers(entry: Any) -> Any:
+    """Lists of lists with numbers that are written as text as numbers; the same object where there are none."""
+    if isinstance(entry, str):
+        value = number(entry)
+        return entry if value is None else value
+    if not isinstance(entry, list):
+        return entry
+    read = [_with_numbers(value) for value in entry]
+    return entry if all(a is b for a, b in zip(read, entry)) else read
 
 
 def _is_points(entry: Any) -> bool:
@@ -237,11 +258,24 @@ def _annotation(entry: Any, ids: Mapping[str, Mapping[str, Any]], changes: list[
         out = _other_number(out, "area", entry, changes)
     if "num_keypoints" in entry and type(entry["num_keypoints"]) is not int:
         out = _other_number(out, "num_keypoints", entry, changes)
+    box = entry.get("bbox")
+    if isinstance(box, list) and len(box) == 4 and (read := _with_numbers(box)) is not box:
+        out = _set(out, "bbox", read, changes, entry)
+        box = read
     if entry.get("segmentation"):
-        outlines = polygons(entry["segmentation"], entry.get("bbox"))
+        outlines = _mask(entry["segmentation"]) or polygons(entry["segmentation"], box)
         if outlines is not entry["segmentation"]:
             out = _set(out, "segmentation", outlines, changes, entry)
     return _with_visibility(out, entry, changes)
+
+
+def _mask(segmentation: Any) -> dict[str, Any] | None:
+    """An RLE mask whose size is whole numbers in another form; None for anything else."""
+    size = segmentation.get("size") if isinstance(segmentation, dict) else None
+    if not isinstance(size, list) or all(type(side) is int for side in size):
+        return None
+    sides = [whole(side) for side in size]
+    return None if None in sides else {**segmentation, "size": sides}
 
 
 def _known(value: Any, known: Mapping[str, Any]) -> Any:

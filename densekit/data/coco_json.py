@@ -138,7 +138,12 @@ def read_json(path: str) -> tuple[Any, bool]:
     except RecursionError as error:
         raise ValueError(f"{path} is not an annotation file: its lists are nested too deeply to be read.") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not JSON: byte {error.start} is no text. Is it an archive or an image?") from error
+        likely = (
+            "Is it text in another encoding? Save it as UTF-8."
+            if local.read_bytes()[:64].lstrip()[:1] in (b"{", b"[")
+            else "Is it an archive or an image?"
+        )
+        raise ValueError(f"{path} is not JSON: byte {error.start} is not UTF-8. {likely}") from error
     except ValueError as error:  # a number of thousands of digits
         raise ValueError(f"{path} cannot be read: {error}.") from error
 

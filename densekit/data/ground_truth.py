@@ -119,9 +119,10 @@ def dataset_to_coco(dataset_name: str, records: list[dict[str, Any]] | None = No
             f"MetadataCatalog.get('{dataset_name}').thing_classes = [...]."
         )
     to_dataset_id = {k: key for key, k in metadata.get("thing_dataset_id_to_contiguous_id", {}).items()}
+    points = {"keypoints": list(metadata.keypoint_names)} if metadata.get("keypoint_names") else {}
     content: dict[str, Any] = {
         "images": [],
-        "categories": [{"id": to_dataset_id.get(k, k), "name": name} for k, name in enumerate(names)],
+        "categories": [{"id": to_dataset_id.get(k, k), "name": name, **points} for k, name in enumerate(names)],
     }
     if any("annotations" in record for record in dicts):
         content["annotations"] = []

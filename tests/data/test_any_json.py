@@ -164,6 +164,9 @@ FORMS = {
     "num_keypoints of text": lambda a: a.update(num_keypoints="0"),
     "points as pairs": lambda a: a.update(segmentation=np.reshape(a["segmentation"][0], (-1, 2)).tolist()),
     "points as nested pairs": lambda a: a.update(segmentation=[np.reshape(a["segmentation"][0], (-1, 2)).tolist()]),
+    "one polygon without a list around it": lambda a: a.update(segmentation=a["segmentation"][0]),
+    "polygon of text": lambda a: a.update(segmentation=[[str(value) for value in a["segmentation"][0]]]),
+    "box of text": lambda a: a.update(bbox=[str(value) for value in a["bbox"]]),
     "box as a mask": lambda a: a.update(segmentation=[a["bbox"]]),
 }
 

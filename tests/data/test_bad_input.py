@@ -82,11 +82,11 @@ BROKEN = {
     "infinite box": (set_annotation(bbox=[1, 2, float("inf"), 4]), ("annotation 102", "inf")),
     "null in box": (set_annotation(bbox=[1, 2, None, 4]), ("annotation 102", "None", "four finite")),
     "short box": (set_annotation(bbox=[1, 2, 3]), ("annotation 102", "[1, 2, 3]", "four finite")),
-    "box of text": (set_annotation(bbox=["1", "2", "3", "4"]), ("annotation 102", "four finite")),
-    "flat polygon": (set_annotation(segmentation=[1, 2, 3, 4, 5, 6]), ("annotation 102", "[[x0, y0")),
-    "polygon of text": (
-        set_annotation(segmentation=[["1.0", "1.0", "9.0", "1.0", "9.0", "9.0"]]),
-        ("tiny.json", "annotation 102", "'1.0'"),
+    "box of words": (set_annotation(bbox=["1", "two", "3", "4"]), ("annotation 102", "four finite")),
+    "flat polygon": (set_annotation(segmentation=[1, 2, 3, 4, 5]), ("annotation 102", "[[x0, y0")),
+    "polygon of words": (
+        set_annotation(segmentation=[["1.0", "1.0", "9.0", "one", "9.0", "9.0"]]),
+        ("tiny.json", "annotation 102", "'one'"),
     ),
     "polygon with a null": (set_annotation(segmentation=[[1, 1, 9, None, 9, 9]]), ("annotation 102", "None")),
     "mask of text": (set_annotation(segmentation="abc"), ("annotation 102", "abc")),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import yaml
 
+from densekit.data.inspect import Options, inspect_dataset
 from densekit.data.own.catalog import read_catalog
 from tests.data.own_forms import CLASSES, OBJECTS, SIZE, load, write_yolo
 
@@ -42,6 +43,12 @@ def test_poses_are_boxes_with_keypoints(folder, dims, flag, shape):
             points = np.reshape(annotation["keypoints"], (-1, 3))
             np.testing.assert_allclose(points[:, 0], [x0, x1], atol=1e-4)
             assert "segmentation" not in annotation
+
+
+def test_check_knows_the_points_of_poses(folder):
+    load(folder, **write_poses(folder, 3))
+    findings = inspect_dataset("mine", Options()).findings
+    assert not any(kind.name.startswith("keypoint") for kind, _ in findings.items()), list(findings.items())
 
 
 def test_polygons_stay_polygons(folder):
