@@ -10,6 +10,7 @@ from scipy.io import savemat
 from densekit.cli import main
 from densekit.data.citypersons import CLASSES, citypersons_entries
 from densekit.data.labels import load_sem_seg
+from densekit.data.registry import register
 from densekit.data.semantic_classes import ADE20K, PASCAL_CONTEXT, PASCAL_CONTEXT_IDS, coco_stuff_classes
 from densekit.data.semantic_sets import semantic_set_entries
 
@@ -76,6 +77,18 @@ def test_ade20k_from_the_download_and_as_detectron2_has_it(tmp_path):
     (tree / "annotations/training/ADE_train_00000001.png").unlink()
     assert read(tmp_path, "ade20k_sem_seg_train") == expected
     assert ADE20K[8] == "window "
+
+
+def test_check_reads_what_training_reads(tmp_path, capsys):
+    tree = tmp_path / "ADEChallengeData2016"
+    picture(tree / "images/training/a.jpg")
+    label_file(tree / "annotations/training/a.png", 0, 1, 150)
+    made = entry(tmp_path, "ade20k_sem_seg_train")
+    register(made._replace(name=f"{tmp_path.name}_ade20k"))
+    assert main(["check", f"{tmp_path.name}_ade20k"]) == 0
+    label_file(tree / "annotations/training/a.png", 0, 1, 151)
+    assert main(["check", f"{tmp_path.name}_ade20k"]) == 1
+    assert "151" in capsys.readouterr().out
 
 
 def test_pascal_context(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Data sets of images and label maps."""
 
+import os
 from typing import Any
 
 from densekit.d2.data import MetadataCatalog
@@ -28,8 +29,8 @@ def inspect_semantic(name: str, options: Options) -> Inspection:
     maps = [_label_map(record, plain) for record in records if "sem_seg_file_name" in record]
     check_label_maps(maps, classes, facts, findings, options.workers, options.progress)
     root = metadata.get("sem_seg_root")
-    if root is not None:
-        used = {entry.path for entry in maps}
+    used = {entry.path for entry in maps}
+    if root is not None and any(path.startswith(os.path.join(root, "")) for path in used):  # else others are read
         for path in image_files(root):
             if path.lower().endswith(".png") and path not in used:
                 findings.add("label-not-listed", path)
