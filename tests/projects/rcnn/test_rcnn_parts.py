@@ -8,11 +8,14 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
+from densekit.d2.modeling import build_model
+from densekit.engine.loading import build_with_weights
 from densekit.projects.rcnn.box_ridge import BoxRidge
 from densekit.projects.rcnn.crops import warp_regions
 from densekit.projects.rcnn.feature_store import FeatureStore, Regions
 from densekit.projects.rcnn.learning import add_to_ridge, feature_scale, learn_svms, objects_of_classes
 from densekit.projects.rcnn.region_svm import HardNegativeMiner, SVMSettings, fit_svm
+from tests.contract.shrinking import ROOT, shrunken
 from tests.tolerances import close
 
 needs_sklearn = pytest.mark.skipif(find_spec("sklearn") is None, reason="needs scikit-learn")
@@ -200,3 +203,15 @@ def test_features_are_scaled_to_a_mean_length_of_20():
     scale = feature_scale(parts)
     lengths = np.concatenate([np.linalg.norm(part.features * scale, axis=1) for part in parts])
     assert lengths.mean() == pytest.approx(20)
+
+
+def test_a_classifier_gives_its_backbone(tmp_path):
+    cfg = shrunken(ROOT / "configs/rcnn/rcnn_R_18_streets.yaml")
+    other = cfg.clone()
+    other.MODEL.META_ARCHITECTURE, other.MODEL.CLASSIFIER.NUM_CLASSES = "ImageClassifier", 3
+    classifier = build_model(other)
+    torch.save({"model": classifier.state_dict()}, tmp_path / "classifier.pth")
+    cfg.MODEL.WEIGHTS = str(tmp_path / "classifier.pth")
+    found = build_with_weights(cfg).backbone.state_dict()
+    for name, value in classifier.backbone.state_dict().items():
+        assert torch.equal(found[name], value), name
