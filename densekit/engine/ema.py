@@ -3,7 +3,7 @@
 After each update of the optimizer ``average = DECAY * average + (1 - DECAY) * weights`` (Polyak averaging, as in "Mean
 teachers are better role models", arXiv 1703.01780), for parameters and for floating-point buffers such as the running
 statistics of BatchNorm; other buffers are copied. With a ramp, update number n has ``DECAY * (1 - exp(-n / RAMP))``
-instead, so that the random weights of the start are soon forgotten (as YOLOv6's authors do, arXiv 2209.02976).
+instead, so that the random weights of the start are soon forgotten (as in the code of arXiv 2209.02976).
 """
 
 import math

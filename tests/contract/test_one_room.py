@@ -23,7 +23,6 @@ FREE = (
     "LICENSE",
     "tests/contract/test_one_room.py",
     "tests/contract/matrix.py",  # every backbone under every head, by the names of both
-    "tests/inference/test_complexity.py",  # what is published about some configurations
 )
 # Words of the field or of English besides: only as the name of a package or of a folder are they the system.
 WORDS = ("inpainting", "pose", "rcnn")
