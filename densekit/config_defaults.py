@@ -77,6 +77,7 @@ def _add_test(cfg: CfgNode) -> None:
 
 
 def _add_inference(cfg: CfgNode) -> None:
+    cfg.MODEL.EXPORTED = ""  # a file of densekit export that evaluates and predicts in the model's place
     cfg.MODEL.INFERENCE = CfgNode()  # the copy of the model that evaluates and predicts; docs/inference_form.md
     cfg.MODEL.INFERENCE.FUSE = True  # norms with fixed statistics become part of convolutions
     # The channels of a pixel side by side, on CPUs; on GPUs with bfloat16 only. Not in models with GroupNorm.

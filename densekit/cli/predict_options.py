@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from densekit.config import load_config
 from densekit.config_files import find_config
+from densekit.deploy.targets import SUFFIXES
 from densekit.engine.sources import RUN_CONFIG, weights_of_run
 from densekit.formats.formats import check_formats
 from densekit.inference.options import PredictOptions
@@ -28,23 +29,27 @@ def complete(args: Namespace) -> PredictOptions:
     given: dict[str, list[str]] = {}
     opts: list[str] = []
     for name in ("words", "input", "format", "mask", "mask_classes"):
-        given[name], pairs = _split(getattr(args, name) or [], keys)
+        given[name], pairs = split_words(getattr(args, name) or [], keys)
         opts += pairs
     check_formats(given["format"])
     words = given.pop("words")
     if len(words) > 1:
         raise ValueError(f"One RUN_DIR, not {len(words)}: {' '.join(words)}. Pictures come after --input.")
-    run_dir = words[0] if words else ""
+    exported = words[0] if words and words[0].endswith(tuple(SUFFIXES.values())) else ""
+    run_dir = words[0] if words and not exported else ""
     config_file, weights = args.config_file, args.weights
+    if exported and (config_file or weights):
+        raise ValueError(f"{exported} has its configuration and weights inside: leave --config-file and --weights out.")
     if run_dir:
         config_file, weights = _of_run(run_dir, config_file, weights, opts)
-    if not config_file:
+    if not config_file and not exported:
         raise ValueError("Which model? Give a training run's folder, or --config-file FILE with --weights FILE.")
     _check(args, given)
     return PredictOptions(
-        config_file=find_config(config_file),
+        config_file=find_config(config_file) if config_file else "",
+        exported=exported,
         opts=[*(_FAST if args.fast else []), *opts, *(["MODEL.WEIGHTS", weights] if weights else [])],
-        output=args.output or os.path.join(run_dir, "predictions"),
+        output=args.output or os.path.join(run_dir or os.path.dirname(exported), "predictions"),
         run_dir=run_dir,
         dataset=args.dataset,
         datasets=args.datasets,
@@ -84,7 +89,7 @@ def _check(args: Namespace, given: Mapping[str, Sequence[str]]) -> None:
         raise ValueError("--address is the address of a Ray cluster: add --engine ray.")
 
 
-def _split(words: Sequence[str], keys: Sequence[str]) -> tuple[list[str], list[str]]:
+def split_words(words: Sequence[str], keys: Sequence[str]) -> tuple[list[str], list[str]]:
     """Words, and the KEY VALUE pairs behind them; a file that is called like a key is a file."""
     for number, word in enumerate(words):
         if word.split(".")[0] in keys and not os.path.exists(word):

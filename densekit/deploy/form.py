@@ -8,6 +8,7 @@ from torch import nn
 
 from densekit.d2.config import CfgNode
 from densekit.deploy.copying import shared_copy
+from densekit.deploy.exported import ExportedModel
 from densekit.deploy.fuse import fuse as fuse_norms
 from densekit.deploy.precision import reduce_precision
 from densekit.ops.processor import computes_in_bfloat16
@@ -55,6 +56,8 @@ def inference_form(cfg: CfgNode, model: nn.Module) -> nn.Module:
     Raises:
         ValueError: MODEL.INFERENCE.DTYPE is unknown.
     """
+    if isinstance(model, ExportedModel):
+        return model
     keys = cfg.MODEL.INFERENCE
     dtype = _usable(keys.DTYPE, model)
     if not (keys.FUSE or keys.CHANNELS_LAST or dtype) or has_parts(model):

@@ -8,6 +8,7 @@ from torch import nn
 from densekit.checkpoint import Checkpointer
 from densekit.d2.config import CfgNode
 from densekit.d2.modeling import build_model
+from densekit.deploy.exported import load_exported
 from densekit.engine.ema import use_average
 from densekit.weights import mismatch
 
@@ -44,7 +45,7 @@ def load_weights(cfg: CfgNode, model: nn.Module, *, resume: bool = False) -> dic
 
 
 def build_with_weights(cfg: CfgNode, *, resume: bool = False) -> nn.Module:
-    """Builds the model of a configuration with its weights, in evaluation mode.
+    """Builds the model of a configuration with its weights, in evaluation mode, or opens MODEL.EXPORTED in its place.
 
     Args:
         cfg: a configuration.
@@ -53,6 +54,8 @@ def build_with_weights(cfg: CfgNode, *, resume: bool = False) -> nn.Module:
     Raises:
         FileNotFoundError, ValueError: as :func:`load_weights`.
     """
+    if cfg.MODEL.EXPORTED:
+        return load_exported(cfg.MODEL.EXPORTED)
     model = build_model(cfg)
     load_weights(cfg, model, resume=resume)
     return model.eval()

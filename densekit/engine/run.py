@@ -64,6 +64,8 @@ def perform(options: RunOptions, shown: _Shown = nullcontext) -> dict[str, Any] 
 
 def _trainer(cfg: CfgNode, options: RunOptions) -> Trainer:
     """The trainer with its weights, which has room for its checkpoints."""
+    if cfg.MODEL.EXPORTED:
+        raise ValueError(f"MODEL.EXPORTED {cfg.MODEL.EXPORTED} cannot be trained; add --eval-only, or leave it out.")
     trainer = Trainer(cfg, priorities(options.config_file, options.opts))
     if trainer.cfg is not cfg and comm.is_main_process():
         write_config(trainer.cfg)  # with the iterations of its epochs, or scaled to the processes
@@ -75,6 +77,8 @@ def _trainer(cfg: CfgNode, options: RunOptions) -> Trainer:
 
 def _model(cfg: CfgNode, resume: bool) -> nn.Module:
     """The model with the weights to evaluate."""
+    if cfg.MODEL.EXPORTED:
+        return build_with_weights(cfg)
     found = has_checkpoint(cfg)
     if not cfg.MODEL.WEIGHTS and not (resume and found):
         raise ValueError(

@@ -7,6 +7,7 @@ from typing import Any
 
 from densekit.config_files import find_config
 from densekit.d2.config import CfgNode
+from densekit.deploy.exported import config_of_exported, is_exported
 from densekit.run_options import RunOptions
 
 __all__ = ["RUN_CONFIG", "ModelSource", "weights_of_run", "with_model"]
@@ -47,16 +48,23 @@ def with_model(
     Args:
         options: Without configuration.
         source: The OUTPUT_DIR of a run, with its last weights; a checkpoint, with the ``config.yaml`` beside it; a
-            configuration file, the name of a shipped one, or a configuration, with its MODEL.WEIGHTS.
+            configuration file, the name of a shipped one, or a configuration, with its MODEL.WEIGHTS; or an exported
+            file, which has its configuration inside.
         weights: A weight file instead; "" for random weights.
         device: MODEL.DEVICE; None for the configuration's.
 
     Raises:
         FileNotFoundError: Something of it does not exist.
+        ValueError: An exported file is damaged, or gets weights or a device.
     """
     opts: list[Any] = []
     if isinstance(source, CfgNode):
         options = replace(options, cfg=source)
+    elif is_exported(source):
+        if weights is not None or device not in (None, "cpu"):
+            raise ValueError(f"{source} has its weights inside and runs on the CPU: leave weights and device out.")
+        options = replace(options, cfg=config_of_exported(source))
+        opts += ["MODEL.DEVICE", "cpu"]
     elif folder := _run_of(source):
         if weights is None:
             weights = weights_of_run(folder) if os.path.isdir(source) else source

@@ -8,6 +8,7 @@ from densekit.d2.config import CfgNode
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.data.class_counts import count_keys, get_key
 from densekit.data.identity import FILE
+from densekit.deploy.exported import load_exported
 from densekit.formats.classes import Classes
 
 logger = logging.getLogger(__name__)
@@ -16,6 +17,8 @@ logger = logging.getLogger(__name__)
 def find_classes(cfg: CfgNode, dataset: str) -> Classes:
     """Returns the classes that the training wrote beside the weights, else those of a data set of the configuration.
 
+    An exported file has them inside.
+
     Args:
         cfg: the run's.
         dataset: name of the data set to predict on, or "".
@@ -23,6 +26,10 @@ def find_classes(cfg: CfgNode, dataset: str) -> Classes:
     Raises:
         ValueError: What the training wrote is damaged, or belongs to other weights.
     """
+    if cfg.MODEL.EXPORTED:
+        about = load_exported(cfg.MODEL.EXPORTED).about
+        things, labels = ([(one["id"], one["name"]) for one in about[kind]] for kind in ("classes", "labels"))
+        return Classes(things=things, labels=labels)
     counts = _counts(cfg)
     path = Path(cfg.MODEL.WEIGHTS).parent / FILE
     if path.is_file():

@@ -11,6 +11,7 @@ class PredictOptions:
     Attributes:
         config_file: the model's configuration.
         opts: ``[KEY, VALUE, ...]`` that override it, MODEL.WEIGHTS among them.
+        exported: a file of densekit export, which has configuration and weights inside; "" for none.
         output: the folder for the results.
         run_dir: the training run's folder that the model is from; "" for none.
         input: files, folders, patterns, videos, or one data set's name.
@@ -40,6 +41,7 @@ class PredictOptions:
     opts: Sequence[str]
     output: str
     run_dir: str = ""
+    exported: str = ""
     input: Sequence[str] = ()
     dataset: str = ""
     datasets: str = ""

@@ -30,6 +30,7 @@ from densekit.deploy import inference_form
 from densekit.engine.errors import DataError, user_errors
 from densekit.engine.loading import build_with_weights
 from densekit.engine.setup import read_config
+from densekit.engine.sources import with_model
 from densekit.files.atomic import atomic_write
 from densekit.formats.formats import choose_formats, needed_products
 from densekit.inference.class_names import find_classes
@@ -209,7 +210,8 @@ def read_predict_config(options: PredictOptions) -> CfgNode:
     Raises:
         ValueError: It names no weights, or a model that needs more than pictures.
     """
-    cfg, notes = read_config(RunOptions(config_file=options.config_file, opts=options.opts, eval_only=True))
+    run = RunOptions(config_file=options.config_file, opts=options.opts, eval_only=True)
+    cfg, notes = read_config(with_model(run, options.exported) if options.exported else run)
     if comm.is_main_process():
         for note in notes:
             logger.warning(note)

@@ -43,7 +43,7 @@ def load_model(
 
     Args:
         source: The folder of a run, with its last weights; a checkpoint in such a folder; a configuration file, the
-            name of a shipped one, or a configuration, with its MODEL.WEIGHTS.
+            name of a shipped one, or a configuration, with its MODEL.WEIGHTS. Or a file of ``densekit export``.
         weights: A weight file instead of these, of any known format; "" for random weights.
         device: "cpu", "cuda", "cuda:1" ...; by default the configuration's, or the CPU where there is no CUDA device.
         optimized: In the form of MODEL.INFERENCE, which predicts the same faster and cannot be trained; False for the
@@ -220,7 +220,7 @@ def check_predicts(cfg: CfgNode, *, random_weights: bool = False) -> None:
     Raises:
         ValueError: It has no weights, and they are not meant to be random; or it needs proposals.
     """
-    if not cfg.MODEL.WEIGHTS and not random_weights:
+    if not cfg.MODEL.WEIGHTS and not cfg.MODEL.EXPORTED and not random_weights:
         raise ValueError("A model without weights predicts noise: add --weights FILE (in Python: weights=FILE).")
     architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
     if cfg.MODEL.LOAD_PROPOSALS and not getattr(architecture, "searches_pictures", False):

@@ -32,17 +32,19 @@ class MaskedBackbone(nn.Module):
             raise ValueError(f"MODEL.DETR.PADDING_MASK is {padding_mask!r}; it can be one of {PADDING_MASKS}.")
         self.backbone, self.stride, self.padding_mask = backbone, stride, padding_mask
 
-    def forward(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> tuple[list[Tensor], Tensor | None]:
+    def forward(self, images: Tensor, sizes: Sequence[tuple[int, int]] | None) -> tuple[list[Tensor], Tensor | None]:
         """Runs the backbone.
 
         Args:
             images: (B, 3, Hi, Wi), normalised, padded at the right and the bottom.
-            sizes: (height, width) of each image before padding.
+            sizes: (height, width) of each image before padding; None where nothing is padding.
 
         Returns:
             The feature maps, finest first, and (B, H, W) bool, True on the padding; None if no cell is.
         """
         features = list(self.backbone(images).values())
+        if sizes is None:
+            return features, None
         cells = (int(features[-1].shape[-2]), int(features[-1].shape[-1]))
         mask = self.mask(sizes, (int(images.shape[-2]), int(images.shape[-1])), cells)
         # Decided on the CPU, where the sizes are: without padding all attention is spared its mask.

@@ -92,11 +92,11 @@ class DETR(nn.Module):
         """
         return self.predict(self.encode(images, sizes))
 
-    def encode(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> Encoded:
-        """Everything before the heads; arguments as of :meth:`forward`."""
+    def encode(self, images: Tensor, sizes: Sequence[tuple[int, int]] | None) -> Encoded:
+        """Everything before the heads; arguments as of :meth:`forward`, sizes None where nothing is padding."""
         features, mask = self.backbone[0](images, sizes)
         source = self.input_proj(features[-1])
-        size = (int(source.shape[-2]), int(source.shape[-1]))
+        size = (source.shape[-2], source.shape[-1])
         cells = self.transformer.encode(source, mask, self.positions(source, mask))
         places, start, selected = self.query_embed.weight[None], None, None
         if self.selection is not None:

@@ -26,6 +26,7 @@ from densekit.modeling.set_criterion import SetCriterion, weighted
 from .backbone import MaskedBackbone
 from .detr import DETR
 from .frozen import load_detector
+from .graph import DetectionGraph
 from .query_fusion import merge_masks, paste_masks
 from .query_selection import QuerySelection
 from .segmentation import SegmentingDETR
@@ -164,6 +165,10 @@ class DetrDetector(nn.Module):
         if isinstance(self.detr, SegmentingDETR):
             target["masks"] = _padded_masks(truth, images)
         return target
+
+    def export_graph(self) -> nn.Module:
+        """Returns the model as a graph from an image to detections (:mod:`densekit.deploy.graphs`)."""
+        return DetectionGraph(self)
 
     @property
     def output_kinds(self) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from densekit.d2.config import CfgNode, configurable
 from densekit.d2.layers import ShapeSpec
 from densekit.d2.modeling import SEM_SEG_HEADS_REGISTRY
+from densekit.layers.grid_pooling import grid_mean
 from densekit.modeling.fcn_head import classifier, head_options
 from densekit.modeling.semantic_head import Features, SemanticHead, conv_norm_relu
 from densekit.modeling.upsampling import upsampler_from_config
@@ -68,7 +69,7 @@ class PyramidPooling(nn.Module):
         """Returns (N, D, H, W) for (N, in_channels, H, W)."""
         parts = [x]
         for k, (scale, branch) in enumerate(zip(self.scales, self.branches)):
-            pooled = F.adaptive_avg_pool2d(x, scale)
+            pooled = grid_mean(x, scale)
             if self.enlarge_first:
                 parts.append(branch(self._enlarge(pooled, x.shape[-2:], k)))
             else:

@@ -20,6 +20,7 @@ from .assignment import Assigner, Objects, adaptive_selection, task_aligned
 from .augment import GREY, Border, centred_border
 from .criterion import DetectionLoss, LossWeights
 from .distillation import Lesson, Teaching, channel_divergence, teacher_share
+from .graph import DetectionGraph
 from .head import ANCHOR_SIZES, EfficientDecoupledHead, HeadOutputs
 from .inference import Selection, boxes_in_picture
 from .rep_optimizer import Scales, find_scales, take_scales
@@ -225,6 +226,10 @@ class YOLOv6Detector(nn.Module):
             found.pred_boxes = Boxes(boxes_in_picture(chosen, (border.left, border.top), size, wanted))
             results.append({"instances": found[found.pred_boxes.nonempty()]})
         return results
+
+    def export_graph(self) -> nn.Module:
+        """Returns the model as a graph from an image to detections (:mod:`densekit.deploy.graphs`)."""
+        return DetectionGraph(self)
 
     def fuse(self) -> "YOLOv6Detector":
         """Turns every unit into one convolution, for good, and returns the model in evaluation mode.

@@ -7,6 +7,8 @@ from densekit.d2.layers import FrozenBatchNorm2d
 from densekit.d2.modeling import Backbone, build_model
 from densekit.d2.structures import Instances
 from densekit.deploy import form, inference_form, optimize
+from densekit.deploy.exported import ExportedModel
+from densekit.deploy.graphs import graph_of
 from tests.contract.shrinking import ROOT, shrunken
 
 BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d)
@@ -111,3 +113,30 @@ def check_exactness(name):
     for one, other, truth in zip(fast, plain, exact, strict=True):
         scale = truth.abs().max()
         assert (one - truth).abs().max() <= 2 * (other - truth).abs().max() + 2e-6 * scale
+
+
+def graph_and_model(name, options, spread):
+    """A call that runs a model's graph, not traced, on a picture (C, h, w), and the model.
+
+    Args:
+        name: of a shipped configuration.
+        options: keys and values.
+        spread: ends of the names of layers whose weights become random, with bias 0, for scores around a half.
+    """
+    cfg = config(name)
+    cfg.merge_from_list([word for pair in options.items() for word in pair])
+    model = trained_like(cfg)
+    for key, parameter in model.named_parameters():
+        if key.removesuffix(".weight").removesuffix(".bias").endswith(spread or "none"):
+            torch.nn.init.normal_(parameter, std=3.0 if parameter.dim() > 1 else 0.0)
+    graph = graph_of(model)
+
+    about = {
+        "kind": graph.kind,
+        "inputs": graph.inputs,
+        "outputs": graph.outputs,
+        "settings": graph.settings,
+        "input": {"placement": vars(graph.placement)},
+    }
+    exported = ExportedModel(about, lambda inputs: list(graph(*inputs)), least=1)
+    return lambda picture: exported([{"image": picture}])[0], model

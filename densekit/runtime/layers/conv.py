@@ -37,7 +37,7 @@ class Conv2d(nn.Conv2d):
         self.activation = activation
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.numel() == 0 and self.training and isinstance(self.norm, nn.SyncBatchNorm):
+        if self.training and isinstance(self.norm, nn.SyncBatchNorm) and x.numel() == 0:
             raise ValueError("SyncBatchNorm cannot train on an empty batch; use the norm naiveSyncBN_N.")
         folded = fold_norm(self.weight, self.bias, self.norm)
         x = self._conv_forward(x, *(folded or (self.weight, self.bias)))

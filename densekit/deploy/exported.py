@@ -1,0 +1,126 @@
+"""Exported models behind the host's interface: the same inputs and outputs as the model that they were made of."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from densekit.config_defaults import default_config
+from densekit.d2.config import CfgNode
+from densekit.d2.modeling import detector_postprocess
+from densekit.d2.modeling.meta_arch.panoptic_fpn import combine_semantic_and_instance_outputs
+from densekit.d2.modeling.postprocessing import sem_seg_postprocess
+from densekit.d2.modeling.roi_heads.keypoint_head import keypoint_rcnn_inference
+from densekit.d2.structures import Boxes, Instances
+from densekit.deploy.graphs import Placement
+from densekit.deploy.targets import LEAST, SUFFIXES, Runner, opened, read
+
+__all__ = ["ExportedModel", "config_of_exported", "is_exported", "load_exported"]
+
+# kind of a graph -> keys of the model's outputs
+_KINDS = {"sem_seg": ("sem_seg",), "instances": ("instances",), "panoptic": ("instances", "sem_seg", "panoptic_seg")}
+
+
+class ExportedModel(nn.Module):
+    """A file behind the host's interface of a model, on the CPU.
+
+    Args:
+        about: what the file says of itself.
+        run: runs it.
+        least: smallest side of the images that it can take.
+
+    Attributes:
+        output_kinds: keys of the outputs.
+    """
+
+    def __init__(self, about: Mapping[str, Any], run: Runner, *, least: int = LEAST) -> None:
+        super().__init__()
+        self.about, self._run, self._least = about, run, least
+        self.output_kinds = _KINDS[about["kind"]]
+        self.placement = Placement(**about["input"]["placement"])
+        self.eval()
+
+    def run(self, picture: Tensor) -> dict[str, Tensor]:
+        """Returns the outputs for a resized picture (C, h, w), in its pixels, by their names."""
+        image, corner = self.placement.place(picture)
+        if min(image.shape[-2:]) < self._least:
+            height, width = image.shape[-2:]
+            raise ValueError(
+                f"an image of {height} x {width} is too small: exported models take {self._least} x {self._least} up"
+            )
+        inputs = {"image": image, "size": torch.tensor(picture.shape[-2:], dtype=torch.float32)}
+        found = self._run([inputs[name] for name in self.about["inputs"]])
+        return self.placement.take_back(dict(zip(self.about["outputs"], found)), picture.shape[-2:], corner)
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Predicts.
+
+        Args:
+            batched_inputs: per image a dict with ``image`` (C, h, w), and ``height`` and ``width``, the frame of the
+                results.
+
+        Returns:
+            Per image ``sem_seg`` (K, height, width), ``instances`` and ``panoptic_seg``, as the model gives them.
+        """
+        return [self._one(item) for item in batched_inputs]
+
+    def _one(self, item: dict[str, Any]) -> dict[str, Any]:
+        size = item["image"].shape[-2], item["image"].shape[-1]
+        frame = item.get("height", size[0]), item.get("width", size[1])
+        outputs = self.run(item["image"].cpu())
+        result: dict[str, Any] = {}
+        if "sem_seg" in outputs:
+            result["sem_seg"] = sem_seg_postprocess(outputs["sem_seg"], size, *frame)
+        if "boxes" in outputs:
+            result["instances"] = detector_postprocess(_instances(outputs, size), *frame)
+        if self.about["kind"] == "panoptic":
+            limits = self.about["settings"]
+            result["panoptic_seg"] = combine_semantic_and_instance_outputs(
+                result["instances"],
+                result["sem_seg"].argmax(dim=0),
+                limits["combine_overlap_thresh"],
+                limits["combine_stuff_area_thresh"],
+                limits["combine_instances_score_thresh"],
+            )
+        return result
+
+
+def _instances(outputs: Mapping[str, Tensor], size: tuple[int, int]) -> Instances:
+    found = Instances(size, pred_boxes=Boxes(outputs["boxes"]), scores=outputs["scores"])
+    found.pred_classes = outputs["classes"]
+    if "masks" in outputs:
+        found.pred_masks = outputs["masks"][:, None]
+    if "heatmaps" in outputs:
+        keypoint_rcnn_inference(outputs["heatmaps"], [found])
+    return found
+
+
+def is_exported(path: Any) -> bool:
+    """Whether a source of a model is an exported file, by its name."""
+    return isinstance(path, (str, Path)) and Path(path).suffix in SUFFIXES.values()
+
+
+def config_of_exported(path: Any) -> CfgNode:
+    """Returns the configuration that a file was made with, in which it stands in the model's place.
+
+    Raises:
+        FileNotFoundError, ModuleNotFoundError, ValueError: As of :func:`load_exported`.
+    """
+    cfg = default_config()
+    cfg.merge_from_other_cfg(CfgNode.load_cfg(load_exported(path).about["config"]))
+    cfg.MODEL.EXPORTED = cfg.MODEL.WEIGHTS = str(path)
+    return cfg
+
+
+def load_exported(path: str | Path) -> ExportedModel:
+    """Loads a file that ``densekit export`` has written.
+
+    Raises:
+        FileNotFoundError, ModuleNotFoundError, ValueError: There is no such file, a package is missing, or the file is
+            damaged or of another maker.
+    """
+    path = Path(path)
+    target = next(key for key, suffix in SUFFIXES.items() if suffix == path.suffix)
+    return ExportedModel(*opened(read(path), target, str(path)))
