@@ -7,17 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from densekit.config_defaults import default_config
-from densekit.d2.config import CfgNode
 from densekit.d2.modeling import detector_postprocess
 from densekit.d2.modeling.meta_arch.panoptic_fpn import combine_semantic_and_instance_outputs
 from densekit.d2.modeling.postprocessing import sem_seg_postprocess
 from densekit.d2.modeling.roi_heads.keypoint_head import keypoint_rcnn_inference
 from densekit.d2.structures import Boxes, Instances
-from densekit.deploy.graphs import Placement
+from densekit.deploy.graphs import Placement, enlarged
 from densekit.deploy.targets import LEAST, SUFFIXES, Runner, opened, read
 
-__all__ = ["ExportedModel", "config_of_exported", "is_exported", "load_exported"]
+__all__ = ["ExportedModel", "is_exported", "load_exported"]
 
 # kind of a graph -> keys of the model's outputs
 _KINDS = {"sem_seg": ("sem_seg",), "instances": ("instances",), "panoptic": ("instances", "sem_seg", "panoptic_seg")}
@@ -72,7 +70,7 @@ class ExportedModel(nn.Module):
         outputs = self.run(item["image"].cpu())
         result: dict[str, Any] = {}
         if "sem_seg" in outputs:
-            result["sem_seg"] = sem_seg_postprocess(outputs["sem_seg"], size, *frame)
+            result["sem_seg"] = self._scores(outputs["sem_seg"], size, frame)
         if "boxes" in outputs:
             result["instances"] = detector_postprocess(_instances(outputs, size), *frame)
         if self.about["kind"] == "panoptic":
@@ -86,6 +84,13 @@ class ExportedModel(nn.Module):
             )
         return result
 
+    def _scores(self, scores: Tensor, size: tuple[int, int], frame: tuple[int, int]) -> Tensor:
+        """Brings scores (K, h, w) to the frame of the results, as the model does it."""
+        corners = self.about["settings"].get("align_corners")
+        if corners is None:
+            return sem_seg_postprocess(scores, size, *frame)
+        return scores if frame == size else enlarged(scores, frame, corners)
+
 
 def _instances(outputs: Mapping[str, Tensor], size: tuple[int, int]) -> Instances:
     found = Instances(size, pred_boxes=Boxes(outputs["boxes"]), scores=outputs["scores"])
@@ -98,20 +103,8 @@ def _instances(outputs: Mapping[str, Tensor], size: tuple[int, int]) -> Instance
 
 
 def is_exported(path: Any) -> bool:
-    """Whether a source of a model is an exported file, by its name."""
+    """Tells an exported file from other sources of a model, by its name."""
     return isinstance(path, (str, Path)) and Path(path).suffix in SUFFIXES.values()
-
-
-def config_of_exported(path: Any) -> CfgNode:
-    """Returns the configuration that a file was made with, in which it stands in the model's place.
-
-    Raises:
-        FileNotFoundError, ModuleNotFoundError, ValueError: As of :func:`load_exported`.
-    """
-    cfg = default_config()
-    cfg.merge_from_other_cfg(CfgNode.load_cfg(load_exported(path).about["config"]))
-    cfg.MODEL.EXPORTED = cfg.MODEL.WEIGHTS = str(path)
-    return cfg
 
 
 def load_exported(path: str | Path) -> ExportedModel:

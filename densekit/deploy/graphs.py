@@ -18,12 +18,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import nms
 
 from densekit.d2.modeling import GeneralizedRCNN, PanopticFPN, RetinaNet, SemanticSegmentor
+from densekit.modeling.image_sized_segmentor import ImageSizedSegmentor
 
-__all__ = ["DETECTIONS", "ImageGraph", "Placement", "graph_of", "rows_of_map", "suppressed"]
+__all__ = ["DETECTIONS", "ImageGraph", "Placement", "enlarged", "graph_of", "rows_of_map", "suppressed"]
 
 DETECTIONS = ("boxes", "scores", "classes")
 
@@ -78,6 +80,8 @@ def graph_of(model: nn.Module) -> nn.Module:
         return model.export_graph().eval()  # type: ignore[operator]
     if type(model) is SemanticSegmentor:
         return SegmentationGraph(model).eval()
+    if type(model) is ImageSizedSegmentor:
+        return ImageSizedGraph(model).eval()
     if type(model) is RetinaNet:
         return RetinaNetGraph(model).eval()
     from densekit.deploy import region_graphs  # which stands on this module
@@ -126,6 +130,28 @@ class SegmentationGraph(ImageGraph):
         return (scores[0],)
 
 
+class ImageSizedGraph(ImageGraph):
+    """An ImageSizedSegmentor as a graph.
+
+    Raises:
+        ValueError: it resizes scores to the frame of the results, which a graph does not know.
+    """
+
+    kind = "sem_seg"
+    outputs = ("sem_seg",)
+
+    def __init__(self, model: ImageSizedSegmentor) -> None:
+        super().__init__(model)
+        if model.resize_to != "input":
+            raise ValueError(f"MODEL.SEM_SEG_HEAD.RESIZE_TO {model.resize_to} cannot be exported; set it to input.")
+        self.settings = {"align_corners": bool(model.sem_seg_head.align_corners)}
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Returns the scores (K, H, W) of an image (C, H, W)."""
+        scores = self.model.sem_seg_head.layers(self.features(image))
+        return (enlarged(scores[0], image.shape[-2:], self.settings["align_corners"]),)
+
+
 class RetinaNetGraph(ImageGraph):
     """A RetinaNet as a graph."""
 
@@ -152,6 +178,11 @@ class RetinaNetGraph(ImageGraph):
         return boxes[kept], scores[kept], classes[kept]
 
 
+def enlarged(scores: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
+    """Resizes scores (K, h, w) to a size, bilinearly."""
+    return F.interpolate(scores[None], size=tuple(size), mode="bilinear", align_corners=align_corners)[0]
+
+
 def rows_of_map(maps: Tensor, width: int) -> Tensor:
     """Turns the predictions of anchors (1, A * width, H, W) into rows (H * W * A, width)."""
     return maps[0].permute(1, 2, 0).reshape(-1, width)
@@ -165,4 +196,11 @@ def suppressed(boxes: Tensor, scores: Tensor, classes: Tensor, threshold: float)
     """
     # Empty tensors have no maximum; the appended number changes none, as boxes reach beyond 0.
     reach = torch.cat([boxes.flatten(), boxes.new_zeros(1)]).abs().max() * 2 + 1
-    return nms(boxes + (classes.to(boxes) * reach)[:, None], scores, threshold)
+    # A traced nms promises that two boxes are kept at least, and a program refuses a picture that keeps fewer. So two
+    # more that lie apart from all others come last, and are cut off.
+    apart = torch.tensor([[-4.0, 0.0, -3.0, 1.0], [-6.0, 0.0, -5.0, 1.0]], device=boxes.device) * reach
+    order = scores.argsort(descending=True)
+    every = torch.cat([(boxes + (classes.to(boxes) * reach)[:, None])[order], apart])
+    # Ranks for scores: OpenVINO takes none that is not above 0, as logits of proposals are.
+    ranks = torch.arange(every.shape[0], 0, -1, device=boxes.device).to(boxes)
+    return order[nms(every, ranks, threshold)[:-2]]

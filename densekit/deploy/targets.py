@@ -113,7 +113,9 @@ def _onnx_graph(program: Any, about: Mapping[str, Any]) -> Any:
             program, dynamo=True, opset_version=_OPSET, verbose=False, input_names=names, output_names=outputs
         )
     except Exception as error:
-        raise ValueError(f"This model has an operation that ONNX {_OPSET} lacks: {_first_line(error)}") from error
+        raise ValueError(
+            f"This model has an operation that ONNX {_OPSET} lacks: {_first_line(error.__cause__ or error)}"
+        ) from error
     if graph_file is None:
         raise ValueError("torch.onnx.export gave no graph.")
     return graph_file
@@ -209,6 +211,6 @@ def _required(package: str) -> Any:
         raise ModuleNotFoundError(f"These files need {package}: pip install 'densekit[{extra}]'") from error
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__

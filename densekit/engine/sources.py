@@ -5,9 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from densekit.config_defaults import default_config
 from densekit.config_files import find_config
 from densekit.d2.config import CfgNode
-from densekit.deploy.exported import config_of_exported, is_exported
+from densekit.deploy.exported import is_exported, load_exported
 from densekit.run_options import RunOptions
 
 __all__ = ["RUN_CONFIG", "ModelSource", "weights_of_run", "with_model"]
@@ -63,7 +64,7 @@ def with_model(
     elif is_exported(source):
         if weights is not None or device not in (None, "cpu"):
             raise ValueError(f"{source} has its weights inside and runs on the CPU: leave weights and device out.")
-        options = replace(options, cfg=config_of_exported(source))
+        options = replace(options, cfg=_config_inside(source))
         opts += ["MODEL.DEVICE", "cpu"]
     elif folder := _run_of(source):
         if weights is None:
@@ -90,3 +91,11 @@ def _run_of(source: str | os.PathLike[str]) -> str:
         remedy = "give the configuration that it belongs to, and the file as weights" if is_file else "give a run's"
         raise FileNotFoundError(f"{source}: there is no {RUN_CONFIG} in the folder {folder}; {remedy}.")
     return folder
+
+
+def _config_inside(path: Any) -> CfgNode:
+    """Returns the configuration that an exported file was made with, in which it stands in the model's place."""
+    cfg = default_config()
+    cfg.merge_from_other_cfg(CfgNode.load_cfg(load_exported(path).about["config"]))
+    cfg.MODEL.EXPORTED = cfg.MODEL.WEIGHTS = str(path)
+    return cfg

@@ -6,11 +6,15 @@ from torch import nn
 from densekit.d2.layers import FrozenBatchNorm2d
 from densekit.d2.modeling import Backbone, build_model
 from densekit.d2.structures import Instances
-from densekit.deploy import form, inference_form, optimize
+from densekit.deploy import form, inference_form, optimize, parity
 from densekit.deploy.exported import ExportedModel
 from densekit.deploy.graphs import graph_of
 from tests.contract.shrinking import ROOT, shrunken
 
+PICTURES = [
+    torch.rand(3, *size, generator=torch.Generator().manual_seed(size[0])).mul(255).byte()
+    for size in ((75, 101), (128, 96))
+]
 BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d)
 
 
@@ -140,3 +144,13 @@ def graph_and_model(name, options, spread):
     }
     exported = ExportedModel(about, lambda inputs: list(graph(*inputs)), least=1)
     return lambda picture: exported([{"image": picture}])[0], model
+
+
+def check_graph(name, options, spread):
+    """Expects of a model's graph, not traced, what the model finds in pictures; arguments as above."""
+    run, model = graph_and_model(name, options, spread)
+    for picture in PICTURES:
+        with torch.no_grad():
+            expected = model([{"image": picture}])[0]
+        assert "instances" not in expected or len(expected["instances"]) > 3
+        assert parity.difference(run(picture), expected) < 1e-5
