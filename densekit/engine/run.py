@@ -64,8 +64,6 @@ def perform(options: RunOptions, shown: _Shown = nullcontext) -> dict[str, Any] 
 
 def _trainer(cfg: CfgNode, options: RunOptions) -> Trainer:
     """The trainer with its weights, which has room for its checkpoints."""
-    if cfg.MODEL.EXPORTED:
-        raise ValueError(f"MODEL.EXPORTED {cfg.MODEL.EXPORTED} cannot be trained; add --eval-only, or leave it out.")
     trainer = Trainer(cfg, priorities(options.config_file, options.opts))
     if trainer.cfg is not cfg and comm.is_main_process():
         write_config(trainer.cfg)  # with the iterations of its epochs, or scaled to the processes

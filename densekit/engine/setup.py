@@ -79,6 +79,8 @@ def prepare(options: RunOptions, *, writes: bool = True) -> tuple[CfgNode, list[
         ValueError, FileNotFoundError, KeyError: with what is wrong and where.
     """
     cfg, warnings = read_config(options)
+    if cfg.MODEL.EXPORTED and not options.eval_only:
+        raise ValueError(f"MODEL.EXPORTED {cfg.MODEL.EXPORTED} cannot be trained; add --eval-only, or leave it out.")
     _check_augmented_test(cfg)
     check_semantic_inference(cfg, META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE))
     if writes:

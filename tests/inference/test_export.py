@@ -1,6 +1,9 @@
 """Exported files: equal to the model at sizes that were not traced, or not written."""
 
+import contextlib
 import copy
+import io
+import json
 
 import numpy as np
 import pytest
@@ -13,24 +16,38 @@ from densekit.cli import main
 from densekit.d2.structures import Boxes, Instances
 from densekit.deploy import parity, targets
 from densekit.deploy.graphs import Placement, graph_of, suppressed
+from densekit.engine import run as run_training
 from densekit.inference import export as exporting
+from densekit.run_options import RunOptions
 
 SMALL = ("INPUT.MIN_SIZE_TEST", 240, "INPUT.MAX_SIZE_TEST", 400)
 
 
+def write_picture(folder):
+    blocks = np.random.default_rng(0).integers(0, 255, (6, 8, 3), dtype=np.uint8)
+    Image.fromarray(np.kron(blocks, np.ones((20, 20, 1), np.uint8))).save(folder / "picture.png")
+    return folder / "picture.png"
+
+
 @pytest.fixture
 def picture(tmp_path):
-    path = tmp_path / "picture.png"
-    blocks = np.random.default_rng(0).integers(0, 255, (6, 8, 3), dtype=np.uint8)
-    Image.fromarray(np.kron(blocks, np.ones((20, 20, 1), np.uint8))).save(path)
-    return path
+    return write_picture(tmp_path)
 
 
-def test_a_program_gives_what_the_model_gives(make_run, picture, tmp_path, capsys):
-    run, file = make_run("SemanticSegmentor", *SMALL), tmp_path / "model.pt2"
-    words = ["export", str(run), "--to", "program", "--output", str(file), "--pictures", str(picture), *map(str, SMALL)]
-    assert main(words) == 0
-    assert "picture.png at 240 x 320: largest difference" in capsys.readouterr().out
+@pytest.fixture(scope="module")
+def exported(make_run, tmp_path_factory):
+    """A run, the program that was made of it, and what the command said."""
+    folder = tmp_path_factory.mktemp("exported")
+    run, file = make_run("SemanticSegmentor", *SMALL), folder / "model.pt2"
+    words = ["--to", "program", "--output", str(file), "--pictures", str(write_picture(folder)), *map(str, SMALL)]
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        assert main(["export", str(run), *words]) == 0
+    return run, file, said.getvalue()
+
+
+def test_a_program_gives_what_the_model_gives(exported, picture):
+    run, file, said = exported
+    assert "picture.png at 240 x 320: largest difference" in said
     about, _ = targets.opened(targets.read(file), "program")
     assert about["input"]["channels"] == "BGR" and about["kind"] == "sem_seg" and len(about["labels"]) == 54
     predictor = densekit.Predictor(run, device="cpu")
@@ -38,6 +55,28 @@ def test_a_program_gives_what_the_model_gives(make_run, picture, tmp_path, capsy
     with torch.no_grad():
         (expected,), (found,) = predictor.model([inputs]), densekit.load_model(file)([inputs])
     assert parity.difference(found, expected) < 1e-4  # of the largest score
+
+
+def test_a_file_predicts_like_the_run(exported, picture, tmp_path):
+    run, file, _ = exported
+    for source, name in ((run, "run"), (file, "file")):
+        words = ["--input", str(picture), "--format", "semantic", "--output", str(tmp_path / name)]
+        assert main(["predict", str(source), *words]) == 0
+    ours, theirs = (np.asarray(Image.open(tmp_path / name / "semantic" / "picture.png")) for name in ("file", "run"))
+    assert (ours != theirs).mean() < 1e-3 and len(np.unique(theirs)) > 1
+    names = [json.loads((tmp_path / name / "semantic.json").read_text()) for name in ("file", "run")]
+    assert names[0] == names[1]
+
+
+def test_a_file_stands_in_the_models_place(exported, capsys):
+    _, file, _ = exported
+    predictor = densekit.Predictor(file)
+    assert str(file) == predictor.cfg.MODEL.EXPORTED
+    with pytest.raises(ValueError, match="has its weights inside and runs on the CPU"):
+        densekit.Predictor(file, weights="other.pth")
+    with pytest.raises(SystemExit):
+        run_training(RunOptions(cfg=predictor.cfg))
+    assert f"MODEL.EXPORTED {file} cannot be trained" in capsys.readouterr().err
 
 
 def test_a_file_that_differs_is_not_written(make_run, picture, tmp_path, monkeypatch):
