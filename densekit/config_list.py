@@ -137,7 +137,7 @@ def _task(merged: Mapping[str, Any]) -> str:
     tests = " ".join(_names(data.get("TEST")))
     if "panoptic" in tests or "Panoptic" in architecture:
         return "panoptic segmentation"
-    if "sem_seg" in tests or "Semantic" in architecture:
+    if "sem_seg" in tests or architecture.endswith("Segmentor"):
         return "semantic segmentation"
     if model.get("KEYPOINT_ON"):
         return "keypoints"

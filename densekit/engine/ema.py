@@ -18,7 +18,9 @@ from torch.distributed.tensor import DTensor
 
 from densekit.ops.sharded import local_part, part_like
 
-__all__ = ["WeightAverage", "averaged", "use_average"]
+__all__ = ["WeightAverage", "averaged", "note_on_start", "use_average"]
+
+_MUCH = 0.02  # of the first weights in the last average
 
 
 class WeightAverage:
@@ -181,3 +183,19 @@ def _itself(tensor: torch.Tensor) -> torch.Tensor:
 
 def _shape(tensor: Any) -> Any:
     return tensor.shape if isinstance(tensor, torch.Tensor) else None
+
+
+def note_on_start(keys: Any, iterations: int) -> str:
+    """Says that an average would keep much of the weights that a training begins with; "" where it does not.
+
+    Args:
+        keys: ``MODEL_EMA``.
+        iterations: of the training.
+    """
+    share = 0.0 if keys.RAMP else keys.DECAY**iterations
+    if share <= _MUCH:
+        return ""
+    return (
+        f"MODEL_EMA.DECAY {keys.DECAY:g} over {iterations} iterations leaves {share:.0%} of the first weights in the "
+        "average, which is what is evaluated. Set MODEL_EMA.RAMP, such as 2000.0, or a lower DECAY."
+    )

@@ -33,7 +33,7 @@ from densekit.engine.batches import RememberedBatches, deaths_of_workers_explain
 from densekit.engine.best import Scores
 from densekit.engine.black_box import BlackBox
 from densekit.engine.disk import full_disk_explained
-from densekit.engine.ema import WeightAverage, averaged
+from densekit.engine.ema import WeightAverage, averaged, note_on_start
 from densekit.engine.hooks import AverageHook, CheckpointHook, EarlyStop, EvaluationHook, ScheduleHook
 from densekit.engine.launch.elastic import refuse_ambiguous_restarts
 from densekit.engine.loss_normalizer import LossNormalizer, has_loss_normalizer
@@ -105,6 +105,8 @@ class Trainer(DefaultTrainer):
         if cfg.MODEL_EMA.ENABLED:
             left_out = [module for part in phases_of(model) if not part.averaged for module in part.modules]
             states["ema"] = self.average = WeightAverage(model, cfg.MODEL_EMA.DECAY, left_out, ramp=cfg.MODEL_EMA.RAMP)
+            if note := note_on_start(cfg.MODEL_EMA, cfg.SOLVER.MAX_ITER):
+                logging.getLogger(__name__).warning(note)
         if has_loss_normalizer(model):
             states["loss_normalizer"] = LossNormalizer(model)
         self.checkpointer = Checkpointer(

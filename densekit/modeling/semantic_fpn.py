@@ -47,5 +47,5 @@ def with_loss_keys(name: str) -> str:
 
 def take_loss_keys(cfg: CfgNode) -> None:
     """Makes a configuration that names the host's head, the default, take the one that reads the loss keys."""
-    if cfg.MODEL.META_ARCHITECTURE in ("SemanticSegmentor", "PanopticFPN"):
+    if cfg.MODEL.META_ARCHITECTURE in ("SemanticSegmentor", "ImageSizedSegmentor", "PanopticFPN"):
         cfg.MODEL.SEM_SEG_HEAD.NAME = with_loss_keys(cfg.MODEL.SEM_SEG_HEAD.NAME)

@@ -7,6 +7,7 @@
 """
 
 import argparse
+import datetime
 import json
 import platform
 from typing import Any
@@ -54,6 +55,10 @@ def main() -> None:
         "title": "Parameters and FLOPs",
         "columns": _COLUMNS,
         "command": "python docs/tools/sizes.py",
+        "machine": "any, since nothing is timed",
+        "date": datetime.date.today().isoformat(),
+        "seeds": None,
+        "commit": "the state before the commit that wrote this file",
         "software": f"Python {platform.python_version()}, torch {torch.__version__.split('+')[0]}",
         "rows": [rows[name] for name in sorted(rows)],
     }

@@ -79,7 +79,7 @@ def configuration(backbone: str, head: str) -> CfgNode:
     if pyramid:
         opts += ["MODEL.FPN.BOTTOM_UP", chosen.builder, "MODEL.FPN.IN_FEATURES", maps]
         opts += ["MODEL.FPN.TOP_LEVEL", "p6p7"] if head == "RetinaNet" else []
-    elif cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor":
+    elif cfg.MODEL.META_ARCHITECTURE in ("SemanticSegmentor", "ImageSizedSegmentor"):
         opts += ["MODEL.SEM_SEG_HEAD.IN_FEATURES", maps, "MODEL.SEM_SEG_HEAD.COMMON_STRIDE", 4 << places[0]]
         if cfg.MODEL.SEM_SEG_HEAD.AUXILIARY.IN_FEATURE:
             opts += ["MODEL.SEM_SEG_HEAD.AUXILIARY.IN_FEATURE", chosen.maps[2]]

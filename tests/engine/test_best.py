@@ -17,7 +17,7 @@ from densekit.config_defaults import default_config
 from densekit.d2 import HOST
 from densekit.engine import Trainer, run, setup
 from densekit.engine.best import Scores
-from densekit.engine.ema import WeightAverage, averaged
+from densekit.engine.ema import WeightAverage, averaged, note_on_start
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -355,3 +355,12 @@ def test_two_processes_agree_on_the_end(tiny_root, tmp_path):
         assert load(out, "model_final")["iteration"] == 1 and load(out, "model_best")["iteration"] == 0
         losses.append([line["validation_loss"] for line in metrics(out) if "validation_loss" in line])
     assert losses[0][0] == losses[0][1] and losses[1] == pytest.approx(losses[0])
+
+
+def test_an_average_that_keeps_the_random_start_is_named():
+    keys = default_config().MODEL_EMA
+    keys.DECAY = 0.998
+    assert "over 767 iterations leaves 22% of the first weights" in note_on_start(keys, 767)
+    assert note_on_start(keys, 3000) == ""
+    keys.RAMP = 2000.0
+    assert note_on_start(keys, 767) == ""

@@ -26,7 +26,8 @@ def final_weights(folder: Path) -> dict:
 
 
 def test_a_loader_process_that_dies(arguments, tmp_path, monkeypatch):
-    opts = ("SOLVER.MAX_ITER", 6, "SOLVER.CHECKPOINT_PERIOD", 2, "DATALOADER.NUM_WORKERS", 2, "DATASETS.TEST", "()")
+    # Long enough for the death to be noticed: up to four batches are ready before it.
+    opts = ("SOLVER.MAX_ITER", 12, "SOLVER.CHECKPOINT_PERIOD", 2, "DATALOADER.NUM_WORKERS", 2, "DATASETS.TEST", "()")
     train(arguments, tmp_path / "whole", *opts)
     ordinary = Trainer.run_step
 
