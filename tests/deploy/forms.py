@@ -132,7 +132,7 @@ def graph_and_model(name, options, spread):
     model = trained_like(cfg)
     for key, parameter in model.named_parameters():
         if key.removesuffix(".weight").removesuffix(".bias").endswith(spread or "none"):
-            torch.nn.init.normal_(parameter, std=3.0 if parameter.dim() > 1 else 0.0)
+            torch.nn.init.normal_(parameter, std=0.02 if parameter.dim() > 1 else 0.0)
     graph = graph_of(model)
 
     about = {
