@@ -194,13 +194,14 @@ def suppressed(boxes: Tensor, scores: Tensor, classes: Tensor, threshold: float)
     Classes are moved apart, because a graph has no loop over those that occur. torchvision's batched_nms chooses its
     way by the number of boxes, which a graph cannot ask.
     """
-    # Empty tensors have no maximum; the appended number changes none, as boxes reach beyond 0.
+    # Empty tensors have no maximum; the appended numbers change none, as boxes reach beyond 0.
     reach = torch.cat([boxes.flatten(), boxes.new_zeros(1)]).abs().max() * 2 + 1
+    # OpenVINO drops scores that are not above 0, as the logits of proposals are.
+    lowest = torch.cat([scores, scores.new_ones(1)]).min()
+    scores = torch.where(lowest > 0, scores, scores - lowest + 1)
     # A traced nms promises that two boxes are kept at least, and a program refuses a picture that keeps fewer. So two
     # more that lie apart from all others come last, and are cut off.
     apart = torch.tensor([[-4.0, 0.0, -3.0, 1.0], [-6.0, 0.0, -5.0, 1.0]], device=boxes.device) * reach
-    order = scores.argsort(descending=True)
-    every = torch.cat([(boxes + (classes.to(boxes) * reach)[:, None])[order], apart])
-    # Ranks for scores: OpenVINO takes none that is not above 0, as logits of proposals are.
-    ranks = torch.arange(every.shape[0], 0, -1, device=boxes.device).to(boxes)
-    return order[nms(every, ranks, threshold)[:-2]]
+    last = torch.where(lowest > 0, lowest, torch.ones_like(lowest)).repeat(2) / 2
+    moved = boxes + (classes.to(boxes) * reach)[:, None]
+    return nms(torch.cat([moved, apart]), torch.cat([scores, last]), threshold)[:-2]

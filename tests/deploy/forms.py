@@ -153,4 +153,4 @@ def check_graph(name, options, spread):
         with torch.no_grad():
             expected = model([{"image": picture}])[0]
         assert "instances" not in expected or len(expected["instances"]) > 3
-        assert parity.difference(run(picture), expected) < 1e-5
+        assert parity.difference(run(picture), expected) < 5e-5  # two orders of float32 sums
