@@ -11,6 +11,7 @@ import importlib
 import io
 import json
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,8 @@ def _traced(graph: nn.Module, image: Tensor, size: tuple[int, int], about: Mappi
     given = {"image": image, "size": torch.tensor(size, dtype=torch.float32)}
     shapes: dict[str, Any] = {"image": sides, "size": None}
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torchvision's, about its own operators
             return torch.export.export(
                 graph,
                 tuple(given[name] for name in about["inputs"]),
