@@ -17,7 +17,7 @@ from densekit.d2.utils.file_io import PathManager
 from densekit.d2.utils.registry import Registry
 from densekit.data.labels import load_sem_seg, without_label_map
 from densekit.data.pictures import TURNED, exif_orientation, name_hint, read_picture
-from densekit.data.semantic_augment import semantic_augmentations
+from densekit.data.semantic_augment import refuse_steps, semantic_augmentations
 from densekit.data.training_images import TrainingInput, as_planes, read_training_image
 from densekit.files.image_limit import readable
 
@@ -52,9 +52,12 @@ def build_mapper(cfg: CfgNode, *, is_train: bool) -> Any:
     """Makes the mapper that ``INPUT.MAPPER`` names, which turns a record into what the model takes.
 
     Raises:
-        ValueError: there is no such mapper.
+        ValueError: there is no such mapper, or a key of another one is set for a training.
     """
-    return mapper_class(cfg)(cfg, is_train)
+    chosen = mapper_class(cfg)
+    if is_train and not (isinstance(chosen, type) and issubclass(chosen, CropAfterResizeMapper)):
+        refuse_steps(cfg)
+    return chosen(cfg, is_train)
 
 
 def inference_augmentations(cfg: CfgNode) -> T.AugmentationList:

@@ -16,7 +16,7 @@ from densekit.d2.data import detection_utils as utils
 from densekit.d2.data import transforms as T
 from densekit.data.colour import SSDColours
 
-__all__ = ["Blur", "CropAround", "PadToSize", "Rotate", "ScaleOwnSize", "semantic_augmentations"]
+__all__ = ["Blur", "CropAround", "PadToSize", "Rotate", "ScaleOwnSize", "refuse_steps", "semantic_augmentations"]
 
 Colour = Sequence[float]
 
@@ -43,6 +43,22 @@ def semantic_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
     if keys.BLUR:
         steps.append(T.RandomApply(Blur(_pair(keys.BLUR, "INPUT.BLUR")), prob=0.5))
     return [*steps, *flip]
+
+
+def refuse_steps(cfg: CfgNode) -> None:
+    """Refuses the keys of these steps for a mapper that would leave them out in silence.
+
+    Raises:
+        ValueError: One of them is set.
+    """
+    keys = cfg.INPUT
+    values = {"SCALES": keys.SCALES, "ROTATION": keys.ROTATION, "BLUR": keys.BLUR, "CROP.PAD": keys.CROP.PAD}
+    for name, value in values.items():
+        if value:
+            raise ValueError(
+                f"INPUT.{name} is a step of INPUT.MAPPER CropAfterResizeMapper, and this training has another mapper "
+                f"({keys.MAPPER or 'the one of its task'}). Set INPUT.MAPPER, or leave the key out."
+            )
 
 
 def _crop(keys: CfgNode, mean: Colour, ignore: int) -> list[T.Augmentation]:

@@ -1,5 +1,6 @@
 """Exported models behind the host's interface: the same inputs and outputs as the model that they were made of."""
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -115,5 +116,12 @@ def load_exported(path: str | Path) -> ExportedModel:
             damaged or of another maker.
     """
     path = Path(path)
+    changed = path.stat().st_mtime_ns if path.is_file() else 0
+    return _opened_once(path, changed)
+
+
+@functools.lru_cache(maxsize=1)
+def _opened_once(path: Path, changed: int) -> ExportedModel:
+    """Opens a file, which configuration, class names and predictions are read from, as long as it does not change."""
     target = next(key for key, suffix in SUFFIXES.items() if suffix == path.suffix)
     return ExportedModel(*opened(read(path), target, str(path)))

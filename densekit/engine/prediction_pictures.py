@@ -33,7 +33,7 @@ _CELL = 512  # pixels of the longer side
 class PredictionPicturesHook(HookBase):
     """Draws predictions on the same few images every so many iterations.
 
-    Images that cannot be read or drawn are no reason to stop a training: a line in the log says so, once.
+    Images that cannot be read, drawn or written are no reason to stop a training: a line in the log says so, once.
 
     Args:
         period: iterations.
@@ -64,18 +64,22 @@ class PredictionPicturesHook(HookBase):
                 return
             try:
                 picture = picture_grid(list(self._cells(model)))
+                path = self._write(picture, done)
             except Exception as error:
                 logging.getLogger(__name__).warning(
                     f"Predictions cannot be drawn (TEST.PICTURES_PERIOD): {type(error).__name__}: {error}"
                 )
                 self._period = 0
                 return
+        self.trainer.storage.put_image("predictions", np.ascontiguousarray(picture.transpose(2, 0, 1)))
+        logging.getLogger(__name__).info(f"Predictions so far are drawn in {path}")
+
+    def _write(self, picture: np.ndarray, done: int) -> str:
         os.makedirs(self._folder, exist_ok=True)
         path = os.path.join(self._folder, f"{done:07d}.jpg")
         with atomic_write(path, "wb", durable=False) as file:
             file.write(cv2.imencode(".jpg", picture[:, :, ::-1])[1].tobytes())
-        self.trainer.storage.put_image("predictions", np.ascontiguousarray(picture.transpose(2, 0, 1)))
-        logging.getLogger(__name__).info(f"Predictions so far are drawn in {path}")
+        return path
 
     def _cells(self, model: nn.Module) -> Iterator[np.ndarray]:
         if self._inputs is None:

@@ -66,7 +66,7 @@ def cityscapes_panoptic_seg(cfg: CfgNode, dataset_name: str, output_folder: str)
         CityscapesPanopticEvaluator(dataset_name, output_folder),
         CityscapesInstanceEvaluator(dataset_name, output_folder, required=False),
     ]
-    # Where one class stands for all things, as for Panoptic FPN, the benchmark's 19 classes cannot be told apart.
+    # One class stands for all things, as for Panoptic FPN: the benchmark's 19 classes cannot be told apart.
     if "things" in MetadataCatalog.get(dataset_name).get("stuff_classes", ()):
         evaluators.append(sem_seg(cfg, dataset_name, output_folder))
     else:

@@ -15,8 +15,8 @@ import torch
 from tqdm import tqdm
 
 from densekit.config import load_config
-from densekit.d2.data.detection_utils import read_image
 from densekit.data.mapper import build_mapper
+from densekit.data.pictures import read_picture
 from densekit.engine.loading import build_with_weights
 from densekit.evaluation.proposals import save_box_proposals
 from densekit.files.atomic import atomic_write
@@ -38,7 +38,7 @@ def searcher(method: str, *, count: int, width: int, least: int) -> Proposer:
     search_objects(np.zeros((32, 32, 3), np.uint8), method, count=1, width=width, least=least)
 
     def propose(record: Mapping[str, Any]) -> Found:
-        return search_objects(read_image(record["file_name"], "BGR"), method, count=count, width=width, least=least)
+        return search_objects(read_picture(record["file_name"], "BGR"), method, count=count, width=width, least=least)
 
     return propose
 

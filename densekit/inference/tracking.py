@@ -61,8 +61,7 @@ def track(folder: Path, pictures: Sequence[Picture], name: str) -> None:
 
 def _tracked(lines: JoinedLines, pictures: Sequence[Picture], name: str) -> Iterator[Line]:
     reader = PictureReader("BGR") if name in _SEES else None
-    for path, frames in groupby(lines, key=lambda line: _video(pictures[line["index"]])):
-        is_video = pictures[0].frame is not None and Path(path).is_file()
+    for (path, is_video), frames in groupby(lines, key=lambda line: _video(pictures[line["index"]])):
         tracks = Tracks(name, frames_per_second(path) if is_video else _PACE)
         for line in frames:
             frame = None if reader is None else reader.read(pictures[line["index"]])
@@ -74,8 +73,10 @@ def _tracked(lines: JoinedLines, pictures: Sequence[Picture], name: str) -> Iter
             yield line | {"instances": found}
 
 
-def _video(picture: Picture) -> str:
-    return str(Path(picture.path).parent) if picture.frame is None else picture.path
+def _video(picture: Picture) -> tuple[str, bool]:
+    """The video of a frame, or the folder of a picture, and whether it is a video."""
+    is_video = picture.frame is not None
+    return (picture.path if is_video else str(Path(picture.path).parent)), is_video
 
 
 class Tracks:

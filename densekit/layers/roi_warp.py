@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from densekit.ops.regions import check_regions
+
 __all__ = ["SAMPLES", "RoIWarp"]
 
 SAMPLES = 2  # per bin and axis, of which the largest is kept
@@ -42,8 +44,7 @@ class RoIWarp(nn.Module):
         Raises:
             ValueError: ``rois`` has another shape.
         """
-        if rois.dim() != 2 or rois.shape[1] != 5:
-            raise ValueError(f"RoIs are rows (image index, x0, y0, x1, y1), shape (R, 5); got {tuple(rois.shape)}.")
+        check_regions(rois)
         # Half a cell goes up, as in RoIPool. Both corner cells belong to the box, so that it has at least one cell.
         low, high = (rois[:, 1:] * self.spatial_scale + 0.5).floor().split(2, dim=1)
         cells = torch.cat([rois[:, :1], low, torch.maximum(high, low) + 1], dim=1).to(input.dtype)

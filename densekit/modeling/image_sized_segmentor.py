@@ -20,8 +20,8 @@ FRAMES = ("input", "output")
 
 def add_config(cfg: CfgNode) -> None:
     """Adds ``MODEL.SEM_SEG_HEAD.RESIZE_TO``, which only ``ImageSizedSegmentor`` reads."""
-    # What the scores are resized to: "input", the picture as the model sees it and then, in a second step, the frame of
-    # the result (mmsegmentation's); "output", that frame at once (CSAIL's).
+    # Frame that the scores are resized to: "input", the picture as the model sees it and then, in a second step, the
+    # frame of the result (mmsegmentation's); "output", that frame at once (CSAIL's).
     cfg.MODEL.SEM_SEG_HEAD.RESIZE_TO = "input"
 
 

@@ -140,3 +140,12 @@ def test_all_steps_together_are_the_same_for_a_seed(record):
 def test_values_that_a_step_cannot_use_are_named(record, key, value):
     with pytest.raises(ValueError, match=rf"INPUT\.{key}"):
         made(record, **{"SCALES": (0.5, 2.0), key: value})
+
+
+@pytest.mark.parametrize("opts", [("INPUT.ROTATION", (-5.0, 5.0)), ("INPUT.CROP.PAD", True)])
+def test_a_step_that_the_mapper_leaves_out_is_refused(opts):
+    cfg = default_config()
+    cfg.merge_from_list(list(opts))
+    with pytest.raises(ValueError, match=f"{opts[0]} is a step of INPUT.MAPPER CropAfterResizeMapper"):
+        build_mapper(cfg, is_train=True)
+    build_mapper(cfg, is_train=False)

@@ -24,7 +24,7 @@ def found(scores: list[float]) -> dict:
 
 
 def touched(picture: np.ndarray) -> list[bool]:
-    """Whether each of three columns of a drawn picture differs from the grey below."""
+    """Tells which of three columns of a drawn picture differ from the grey below."""
     width = picture.shape[1] // 64
     return [bool((picture[:, (6 + 20 * k) * width : (18 + 20 * k) * width] != 128).any()) for k in range(3)]
 

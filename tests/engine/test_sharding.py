@@ -1,21 +1,12 @@
 """A model whose parameters are spread over two processes against the same model in one."""
 
-import copy
-
 import pytest
 import torch
 from torch import nn
 
-from densekit.config import default_config
 from densekit.d2.utils import comm
-from densekit.d2.utils.events import EventStorage
-from densekit.engine.sharding import prepare_optimizer, wrap_model
-from densekit.engine.step import TrainingStep
-from densekit.ops.sharded import has_parts, whole
-
-shards_on_the_cpu = pytest.mark.skipif(
-    not hasattr(torch.cpu.Stream, "record_event"), reason=f"torch {torch.__version__} shards models on GPUs only"
-)
+from densekit.ops.sharded import has_parts
+from tests.engine.sharded_training import Training, shards_on_the_cpu
 
 
 class Net(nn.Module):
@@ -35,42 +26,16 @@ def images(steps):
     return torch.randn(steps, 8, 3, generator=torch.Generator().manual_seed(1))
 
 
-class Training:
-    """A model with its optimizer, which takes a step on each call."""
-
-    def __init__(self, sharded, blocks=()):
-        cfg = default_config()
-        cfg.MODEL.SHARDING.ENABLED, cfg.MODEL.SHARDING.BLOCKS = sharded, list(blocks)
-        self.model = wrap_model(cfg, Net())
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.05)
-        prepare_optimizer(self.optimizer, self.model)
-
-    def __call__(self, batches):
-        step = TrainingStep(self.model, [list(batch) for batch in batches], self.optimizer)
-        with EventStorage(0):
-            for step.iter in range(len(batches)):
-                step.run_step()
-        return self
-
-    def state(self):
-        return copy.deepcopy(whole({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}))
-
-    def load(self, state):
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        return self
-
-
 def each(args):
     share = slice(4 * comm.get_rank(), 4 * comm.get_rank() + 4)
     mine = images(4)[:, share]
-    training = Training(True)(mine[:2])
+    training = Training(Net(), True)(mine[:2])
     assert has_parts(training.model)
     middle = training.state()
     end = training(mine[2:]).state()
-    again = Training(True).load(middle)(mine[2:]).state()
+    again = Training(Net(), True).load(middle)(mine[2:]).state()
     with pytest.raises(ValueError, match="the backbone has no SwinBlock; it has Linear, ReLU, Sequential"):
-        Training(True, ["SwinBlock"])
+        Training(Net(), True, ["SwinBlock"])
     if comm.is_main_process():
         torch.save({"end": end, "again": again}, args.folder / "states.pth")
 
@@ -79,7 +44,7 @@ def each(args):
 def test_parts_learn_what_the_whole_learns_and_resume_from_whole_checkpoints(tmp_path, in_processes):
     in_processes(each, 2, folder=tmp_path)
     states = torch.load(tmp_path / "states.pth")
-    alone = Training(False)(images(4)).state()
+    alone = Training(Net(), False)(images(4)).state()
     torch.testing.assert_close(states["end"]["model"], alone["model"], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(
         states["end"]["optimizer"]["state"], alone["optimizer"]["state"], rtol=1e-3, atol=1e-6, check_dtype=False

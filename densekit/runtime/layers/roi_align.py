@@ -4,6 +4,8 @@ import torch
 from torch import nn
 from torchvision.ops import roi_align
 
+from densekit.ops.regions import check_regions
+
 
 class ROIAlign(nn.Module):
     """Samples a feature map in boxes."""
@@ -43,8 +45,7 @@ class ROIAlign(nn.Module):
         Raises:
             ValueError: ``rois`` has another shape.
         """
-        if rois.dim() != 2 or rois.shape[1] != 5:
-            raise ValueError(f"RoIs are rows (image index, x0, y0, x1, y1), shape (R, 5); got {tuple(rois.shape)}.")
+        check_regions(rois)
         rois = rois.to(input.dtype)
         return roi_align(input, rois, self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned)
 

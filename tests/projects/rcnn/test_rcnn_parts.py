@@ -91,7 +91,7 @@ def test_an_svm_minimises_its_objective(cost):
 
 @needs_sklearn
 def test_hard_negatives_give_the_machine_of_all_negatives():
-    """What mining leaves out has no loss, and without a loss it has no part in the solution."""
+    """Regions that mining leaves out have no loss, and so no part in the solution."""
     random = np.random.default_rng(1)
     positives = random.normal(1.2, 1, (30, 4))
     pictures = [random.normal(-1.0, 1.2, (80, 4)) for _ in range(12)]

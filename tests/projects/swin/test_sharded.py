@@ -1,22 +1,13 @@
 """Swin spread over processes block by block: it learns what the whole learns, and resumes to the last bit."""
 
-import copy
-
 import pytest
 import torch
 from torch import nn
 
-from densekit.config import default_config
 from densekit.d2.utils import comm
-from densekit.d2.utils.events import EventStorage
-from densekit.engine.sharding import prepare_optimizer, wrap_model
-from densekit.engine.step import TrainingStep
-from densekit.ops.sharded import has_parts, whole
+from densekit.ops.sharded import has_parts
 from densekit.projects.swin.backbone import SwinTransformer
-
-shards_on_the_cpu = pytest.mark.skipif(
-    not hasattr(torch.cpu.Stream, "record_event"), reason=f"torch {torch.__version__} shards models on GPUs only"
-)
+from tests.engine.sharded_training import Training, shards_on_the_cpu
 
 
 class Net(nn.Module):
@@ -34,32 +25,6 @@ class Net(nn.Module):
         return {"loss": self.head(self.backbone(torch.stack(batch))["res3"].mean((2, 3))).square().mean()}
 
 
-class Training:
-    """A model with its optimizer, which takes a step for each batch."""
-
-    def __init__(self, sharded):
-        cfg = default_config()
-        cfg.MODEL.SHARDING.ENABLED, cfg.MODEL.SHARDING.BLOCKS = sharded, ["SwinBlock"]
-        self.model = wrap_model(cfg, Net())
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.01)
-        prepare_optimizer(self.optimizer, self.model)
-
-    def __call__(self, batches):
-        step = TrainingStep(self.model, [list(batch) for batch in batches], self.optimizer)
-        with EventStorage(0):
-            for step.iter in range(len(batches)):
-                step.run_step()
-        return self
-
-    def state(self):
-        return copy.deepcopy(whole({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}))
-
-    def load(self, state):
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        return self
-
-
 def images():
     return torch.randn(4, 4, 3, 30, 22, generator=torch.Generator().manual_seed(1))
 
@@ -67,10 +32,10 @@ def images():
 def each(args):
     share = 4 // comm.get_world_size()
     mine = images()[:, share * comm.get_rank() : share * (comm.get_rank() + 1)]
-    training = Training(True)(mine[:2])
+    training = Training(Net(), True, ["SwinBlock"], rate=0.01)(mine[:2])
     middle = training.state()
     end = training(mine[2:]).state()
-    again = Training(True).load(middle)(mine[2:]).state()
+    again = Training(Net(), True, ["SwinBlock"], rate=0.01).load(middle)(mine[2:]).state()
     if comm.is_main_process():
         facts = {"end": end, "again": again, "parts": has_parts(training.model)}
         torch.save(facts, args.folder / "states.pth")
@@ -83,7 +48,7 @@ def test_named_blocks_resume_to_the_last_bit(tmp_path, in_processes, count):
     states = torch.load(tmp_path / "states.pth")
     assert states["parts"] or count == 1
     torch.testing.assert_close(states["again"], states["end"], rtol=0, atol=0)
-    alone = Training(False)(images()).state()
+    alone = Training(Net(), False, ["SwinBlock"], rate=0.01)(images()).state()
     for name, value in alone["model"].items():
         if not name.endswith("attn.qkv.bias"):  # that of the keys has no gradient but noise, which AdamW blows up
             torch.testing.assert_close(states["end"]["model"][name], value, rtol=1e-3, atol=1e-5)
