@@ -39,10 +39,13 @@ def run(args: argparse.Namespace) -> int:
     """Writes the file.
 
     Raises:
-        FileNotFoundError, ModuleNotFoundError, ValueError: Something is missing, or the model cannot be exported.
+        FileNotFoundError, MissingPackageError, ValueError: Something is missing, or the model cannot be exported.
     """
     import os
 
+    from densekit.data.own.runs import use_root_of_run
+
+    use_root_of_run(args.words[0])  # before the standard data sets are registered
     from densekit.cli.predict_options import split_words
     from densekit.config import load_config
     from densekit.deploy.targets import SUFFIXES

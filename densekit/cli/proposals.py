@@ -71,10 +71,7 @@ def run(args: argparse.Namespace) -> int:
         propose, workers = trained_proposer(args.run, args.count), 1  # the model itself uses all processors
     else:
         settings |= {"width": args.width, "least": args.least}
-        try:
-            propose = searcher(args.method, count=args.count, width=args.width, least=args.least)
-        except ImportError as error:
-            raise ValueError(str(error)) from error
+        propose = searcher(args.method, count=args.count, width=args.width, least=args.least)
         workers = args.workers
     predictions = collect_proposals(records, propose, output, settings=settings, workers=workers)
     boxes = sum(len(prediction["proposals"][1]) for prediction in predictions)

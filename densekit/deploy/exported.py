@@ -112,7 +112,7 @@ def load_exported(path: str | Path) -> ExportedModel:
     """Loads a file that ``densekit export`` has written.
 
     Raises:
-        FileNotFoundError, ModuleNotFoundError, ValueError: There is no such file, a package is missing, or the file is
+        FileNotFoundError, MissingPackageError, ValueError: There is no such file, a package is missing, or the file is
             damaged or of another maker.
     """
     path = Path(path)

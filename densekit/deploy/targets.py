@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from densekit.files.atomic import atomic_write
+from densekit.ops.packages import MissingPackageError
 
 __all__ = ["LEAST", "SUFFIXES", "Content", "Runner", "made", "opened", "read", "write"]
 
@@ -68,7 +69,7 @@ def made(graph: nn.Module, target: str, image: Tensor, size: tuple[int, int], ab
         about: what the file says of itself, for JSON.
 
     Raises:
-        ModuleNotFoundError: A package is missing; the message has the command that installs it.
+        MissingPackageError: A package is missing; the message has the command that installs it.
         ValueError: The model cannot be traced, or not for any size.
     """
     packages = {"onnx": ("onnxscript", "onnxruntime"), "openvino": ("onnxscript", "openvino"), "program": ()}
@@ -149,7 +150,7 @@ def opened(content: Content, target: str, name: str = "The exported model") -> t
         What it says of itself, and a call that runs it.
 
     Raises:
-        ModuleNotFoundError: A package is missing.
+        MissingPackageError: A package is missing.
         ValueError: It is damaged, or densekit has not made it.
     """
     openers = {"onnx": _open_onnx, "openvino": _open_openvino, "program": _open_program}
@@ -210,7 +211,7 @@ def _required(package: str) -> Any:
         return importlib.import_module(package)
     except ImportError as error:
         extra = "openvino" if package == "openvino" else "export"
-        raise ModuleNotFoundError(f"These files need {package}: pip install 'densekit[{extra}]'") from error
+        raise MissingPackageError(f"These files need {package}: pip install 'densekit[{extra}]'") from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from densekit.d2.utils import comm
+from densekit.ops.packages import MissingPackageError
 
 USER_ERROR = 2  # the exit code that argparse uses for a wrong command line
 
@@ -19,12 +20,15 @@ class NotFiniteError(DataError, FloatingPointError):
     """A loss or gradient is infinite or NaN; the message says where and what to try."""
 
 
+_OF_SET_UP = (ValueError, KeyError, OSError, MissingPackageError)
+
+
 class DiskError(DataError):
     """The disk of the run's folder is full or fails."""
 
 
 @contextmanager
-def user_errors(kinds: tuple[type[Exception], ...] = (ValueError, KeyError, OSError)) -> Iterator[None]:
+def user_errors(kinds: tuple[type[Exception], ...] = _OF_SET_UP) -> Iterator[None]:
     """Ends the process with ``error: <message>`` and code 2 where the block raises an error of one of these kinds.
 
     The line is in the run's ``log.txt`` too, if that has been begun.

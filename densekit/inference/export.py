@@ -15,6 +15,7 @@ import densekit
 import densekit.data.builtin
 from densekit.d2.config import CfgNode
 from densekit.data.mapper import build_mapper
+from densekit.data.own.runs import register_for_run, run_of
 from densekit.deploy import optimize
 from densekit.deploy.exported import ExportedModel
 from densekit.deploy.graphs import Placement, graph_of
@@ -78,7 +79,7 @@ def export(
 
     Raises:
         FileNotFoundError: The model, its weights or a picture is missing.
-        ModuleNotFoundError: A package is missing.
+        MissingPackageError: A package is missing.
         ValueError: The model cannot be exported, or the file differs from it; there is no file then.
     """
     output = Path(output)
@@ -88,6 +89,9 @@ def export(
     if asks_for_views(cfg):
         raise ValueError("TEST.SEMANTIC asks for windows, scales or mirror images, which a file does not have.")
     cfg.freeze()
+    run = None if isinstance(source, CfgNode) else run_of(Path(source))
+    if run is not None and not pictures:
+        register_for_run(run, None, cfg.DATASETS.TEST[:1])
     images = _images(cfg, pictures, output)
     model = build_with_weights(cfg)
     graph = graph_of(optimize(model, channels_last=False))

@@ -20,6 +20,7 @@ from densekit.inference.inputs import Picture
 from densekit.inference.journal import JOINED, JoinedLines, Line
 from densekit.inference.reading import PictureReader
 from densekit.inference.video import frames_per_second
+from densekit.ops.packages import MissingPackageError
 
 TRACKERS = {
     "sort": "SORTTracker",
@@ -36,7 +37,7 @@ def check_tracker(name: str) -> None:
 
     Raises:
         ValueError: There is no such tracker.
-        ImportError: The library is missing.
+        MissingPackageError: The library is missing.
     """
     if name not in TRACKERS:
         raise ValueError(f"--track {name}: the trackers are {', '.join(TRACKERS)}.")
@@ -129,4 +130,6 @@ def _library(name: str) -> Any:
     try:
         return import_module(name)
     except ImportError as error:
-        raise ImportError(f"--track needs the library trackers: pip install 'densekit[tracking]' ({error}).") from error
+        raise MissingPackageError(
+            f"--track needs the library trackers: pip install 'densekit[tracking]' ({error})."
+        ) from error

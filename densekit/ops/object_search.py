@@ -12,6 +12,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from densekit.ops.packages import MissingPackageError
+
 __all__ = ["METHODS", "search_objects"]
 
 METHODS = ("selective-search", "edge-boxes")
@@ -39,13 +41,13 @@ def search_objects(
         the place, 0, -1, -2 ..., in the order of its paper's section 3.4.
 
     Raises:
-        ImportError: OpenCV lacks its contributed modules; the message says what to install.
+        MissingPackageError: OpenCV lacks its contributed modules; the message says what to install.
         ValueError: there is no such method.
     """
     if method not in METHODS:
         raise ValueError(f"The method {method!r} is not one of {', '.join(METHODS)}.")
     if not hasattr(cv2, "ximgproc"):
-        raise ImportError(f"{method} {_MISSING}.")
+        raise MissingPackageError(f"{method} {_MISSING}.")
     height, wide = picture.shape[:2]
     scale = min(1.0, width / wide)
     small = picture

@@ -8,12 +8,15 @@ H, W: size of a picture.
 """
 
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
-_NEEDS = {"FID": "torchmetrics and torch-fidelity", "LPIPS": "torchmetrics and torchvision"}
+from densekit.ops.packages import MissingPackageError
+
+_NEEDS = {"FID": ("torchmetrics", "torch_fidelity"), "LPIPS": ("torchmetrics",)}
 
 
 class Distance:
@@ -56,23 +59,33 @@ def build_distances(names: Sequence[str]) -> dict[str, Distance]:
 
     Raises:
         ValueError: There is no such distance.
-        ImportError: A library is missing.
+        MissingPackageError: A library is missing.
     """
-    if unknown := [name for name in names if name not in _NEEDS]:
-        raise ValueError(f"MODEL.INPAINTING.DISTANCES {unknown}: it can have {' and '.join(_NEEDS)}.")
+    check_distances(names)
     return {name: _build(name) for name in names}
 
 
+def check_distances(names: Sequence[str]) -> None:
+    """Refuses what could not be built at the first evaluation, before a training.
+
+    Raises:
+        ValueError: There is no such distance.
+        MissingPackageError: A library is missing.
+    """
+    if unknown := [name for name in names if name not in _NEEDS]:
+        raise ValueError(f"MODEL.INPAINTING.DISTANCES {unknown}: it can have {' and '.join(_NEEDS)}.")
+    for name in names:
+        if missing := [package for package in _NEEDS[name] if find_spec(package) is None]:
+            raise MissingPackageError(
+                f"MODEL.INPAINTING.DISTANCES {name} needs {' and '.join(missing)}: pip install 'densekit[inpainting]'"
+            )
+
+
 def _build(name: str) -> Distance:
-    try:
-        if name == "FID":
-            from torchmetrics.image.fid import FrechetInceptionDistance
+    if name == "FID":
+        from torchmetrics.image.fid import FrechetInceptionDistance
 
-            return Distance(FrechetInceptionDistance(feature=2048), update_fid)
-        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+        return Distance(FrechetInceptionDistance(feature=2048), update_fid)
+    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
-        return Distance(LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True), update_lpips)
-    except ImportError as error:  # torchmetrics says ModuleNotFoundError where the other library is missing
-        raise ImportError(
-            f"MODEL.INPAINTING.DISTANCES {name} needs {_NEEDS[name]}: pip install 'densekit[inpainting]' ({error})."
-        ) from error
+    return Distance(LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True), update_lpips)

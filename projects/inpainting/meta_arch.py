@@ -26,6 +26,7 @@ from densekit.modeling.phases import Phase
 from densekit.weights.formats import read_checkpoint
 
 from .discriminators import Scores
+from .distances import check_distances
 from .losses import (
     ADVERSARIAL,
     composite,
@@ -124,6 +125,7 @@ class Inpainter(nn.Module):
             raise ValueError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}; inpainting works on RGB or BGR.")
         if node.TRAINING not in ("joint", "alternating"):
             raise ValueError(f"MODEL.INPAINTING.TRAINING is {node.TRAINING!r}; it can be joint or alternating.")
+        check_distances(node.DISTANCES)
         terms = (*_PIXEL_TERMS, "perceptual", "style", "tv", "adversarial")
         weights = {name: float(loss[name.upper()]) for name in terms}
         vgg = _vgg(loss.VGG_WEIGHTS, weights)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from densekit.ops.packages import MissingPackageError
+
 __all__ = ["HardNegativeMiner", "SVMSettings", "check_scikit_learn", "fit_svm"]
 
 logger = logging.getLogger(__name__)
@@ -38,12 +40,14 @@ def check_scikit_learn() -> None:
     """Tells what to install, before a training that would want it at its end.
 
     Raises:
-        ValueError: scikit-learn is missing.
+        MissingPackageError: scikit-learn is missing.
     """
     try:
         import sklearn.svm  # noqa: F401
     except ImportError as error:
-        raise ValueError(f"R-CNN's SVMs are scikit-learn's: pip install 'densekit[rcnn]' ({error}).") from error
+        raise MissingPackageError(
+            f"R-CNN's SVMs are scikit-learn's: pip install 'densekit[rcnn]' ({error})."
+        ) from error
 
 
 def fit_svm(positives: np.ndarray, negatives: np.ndarray, settings: SVMSettings) -> tuple[np.ndarray, float]:

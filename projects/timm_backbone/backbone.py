@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from densekit.d2.config import CfgNode, configurable
 from densekit.d2.layers import ShapeSpec
 from densekit.d2.modeling import BACKBONE_REGISTRY, Backbone
+from densekit.ops.packages import MissingPackageError
 from densekit.weights.pixels import Pixels, mismatch
 
 _INSTALL = "pip install 'densekit[timm]'"
@@ -98,7 +99,7 @@ def _create(name: str, pretrained: bool, in_channels: int, drop_path: float) -> 
     try:
         import timm
     except ImportError as error:
-        raise ImportError(f"MODEL.BACKBONE.NAME TimmBackbone needs timm: {_INSTALL}") from error
+        raise MissingPackageError(f"MODEL.BACKBONE.NAME TimmBackbone needs timm: {_INSTALL}") from error
     if name.split(".")[0] not in timm.list_models():
         near = timm.list_models(f"*{name[:6]}*")[:5]
         raise ValueError(f"MODEL.TIMM.NAME is {name!r}, which timm {timm.__version__} does not have. Near: {near}.")

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from densekit.ops.packages import MissingPackageError
 from densekit.projects.inpainting.distances import Distance, build_distances, update_fid
 
 
@@ -44,6 +45,6 @@ def test_an_unknown_distance_is_named():
 
 
 def test_a_missing_library_is_named(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "torchmetrics.image.fid", None)
-    with pytest.raises(ImportError, match=r"FID needs torchmetrics.*densekit\[inpainting\]"):
+    monkeypatch.setattr("densekit.projects.inpainting.distances.find_spec", lambda name: None)
+    with pytest.raises(MissingPackageError, match=r"FID needs torchmetrics and torch_fidelity.*densekit\[inpainting\]"):
         build_distances(["FID"])
