@@ -75,6 +75,12 @@ def made(graph: nn.Module, target: str, image: Tensor, size: tuple[int, int], ab
     packages = {"onnx": ("onnxscript", "onnxruntime"), "openvino": ("onnxscript", "openvino"), "program": ()}
     for package in packages[target]:
         _required(package)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torchvision's, about its own operators
+        return _made(graph, target, image, size, about)
+
+
+def _made(graph: nn.Module, target: str, image: Tensor, size: tuple[int, int], about: Mapping[str, Any]) -> Content:
     program, text = _traced(graph, image, size, about), json.dumps(about)
     if target == "program":
         file = io.BytesIO()
@@ -94,8 +100,7 @@ def _traced(graph: nn.Module, image: Tensor, size: tuple[int, int], about: Mappi
     given = {"image": image, "size": torch.tensor(size, dtype=torch.float32)}
     shapes: dict[str, Any] = {"image": sides, "size": None}
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torchvision's, about its own operators
+        with torch.no_grad():
             return torch.export.export(
                 graph,
                 tuple(given[name] for name in about["inputs"]),

@@ -20,7 +20,7 @@ from densekit.deploy import optimize
 from densekit.deploy.exported import ExportedModel
 from densekit.deploy.graphs import Placement, graph_of
 from densekit.deploy.parity import difference
-from densekit.deploy.targets import SUFFIXES, Content, made, opened, write
+from densekit.deploy.targets import LEAST, SUFFIXES, Content, made, opened, write
 from densekit.engine.loading import build_with_weights
 from densekit.engine.setup import read_config
 from densekit.engine.sources import ModelSource, with_model
@@ -95,12 +95,28 @@ def export(
     images = _images(cfg, pictures, output)
     model = build_with_weights(cfg)
     graph = graph_of(optimize(model, channels_last=False))
+    images = _large_enough(cast(Placement, graph.placement), images)
     noise, size = _noise(cast(Placement, graph.placement), images)
     logger.info(f"Tracing {type(model).__name__} at {noise.shape[1]} x {noise.shape[2]}; this can take minutes")
     content = made(graph, target, noise, size, _about(cfg, graph))
     checked = _compare(content, target, model, images)
     write(output, content)
     return checked
+
+
+def _large_enough(placement: Placement, images: Sequence[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
+    """Returns the images that a file takes.
+
+    Raises:
+        ValueError: There is none, which is better known before a model is traced.
+    """
+    taken = [(name, image) for name, image in images if min(placement.place(image)[0].shape[-2:]) >= LEAST]
+    if not taken:
+        raise ValueError(
+            f"Exported models take images of {LEAST} x {LEAST} and more, and the pictures to compare on are smaller as "
+            "the model sees them. Give larger --pictures, or a larger INPUT.MIN_SIZE_TEST."
+        )
+    return taken
 
 
 def _noise(placement: Placement, images: Sequence[tuple[str, Tensor]]) -> tuple[Tensor, tuple[int, int]]:

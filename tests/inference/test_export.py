@@ -108,6 +108,14 @@ def test_mistakes_are_named(make_run, words, message, capsys):
     assert stop.value.code == 2 and message in capsys.readouterr().err
 
 
+def test_pictures_that_are_too_small_are_named_before_the_tracing(make_run, picture, tmp_path):
+    opts = ["INPUT.MIN_SIZE_TEST", 96, "INPUT.MAX_SIZE_TEST", 128]
+    with pytest.raises(ValueError, match="160 x 160 and more"):
+        exporting.export(
+            make_run("SemanticSegmentor", *SMALL), "program", tmp_path / "a.pt2", pictures=[str(picture)], opts=opts
+        )
+
+
 def test_a_model_without_a_graph_is_refused(make_run):
     with pytest.raises(ValueError, match="ProposalNetwork cannot be exported: there is no graph of tensors for it"):
         graph_of(densekit.load_model(make_run("ProposalNetwork")))

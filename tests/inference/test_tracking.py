@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from densekit.engine.errors import user_errors
 from densekit.formats import mot
 from densekit.formats.classes import Classes
 from densekit.inference import tracking
@@ -104,9 +105,11 @@ def test_the_text_of_the_mot_challenges(frames, monkeypatch):
     assert people[0].startswith("6,2,42.00,11.00")
 
 
-def test_unknown_and_missing_trackers(monkeypatch):
+def test_unknown_and_missing_trackers(monkeypatch, capsys):
     with pytest.raises(ValueError, match="--track best: the trackers are sort, bytetrack"):
         tracking.check_tracker("best")
     monkeypatch.setitem(__import__("sys").modules, "trackers", None)
-    with pytest.raises(ImportError, match=r"densekit\[tracking\]"):
+    with pytest.raises(SystemExit) as stop, user_errors():
         tracking.check_tracker("sort")
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith("error: --track needs the library trackers: pip install")
