@@ -41,6 +41,22 @@ class ExportedModel(nn.Module):
         self.placement = Placement(**about["input"]["placement"])
         self.eval()
 
+    def check_shorter_side(self, side: int) -> None:
+        """Refuses a size of pictures that the file cannot take.
+
+        Args:
+            side: INPUT.MIN_SIZE_TEST, pixels; 0 leaves pictures as they are.
+
+        Raises:
+            ValueError: It is too small.
+        """
+        image, _ = self.placement.place(torch.zeros(len(self.placement.value), max(side, 1), max(side, 1)))
+        if side and image.shape[-1] < self._least:
+            raise ValueError(
+                f"INPUT.MIN_SIZE_TEST {side}: exported models take images of {self._least} x {self._least} and more; "
+                f"this one was made for {self.about['input']['shorter_side']}."
+            )
+
     def run(self, picture: Tensor) -> dict[str, Tensor]:
         """Returns the outputs for a resized picture (C, h, w), in its pixels, by their names."""
         image, corner = self.placement.place(picture)

@@ -55,7 +55,9 @@ def build_with_weights(cfg: CfgNode, *, resume: bool = False) -> nn.Module:
         FileNotFoundError, ValueError: as :func:`load_weights`.
     """
     if cfg.MODEL.EXPORTED:
-        return load_exported(cfg.MODEL.EXPORTED)
+        exported = load_exported(cfg.MODEL.EXPORTED)
+        exported.check_shorter_side(cfg.INPUT.MIN_SIZE_TEST)
+        return exported
     model = build_model(cfg)
     load_weights(cfg, model, resume=resume)
     return model.eval()

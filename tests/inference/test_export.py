@@ -72,6 +72,11 @@ def test_a_file_stands_in_the_models_place(exported, capsys):
     _, file, _ = exported
     predictor = densekit.Predictor(file)
     assert str(file) == predictor.cfg.MODEL.EXPORTED
+    small = predictor.cfg.clone()
+    small.defrost()
+    small.INPUT.MIN_SIZE_TEST = 96
+    with pytest.raises(ValueError, match=r"INPUT\.MIN_SIZE_TEST 96: .* this one was made for 240"):
+        densekit.Predictor(small)
     with pytest.raises(ValueError, match="has its weights inside and runs on the CPU"):
         densekit.Predictor(file, weights="other.pth")
     with pytest.raises(SystemExit):
