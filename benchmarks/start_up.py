@@ -42,10 +42,9 @@ def after(owner, attribute, name, end=None):
 mark("Python")
 sys.path.insert(0, {root!r})
 sys.argv = ["train_net.py", *{words!r}]
-import torch
-mark("import torch")
-import densekit.config, densekit.engine, densekit.engine.setup
-mark("import densekit and the host")
+from densekit.cli.imports import import_engine
+import_engine()
+mark("import torch, densekit, the host and the projects")
 run = sys.modules["densekit.engine.run"]  # densekit.engine.run is its function
 batches = sys.modules["densekit.engine.batches"]
 trainer = sys.modules["densekit.engine.trainer"].Trainer

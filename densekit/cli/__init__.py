@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from densekit.cli import train
+from densekit.cli.imports import import_engine
 
 # name -> what it does, in the order of --help
 COMMANDS = {
@@ -74,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] in _WITHOUT_TORCH:
         return int(modules[words[0]].run(args))
 
+    import_engine()
     from densekit.engine.errors import user_errors
 
     with user_errors():

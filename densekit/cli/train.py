@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from densekit.cli.arguments import SCRIPT, parse_arguments
+from densekit.cli.imports import import_engine
 
 if TYPE_CHECKING:
     from densekit.run_options import RunOptions
@@ -57,6 +58,7 @@ def resume_command(program: str, words: Sequence[str]) -> str:
 
 
 def _run(args: argparse.Namespace) -> None:
+    import_engine()
     from densekit.engine import launch, run, user_errors
     from densekit.engine.setup import describe, read_config
 
