@@ -66,6 +66,9 @@ def _add_input(cfg: CfgNode) -> None:
     node.SHEAR = 0.0  # largest, degrees
     node.HSV = [0.015, 0.7, 0.4]  # largest changes of hue, saturation and value, as shares
     node.CACHE_MB = 0.0  # of resized pictures that each loader's process keeps in memory
+    # Folder of resized pictures for all processes and later runs, about three bytes a pixel; "": none. In /dev/shm it
+    # is memory that processes share.
+    node.CACHE_DIR = ""
 
 
 def shrink(cfg: CfgNode) -> None:

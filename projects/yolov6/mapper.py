@@ -13,6 +13,7 @@ from densekit.d2.data import transforms as T
 from densekit.d2.structures import Boxes, BoxMode, Instances
 from densekit.data.loader import SampleContext
 from densekit.data.mapper import MAPPERS, DatasetMapper
+from densekit.data.picture_cache import PictureCache
 from densekit.data.training_images import as_planes, read_training_image
 
 from .augment import (
@@ -73,7 +74,8 @@ class YOLOv6Mapper(DatasetMapper):
         colour_gains: largest changes of hue, saturation and value, as shares.
         flip: "horizontal" or "vertical", of every other sample; "none".
         plain_epochs: at the end of the training without mosaic and mixup.
-        cache_bytes: of resized pictures that each process keeps; the first ones stay.
+        cache_bytes: of resized pictures that each process keeps in memory.
+        cache_folder: where all processes keep resized pictures; "": nowhere.
         options: of the mapper.
     """
 
@@ -89,13 +91,13 @@ class YOLOv6Mapper(DatasetMapper):
         flip: str,
         plain_epochs: float,
         cache_bytes: int,
+        cache_folder: str,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         self.sides, self.mosaic, self.mixup, self.warp = tuple(sides), mosaic, mixup, warp
         self.colour_gains, self.flip, self.plain_epochs = tuple(colour_gains), flip, plain_epochs
-        self._cache: dict[str, tuple[np.ndarray, tuple[int, int]]] = {}
-        self._cache_left = cache_bytes
+        self._cache = PictureCache(cache_bytes, cache_folder)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
@@ -117,6 +119,7 @@ class YOLOv6Mapper(DatasetMapper):
             "flip": cfg.INPUT.RANDOM_FLIP,
             "plain_epochs": keys.PLAIN_EPOCHS,
             "cache_bytes": round(keys.CACHE_MB * _MEGABYTE),
+            "cache_folder": keys.CACHE_DIR,
         }
 
     def map_training(self, record: dict[str, Any], context: SampleContext) -> dict[str, Any]:
@@ -175,17 +178,14 @@ class YOLOv6Mapper(DatasetMapper):
 
     def _pixels(self, record: dict[str, Any]) -> tuple[np.ndarray, tuple[int, int]]:
         """The resized pixels of a record, and (height, width) of its file."""
-        name = record["file_name"]
-        if name in self._cache:
-            return self._cache[name]
-        image = read_training_image(name, self.image_format, self._bits(record))
+        form = f"{max(self.sides)} {self.image_format} {self._bits(record)}"
+        return self._cache.get(record["file_name"], form, lambda: self._made(record))
+
+    def _made(self, record: dict[str, Any]) -> tuple[np.ndarray, tuple[int, int]]:
+        image = read_training_image(record["file_name"], self.image_format, self._bits(record))
         utils.check_image_size(dict(record), image)
         size = image.shape[0], image.shape[1]
-        found = resized(image, size_by_long_side(size, max(self.sides))), size
-        if found[0].nbytes <= self._cache_left:
-            self._cache[name] = found
-            self._cache_left -= found[0].nbytes
-        return found
+        return resized(image, size_by_long_side(size, max(self.sides))), size
 
 
 def _sample(record: dict[str, Any], picture: Picture) -> dict[str, Any]:
