@@ -14,12 +14,17 @@ from densekit.d2.modeling.postprocessing import sem_seg_postprocess
 from densekit.d2.modeling.roi_heads.keypoint_head import keypoint_rcnn_inference
 from densekit.d2.structures import Boxes, Instances
 from densekit.deploy.graphs import Placement, enlarged
-from densekit.deploy.targets import LEAST, SUFFIXES, Runner, opened, read
+from densekit.deploy.targets import SUFFIXES, Runner, opened, read
 
 __all__ = ["ExportedModel", "is_exported", "load_exported"]
 
 # kind of a graph -> keys of the model's outputs
-_KINDS = {"sem_seg": ("sem_seg",), "instances": ("instances",), "panoptic": ("instances", "sem_seg", "panoptic_seg")}
+_KINDS = {
+    "sem_seg": ("sem_seg",),
+    "instances": ("instances",),
+    "panoptic": ("instances", "sem_seg", "panoptic_seg"),
+    "classes": ("class_scores",),
+}
 
 
 class ExportedModel(nn.Module):
@@ -28,15 +33,15 @@ class ExportedModel(nn.Module):
     Args:
         about: what the file says of itself.
         run: runs it.
-        least: smallest side of the images that it can take.
 
     Attributes:
         output_kinds: keys of the outputs.
     """
 
-    def __init__(self, about: Mapping[str, Any], run: Runner, *, least: int = LEAST) -> None:
+    def __init__(self, about: Mapping[str, Any], run: Runner) -> None:
         super().__init__()
-        self.about, self._run, self._least = about, run, least
+        self.about, self._run = about, run
+        self._least = about["input"]["least_side"]
         self.output_kinds = _KINDS[about["kind"]]
         self.placement = Placement(**about["input"]["placement"])
         self.eval()
@@ -77,7 +82,8 @@ class ExportedModel(nn.Module):
                 results.
 
         Returns:
-            Per image ``sem_seg`` (K, height, width), ``instances`` and ``panoptic_seg``, as the model gives them.
+            Per image what the model gives: ``sem_seg`` (K, height, width), ``instances`` and ``panoptic_seg``; or
+            ``class_scores`` (K,).
         """
         return [self._one(item) for item in batched_inputs]
 
@@ -86,6 +92,8 @@ class ExportedModel(nn.Module):
         frame = item.get("height", size[0]), item.get("width", size[1])
         outputs = self.run(item["image"].cpu())
         result: dict[str, Any] = {}
+        if "class_scores" in outputs:
+            result["class_scores"] = outputs["class_scores"]
         if "sem_seg" in outputs:
             result["sem_seg"] = self._scores(outputs["sem_seg"], size, frame)
         if "boxes" in outputs:
@@ -114,6 +122,8 @@ def _instances(outputs: Mapping[str, Tensor], size: tuple[int, int]) -> Instance
     found.pred_classes = outputs["classes"]
     if "masks" in outputs:
         found.pred_masks = outputs["masks"][:, None]
+    if "mask_scores" in outputs:
+        found.mask_scores = outputs["mask_scores"]
     if "heatmaps" in outputs:
         keypoint_rcnn_inference(outputs["heatmaps"], [found])
     return found

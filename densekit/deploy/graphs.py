@@ -6,11 +6,14 @@ height and width of the picture in the image. The results are in pixels of the i
 
 - of kind "sem_seg": ``sem_seg`` (K, H, W), scores.
 - of kind "instances": ``boxes`` (D, 4) xyxy, ``scores`` (D,) and ``classes`` (D,), best first; ``masks`` (D, M, M), the
-  probability of each cell of the box, and ``heatmaps`` (D, keypoints, S, S), logits, from models that have them.
+  probability of each cell of the box, ``mask_scores`` (D,), and ``heatmaps`` (D, keypoints, S, S), logits, from models
+  that have them.
 - of kind "panoptic": those, and ``sem_seg`` (K, H, W).
+- of kind "classes": ``class_scores`` (K,), which add up to 1.
 
 A system whose model is none of the host's has a method ``export_graph``, which returns a module of this form with the
-attributes ``kind``, ``inputs``, ``outputs``, ``placement`` and ``settings``, what is needed to merge the results.
+attributes ``kind``, ``inputs``, ``outputs``, ``placement`` and ``settings``, what is needed to merge the results; and
+maybe ``least_side`` in place of :data:`LEAST_SIDE`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,11 +26,14 @@ from torch import Tensor, nn
 from torchvision.ops import nms
 
 from densekit.d2.modeling import GeneralizedRCNN, PanopticFPN, RetinaNet, SemanticSegmentor
+from densekit.modeling.image_classifier import ImageClassifier
 from densekit.modeling.image_sized_segmentor import ImageSizedSegmentor
 
-__all__ = ["DETECTIONS", "ImageGraph", "Placement", "enlarged", "graph_of", "rows_of_map", "suppressed"]
+__all__ = ["DETECTIONS", "LEAST_SIDE", "ImageGraph", "Placement", "enlarged", "graph_of", "rows_of_map", "suppressed"]
 
 DETECTIONS = ("boxes", "scores", "classes")
+# Of images, pixels. Below, a map of stride 128 has a row of one cell, which torch traces in another way.
+LEAST_SIDE = 160
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,8 @@ def graph_of(model: nn.Module) -> nn.Module:
         return SegmentationGraph(model).eval()
     if type(model) is ImageSizedSegmentor:
         return ImageSizedGraph(model).eval()
+    if type(model) is ImageClassifier:
+        return ClassifierGraph(model).eval()
     if type(model) is RetinaNet:
         return RetinaNetGraph(model).eval()
     from densekit.deploy import region_graphs  # which stands on this module
@@ -92,7 +100,8 @@ def graph_of(model: nn.Module) -> nn.Module:
         return region_graphs.PanopticGraph(model).eval()
     raise ValueError(
         f"{type(model).__name__} cannot be exported: there is no graph of tensors for it. Semantic segmenters, "
-        "GeneralizedRCNN, PanopticFPN, RetinaNet and systems whose model has a method export_graph can."
+        "ImageClassifier, GeneralizedRCNN, PanopticFPN, RetinaNet and systems whose model has a method export_graph "
+        "can."
     )
 
 
@@ -128,6 +137,18 @@ class SegmentationGraph(ImageGraph):
         """Returns the scores (K, H, W) of an image (C, H, W)."""
         scores, _ = self.model.sem_seg_head(self.features(image), None)
         return (scores[0],)
+
+
+class ClassifierGraph(ImageGraph):
+    """An ImageClassifier as a graph."""
+
+    kind = "classes"
+    outputs = ("class_scores",)
+    least_side = 64  # its coarsest map has stride 32
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Returns the scores (K,) of an image (C, H, W)."""
+        return (self.model.classifier(self.model.neck(self.features(image))).float().softmax(1)[0],)
 
 
 class ImageSizedGraph(ImageGraph):

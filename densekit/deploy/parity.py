@@ -33,6 +33,8 @@ def difference(exported: Mapping[str, Any], expected: Mapping[str, Any]) -> floa
         ValueError: They differ by more than arithmetic explains; the message says where.
     """
     worst = 0.0
+    if "class_scores" in expected:
+        worst = _of_classes(exported["class_scores"], expected["class_scores"])
     if "sem_seg" in expected:
         worst = _of_maps(exported["sem_seg"], expected["sem_seg"])
     if "instances" in expected:
@@ -40,6 +42,13 @@ def difference(exported: Mapping[str, Any], expected: Mapping[str, Any]) -> floa
         worst = max(worst, _of_detections(mine, theirs, "misses"), _of_detections(theirs, mine, "adds"))
     if "panoptic_seg" in expected:
         _compare_segments(exported["panoptic_seg"], expected["panoptic_seg"])
+    return worst
+
+
+def _of_classes(mine: Tensor, theirs: Tensor) -> float:
+    worst = (mine - theirs).abs().max().item()
+    if not worst <= _SCORES:
+        raise ValueError(f"the scores of the classes differ by {worst:.1e} (allowed: {_SCORES:g})")
     return worst
 
 
@@ -80,12 +89,16 @@ def _of_detections(mine: Instances, theirs: Instances, verb: str) -> float:
 
 
 def _compare_shapes(mine: Instances, partner: int, theirs: Instances, index: int) -> None:
-    """Compares the masks and the keypoints of two detections that are one."""
+    """Compares the masks, with their scores, and the keypoints of two detections that are one."""
     if theirs.has("pred_masks"):
         one, other = mine.pred_masks[partner], theirs.pred_masks[index]
         union = (one | other).sum().item()
         if union and (one & other).sum().item() < _MASK * union - 2:  # tiny masks have few pixels to lose
             raise ValueError(f"the mask of {_described(theirs, index)} overlaps the model's by less than {_MASK:g}")
+    if theirs.has("mask_scores"):
+        gap = (mine.mask_scores[partner] - theirs.mask_scores[index]).abs().item()
+        if not gap <= _DETECTION:
+            raise ValueError(f"the score of the mask of {_described(theirs, index)} differs by {gap:.1e}")
     if theirs.has("pred_keypoints"):
         gap = (mine.pred_keypoints[partner] - theirs.pred_keypoints[index])[:, :2].abs().max().item()
         if not gap <= _KEYPOINT:

@@ -24,11 +24,15 @@ _HEADS = (StandardROIHeads, CascadeROIHeads, Res5ROIHeads)
 class RegionGraph(ImageGraph):
     """A GeneralizedRCNN as a graph.
 
+    Region heads of a system take part by a method ``graph_mask_scores(features, regions, logits, masks, found)``: how
+    good the masks (D, M, M) of ``found`` (boxes, scores, classes) are, (D,), given the backbone's maps, what the mask
+    head has seen (D, C, S, S), and its logits.
+
     Args:
         model: in evaluation mode, with an RPN.
 
     Raises:
-        ValueError: its region heads or one of its branches are a system's own.
+        ValueError: its region heads or one of its branches are of a system that has no graph.
     """
 
     kind = "instances"
@@ -37,7 +41,8 @@ class RegionGraph(ImageGraph):
     def __init__(self, model: GeneralizedRCNN) -> None:
         super().__init__(model)
         heads: Any = model.roi_heads
-        if type(heads) not in _HEADS:
+        self.scores_masks = hasattr(heads, "graph_mask_scores")
+        if type(heads) not in _HEADS and not self.scores_masks:
             names = ", ".join(one.__name__ for one in _HEADS)
             raise ValueError(f"MODEL.ROI_HEADS.NAME {type(heads).__name__} cannot be exported; {names} can.")
         if model.proposal_generator is None:
@@ -48,10 +53,11 @@ class RegionGraph(ImageGraph):
             raise ValueError(f"MODEL.ROI_MASK_HEAD.NAME {type(heads.mask_head).__name__} cannot be exported.")
         if self.has_keypoints and type(heads.keypoint_head).forward is not BaseKeypointRCNNHead.forward:
             raise ValueError(f"MODEL.ROI_KEYPOINT_HEAD.NAME {type(heads.keypoint_head).__name__} cannot be exported.")
-        self.outputs = DETECTIONS + ("masks",) * self.has_masks + ("heatmaps",) * self.has_keypoints
+        branches = {"masks": self.has_masks, "mask_scores": self.scores_masks, "heatmaps": self.has_keypoints}
+        self.outputs = DETECTIONS + tuple(name for name, given in branches.items() if given)
 
     def forward(self, image: Tensor, size: Tensor) -> tuple[Tensor, ...]:
-        """Returns boxes (D, 4), scores (D,), classes (D,), and masks (D, M, M) and heatmaps if the model has them.
+        """Returns what :attr:`outputs` names.
 
         Args:
             image: (C, H, W), padded to the right and below.
@@ -73,7 +79,9 @@ class RegionGraph(ImageGraph):
             logits = heads.mask_head.layers(regions)  # (D, K or 1, M, M)
             wanted = torch.zeros_like(classes) if logits.shape[1] == 1 else classes
             index = wanted[:, None, None, None].expand(-1, 1, *logits.shape[2:])
-            found += (logits.gather(1, index)[:, 0].sigmoid(),)
+            masks = logits.gather(1, index)[:, 0].sigmoid()
+            scores = (heads.graph_mask_scores(features, regions, logits, masks, found),) if self.scores_masks else ()
+            found += (masks, *scores)
         if self.has_keypoints:
             found += (heads.keypoint_head.layers(self._branch(heads, "keypoint", features, boxes)),)
         return found
@@ -90,7 +98,9 @@ class RegionGraph(ImageGraph):
         candidates = []
         for level, (anchors, logits, deltas) in enumerate(zip(rpn.anchor_generator(maps), *rpn.rpn_head(maps))):
             scores = rows_of_map(logits, 1)[:, 0]
-            best = scores.argsort(descending=True)[: rpn.pre_nms_topk[False]]
+            # A number that a trace takes for a fixed one where its own picture has as many anchors or more.
+            count = torch.sym_min(scores.shape[0], rpn.pre_nms_topk[False])
+            best = scores.argsort(descending=True)[:count]
             boxes = rpn.box2box_transform.apply_deltas(rows_of_map(deltas, 4)[best], anchors.tensor[best])
             candidates.append((boxes, scores[best], torch.full_like(best, level)))
         boxes, scores, levels = (torch.cat(parts) for parts in zip(*candidates))

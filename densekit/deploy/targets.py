@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from densekit.files.atomic import atomic_write
 from densekit.ops.packages import MissingPackageError
 
-__all__ = ["LEAST", "SUFFIXES", "Content", "Runner", "made", "opened", "read", "write"]
+__all__ = ["SUFFIXES", "Content", "Runner", "made", "opened", "read", "write"]
 
 # The inputs of the graph -> its outputs
 Runner = Callable[[Sequence[Tensor]], list[Tensor]]
@@ -31,8 +31,7 @@ Runner = Callable[[Sequence[Tensor]], list[Tensor]]
 Content = dict[str, bytes]
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "program": ".pt2"}
-# Sides, in pixels. Below, a coarse map has a row of one cell, which torch traces in another way.
-LEAST, _MOST = 160, 16384
+_MOST = 16384  # side of an image, pixels
 _OPSET = 20
 _KEY = "densekit"
 _WEIGHTS = ".bin"  # of OpenVINO
@@ -94,7 +93,7 @@ def _made(graph: nn.Module, target: str, image: Tensor, size: tuple[int, int], a
 
 def _traced(graph: nn.Module, image: Tensor, size: tuple[int, int], about: Mapping[str, Any]) -> Any:
     multiple = about["input"]["placement"]["multiple"]
-    least, most = -(-LEAST // multiple), _MOST // multiple
+    least, most = -(-about["input"]["least_side"] // multiple), _MOST // multiple
     height, width = (torch.export.Dim(name, min=least, max=most) for name in ("height", "width"))
     sides = {1: height, 2: width} if multiple == 1 else {1: multiple * height, 2: multiple * width}
     given = {"image": image, "size": torch.tensor(size, dtype=torch.float32)}

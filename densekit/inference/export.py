@@ -18,9 +18,9 @@ from densekit.data.mapper import build_mapper
 from densekit.data.own.runs import register_for_run, run_of
 from densekit.deploy import optimize
 from densekit.deploy.exported import ExportedModel
-from densekit.deploy.graphs import Placement, graph_of
+from densekit.deploy.graphs import LEAST_SIDE, Placement, graph_of
 from densekit.deploy.parity import difference
-from densekit.deploy.targets import LEAST, SUFFIXES, Content, made, opened, write
+from densekit.deploy.targets import SUFFIXES, Content, made, opened, write
 from densekit.engine.loading import build_with_weights
 from densekit.engine.setup import read_config
 from densekit.engine.sources import ModelSource, with_model
@@ -46,7 +46,7 @@ class Checked:
         picture: its name.
         size: height and width, in pixels of the model's input.
         worst: difference; of maps relative to the largest score, of detections in scores.
-        found: detections, or classes of the map.
+        found: detections, or classes.
     """
 
     picture: str
@@ -95,26 +95,27 @@ def export(
     images = _images(cfg, pictures, output)
     model = build_with_weights(cfg)
     graph = graph_of(optimize(model, channels_last=False))
-    images = _large_enough(cast(Placement, graph.placement), images)
+    about = _about(cfg, graph)
+    images = _large_enough(cast(Placement, graph.placement), images, about["input"]["least_side"])
     noise, size = _noise(cast(Placement, graph.placement), images)
     logger.info(f"Tracing {type(model).__name__} at {noise.shape[1]} x {noise.shape[2]}; this can take minutes")
-    content = made(graph, target, noise, size, _about(cfg, graph))
+    content = made(graph, target, noise, size, about)
     checked = _compare(content, target, model, images)
     write(output, content)
     return checked
 
 
-def _large_enough(placement: Placement, images: Sequence[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
+def _large_enough(placement: Placement, images: Sequence[tuple[str, Tensor]], least: int) -> list[tuple[str, Tensor]]:
     """Returns the images that a file takes.
 
     Raises:
         ValueError: There is none, which is better known before a model is traced.
     """
-    taken = [(name, image) for name, image in images if min(placement.place(image)[0].shape[-2:]) >= LEAST]
+    taken = [(name, image) for name, image in images if min(placement.place(image)[0].shape[-2:]) >= least]
     if not taken:
         raise ValueError(
-            f"Exported models take images of {LEAST} x {LEAST} and more, and the pictures to compare on are smaller as "
-            "the model sees them. Give larger --pictures, or a larger INPUT.MIN_SIZE_TEST."
+            f"Exported models take images of {least} x {least} and more, and the pictures to compare on are smaller as "
+            "the model sees them. Give larger --pictures, or a larger INPUT.MIN_SIZE_TEST or INPUT.CUT.SIZE."
         )
     return taken
 
@@ -157,12 +158,20 @@ def _about(cfg: CfgNode, graph: Any) -> dict[str, Any]:
             "type": "float32",
             "range": [0, 255],
             "channels": cfg.INPUT.FORMAT,
-            "shorter_side": cfg.INPUT.MIN_SIZE_TEST,
-            "longer_side_at_most": cfg.INPUT.MAX_SIZE_TEST,
+            **_resizing(cfg, graph.kind),
+            "least_side": getattr(graph, "least_side", LEAST_SIDE),
             "placement": asdict(graph.placement),
         },
         "config": cfg.dump(),
     }
+
+
+def _resizing(cfg: CfgNode, kind: str) -> dict[str, Any]:
+    """The size of the pictures as an evaluation sees them."""
+    if kind != "classes":
+        return {"shorter_side": cfg.INPUT.MIN_SIZE_TEST, "longer_side_at_most": cfg.INPUT.MAX_SIZE_TEST}
+    cut = cfg.INPUT.CUT
+    return {"shorter_side": round(cut.SIZE / cut.TEST_SHARE), "square_of_its_middle": cut.SIZE}
 
 
 def _images(cfg: CfgNode, words: Sequence[str], output: Path) -> list[tuple[str, Tensor]]:
@@ -224,4 +233,4 @@ def _run_on_nothing(exported: ExportedModel, target: str, image: Tensor) -> None
 
 
 def _found(output: dict[str, Any]) -> int:
-    return len(output["instances"] if "instances" in output else output["sem_seg"])
+    return len(next(output[key] for key in ("instances", "sem_seg", "class_scores") if key in output))

@@ -17,6 +17,7 @@ from densekit.d2.modeling import ROI_HEADS_REGISTRY
 from densekit.d2.modeling.poolers import ROIPooler
 from densekit.d2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads, select_foreground_proposals
 from densekit.d2.structures import Instances
+from densekit.deploy.region_graphs import pooled
 from densekit.modeling.mask_logits import check_gives_logits, concat_classes, forward_with_logits, select_classes
 
 from .maskiou_head import MaskIoUHead, TargetClasses, mask_iou_loss
@@ -122,6 +123,21 @@ class MaskScoringROIHeads(StandardROIHeads):
         else:
             set_mask_scores(select_classes(overlaps, classes).split([len(x) for x in instances]), instances)
         return result
+
+    def graph_mask_scores(
+        self,
+        features: dict[str, torch.Tensor],
+        regions: torch.Tensor,
+        logits: torch.Tensor,
+        masks: torch.Tensor,
+        found: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    ) -> torch.Tensor:
+        """The scores of an image's masks, for :class:`densekit.deploy.region_graphs.RegionGraph`."""
+        boxes, scores, classes = found
+        if self.maskiou_pooler is not None:
+            regions = pooled(self.maskiou_pooler, [features[name] for name in self.box_in_features], boxes)
+        shown = logits.sigmoid() if self.maskiou_head.mask_input == "all" else masks[:, None]
+        return scores * self.maskiou_head(regions, shown).gather(1, classes[:, None])[:, 0]
 
     def _masks(self, logits: torch.Tensor, classes: torch.Tensor, instances: list[Instances]) -> torch.Tensor:
         """The masks that the MaskIoU head sees. In training their gradient goes back into the mask head."""

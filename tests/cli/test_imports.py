@@ -19,7 +19,7 @@ modules = gc.get_freeze_count()
 import_engine()
 assert gc.get_freeze_count() == modules > 100_000, gc.get_freeze_count()
 assert gc.isenabled() == ({enabled!r} == "on")
-assert "densekit.projects.detr" in sys.modules
+assert all(f"densekit.projects.{{name}}" in sys.modules for name in sys.modules["densekit.projects"].PROJECTS)
 """
 
 

@@ -140,9 +140,9 @@ def graph_and_model(name, options, spread):
         "inputs": graph.inputs,
         "outputs": graph.outputs,
         "settings": graph.settings,
-        "input": {"placement": vars(graph.placement)},
+        "input": {"placement": vars(graph.placement), "least_side": 1},
     }
-    exported = ExportedModel(about, lambda inputs: list(graph(*inputs)), least=1)
+    exported = ExportedModel(about, lambda inputs: list(graph(*inputs)))
     return lambda picture: exported([{"image": picture}])[0], model
 
 

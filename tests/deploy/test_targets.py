@@ -14,7 +14,7 @@ NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "on
 ABOUT = {
     "inputs": ["image", "size"],
     "outputs": ["map", "boxes"],
-    "input": {"placement": {"multiple": 32}},
+    "input": {"placement": {"multiple": 32}, "least_side": 160},
     "classes": [{"id": 3, "name": "tree"}],
 }
 

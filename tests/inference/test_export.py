@@ -159,6 +159,10 @@ def detections(boxes=((0.0, 0, 9, 9), (20, 20, 40, 50)), scores=(0.9, 0.5), clas
 def test_detections_are_compared_one_by_one():
     ours = detections()
     assert parity.difference(ours, ours) == 0
+    for found, score in zip((scored := [detections() for _ in range(2)]), (0.3, 0.302)):
+        found["instances"].mask_scores = torch.tensor([score, 0.1])
+    with pytest.raises(ValueError, match="the score of the mask of class 0"):
+        parity.difference(*scored)
     for other in (
         detections(boxes=((0.0, 0, 9, 9.5), (20, 20, 40, 50))),
         detections(scores=(0.898, 0.5)),
@@ -170,6 +174,13 @@ def test_detections_are_compared_one_by_one():
         parity.difference(ours, {"instances": ours["instances"][:0]})
     with pytest.raises(ValueError, match=r"the mask of class 1, score 0\.5000, box \(20.0, .* by less than 0.95"):
         parity.difference(detections(cut=4), ours)
+
+
+def test_classes_are_compared():
+    one, other = ({"class_scores": torch.tensor([x, 1 - x])} for x in (0.3, 0.3002))
+    assert parity.difference(one, one) == 0
+    with pytest.raises(ValueError, match=r"classes differ by 2\.0e-04"):
+        parity.difference(one, other)
 
 
 def test_segments_are_compared_by_their_classes():
