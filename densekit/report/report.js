@@ -243,7 +243,7 @@
     const head = make("tr", {}, make("td"), ...columns.map((k) => make("th", { scope: "col", class: k === chosen && "on" }, make("span", {}, label(k, false)))));
     const body = make("tbody");
     for (const row of rows) {
-      const line = make("tr", {}, make("th", { scope: "row", class: row === chosen && "on" }, label(row, true)));
+      const line = make("tr", {}, make("th", { scope: "row", title: label(row, true), class: row === chosen && "on" }, label(row, true)));
       for (const column of columns) {
         const count = counts[row][column], share = sums[row] ? count / sums[row] : 0;
         const corner = objects && row === names.length && column === names.length;
