@@ -92,17 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mask-grow", type=int, default=0, metavar="PIXELS", help="widen the holes by so many pixels (0)"
     )
-    parser.add_argument("--output", default="", metavar="DIR", help="folder for the results (RUN_DIR/predictions)")
-    parser.add_argument("--format", nargs="+", metavar="NAME", help="what to write, see below")
-    parser.add_argument(
-        "--palette",
-        default="",
-        metavar="NAME|FILE",
-        help="colours of label maps: ade20k, camvid, cityscapes, voc, or a file (the data set's own)",
-    )
-    parser.add_argument(
-        "--score-threshold", type=float, default=0.5, metavar="S", help="leave out detections below it (0.5)"
-    )
+    _add_results(parser)
     parser.add_argument(
         "--track",
         default="",
@@ -126,6 +116,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_cluster(parser)
     parser.add_argument("--strict", action="store_true", help="stop at a picture that cannot be read")
     parser.add_argument("--overwrite", action="store_true", help="replace other predictions in the output folder")
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments that choose what is written."""
+    parser.add_argument("--output", default="", metavar="DIR", help="folder for the results (RUN_DIR/predictions)")
+    parser.add_argument("--format", nargs="+", metavar="NAME", help="what to write, see below")
+    parser.add_argument(
+        "--palette",
+        default="",
+        metavar="NAME|FILE",
+        help="colours of label maps: ade20k, camvid, cityscapes, voc, or a file (the data set's own)",
+    )
+    parser.add_argument(
+        "--score-threshold", type=float, default=0.5, metavar="S", help="leave out detections below it (0.5)"
+    )
 
 
 def _add_cluster(parser: argparse.ArgumentParser) -> None:

@@ -39,8 +39,9 @@ def count_contours(
     ignored = truth == ignore_label
     maps = (np.where(ignored, num_classes, labels.astype(np.int64)) for labels in (truth, predicted))
     true, found = (_contour(labels, num_classes) for labels in maps)
-    steps = _steps(contour_tolerance(*truth.shape, share))
-    met, right = (_near(points, others, truth.shape, steps) for points, others in ((true, found), (found, true)))
+    height, width = truth.shape
+    steps = _steps(contour_tolerance(height, width, share))
+    met, right = (_near(points, others, (height, width), steps) for points, others in ((true, found), (found, true)))
     rows = (true, true[met], found, found[right])
     return np.stack([np.bincount(points[:, 2], minlength=num_classes) for points in rows])
 
