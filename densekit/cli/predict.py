@@ -18,6 +18,10 @@ examples:
   labels for annotation tools: LabelMe files, YOLO text files, one COCO file for CVAT and FiftyOne
     densekit predict output/demo --input photos/ --output found --format labelme yolo coco_full --score-threshold 0.6
 
+  label maps in colours, indexed PNGs; the same in Cityscapes' colours, or in your own (docs/prediction.md)
+    densekit predict output/semantic --input photos/ --output found --format colours
+    densekit predict output/semantic --input photos/ --output found --format colours overlay --palette cityscapes
+
   large aerial pictures or scans, in tiles of 1024 pixels that overlap by a fifth
     densekit predict output/demo --input scans/ --output found --tile 1024 --overlap 0.2
 
@@ -43,6 +47,7 @@ formats (default: coco, panoptic, semantic, inpainted, classes, as far as the mo
   coco_full   coco_full.json, a whole COCO file with images, categories and annotations
   panoptic    panoptic.json and panoptic/*.png, COCO's panoptic format
   semantic    semantic/*.png with the data set's label ids, and semantic.json with their names
+  colours     colours/*.png, the same in the colours of the classes, indexed by the ids, and colours.json
   labelme     labelme/*.json, polygons or boxes
   mot         mot/<video>.txt, the objects of --track in the text format of the MOT challenges
   yolo        yolo/labels/*.txt, outlines or boxes, with data.yaml and classes.txt
@@ -87,11 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mask-grow", type=int, default=0, metavar="PIXELS", help="widen the holes by so many pixels (0)"
     )
-    parser.add_argument("--output", default="", metavar="DIR", help="folder for the results (RUN_DIR/predictions)")
-    parser.add_argument("--format", nargs="+", metavar="NAME", help="what to write, see below")
-    parser.add_argument(
-        "--score-threshold", type=float, default=0.5, metavar="S", help="leave out detections below it (0.5)"
-    )
+    _add_results(parser)
     parser.add_argument(
         "--track",
         default="",
@@ -115,6 +116,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_cluster(parser)
     parser.add_argument("--strict", action="store_true", help="stop at a picture that cannot be read")
     parser.add_argument("--overwrite", action="store_true", help="replace other predictions in the output folder")
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments that choose what is written."""
+    parser.add_argument("--output", default="", metavar="DIR", help="folder for the results (RUN_DIR/predictions)")
+    parser.add_argument("--format", nargs="+", metavar="NAME", help="what to write, see below")
+    parser.add_argument(
+        "--palette",
+        default="",
+        metavar="NAME|FILE",
+        help="colours of label maps: ade20k, camvid, cityscapes, voc, or a file (the data set's own)",
+    )
+    parser.add_argument(
+        "--score-threshold", type=float, default=0.5, metavar="S", help="leave out detections below it (0.5)"
+    )
 
 
 def _add_cluster(parser: argparse.ArgumentParser) -> None:

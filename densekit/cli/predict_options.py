@@ -53,6 +53,7 @@ def complete(args: Namespace) -> PredictOptions:
         run_dir=run_dir,
         dataset=args.dataset,
         datasets=args.datasets,
+        palette=args.palette,
         score_threshold=args.score_threshold,
         track=args.track,
         tile=args.tile,

@@ -53,6 +53,8 @@ def describe_classes(dataset_name: str) -> dict[str, Any]:
         if names is not None:
             pairs = zip(class_ids(metadata, kind), names)
             content[f"{kind}_classes"] = [{"index": i, "id": key, "name": name} for i, (key, name) in enumerate(pairs)]
+            if colours := metadata.get(f"{kind}_colors"):
+                content[f"{kind}_colors"] = [[int(value) for value in colour] for colour in colours]
     if shares_numbers(metadata):
         content["stuff_ids"] = sorted(metadata.get("stuff_dataset_id_to_contiguous_id") or ())
     if metadata.get("keypoint_names") is not None:

@@ -1,8 +1,10 @@
 """The evaluator for semantic segmentation: IoU and accuracy, and how well boundaries are met."""
 
+import json
 import logging
+import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,27 +23,37 @@ from densekit.evaluation.gathering import check_all_there, gathered_once
 from densekit.evaluation.predicted_classes import PIXEL_OUTPUTS, predicted_classes
 from densekit.evaluation.predictions import encode_masks, write_json_list
 from densekit.files.atomic import atomic_write
-from densekit.metrics.semantic_scores import NOTHING, boundary_iou, count_boundaries, count_pixels, semantic_scores
+from densekit.metrics.contours import count_contours
+from densekit.metrics.semantic_scores import NOTHING, boundary_iou, count_boundaries, count_pixels
+from densekit.metrics.semantic_tally import ImageScores, SemanticTally
 
 _FOLDER = "sem_seg"
+_SCORES = "sem_seg_scores.json"
 _RECORD_KEYS = ("file_name", "sem_seg_file_name", "sem_seg_values", "height", "width")
 
 logger = logging.getLogger(__name__)
 
 
 class SemSegEvaluator(DatasetEvaluator):
-    """mIoU, fwIoU, mACC, pACC and, if asked for, Boundary IoU (arXiv:2103.16562) on a registered data set.
+    """mIoU, fwIoU, mACC, pACC and, if asked for, how well boundaries are met, on a registered data set.
+
+    Boundaries are judged by Boundary IoU (arXiv:2103.16562) and boundary F1 (:mod:`densekit.metrics.contours`).
 
     Takes a model's ``"sem_seg"``, and where it has none the classes of its ``"panoptic_seg"``. Each process counts its
     images as they come, and writes their label maps; only the counts are gathered. The main process refuses to judge
     when images are missing.
 
     Into ``output_dir`` go ``sem_seg_predictions.json`` (COCO's stuff format: a run-length mask for each class of each
-    image) and, in ``sem_seg/``, a PNG of the data set's label ids for each image, named after its place in the folder
-    of the images.
+    image), in ``sem_seg/`` a PNG of the data set's label ids for each image, named after its place in the folder of the
+    images, and ``sem_seg_scores.json``:
 
-    Other than Detectron2's, boundaries are those of the paper, the pixels of each class near its outline, where
-    Detectron2 erodes the map of class numbers.
+    - ``classes``: of each its ``name``, ``id``, annotated ``pixels``, the ``images`` that show it, ``IoU``, ``ACC``,
+      and ``BoundaryIoU`` and ``BoundaryF`` if they are asked for;
+    - ``confusion``: a row of pixels for each annotated class, a column for each predicted class, the last one for none;
+    - ``images``: the worst first, of each its ``file_name``, ``mIoU``, ``pACC`` and, if asked for, ``BoundaryF``.
+
+    Other than Detectron2's, the boundaries of Boundary IoU are those of the paper, the pixels of each class near its
+    outline, where Detectron2 erodes the map of class numbers.
     """
 
     def __init__(
@@ -119,9 +131,9 @@ class SemSegEvaluator(DatasetEvaluator):
 
         Returns:
             ``{"sem_seg": {"mIoU", "fwIoU", "IoU-<class>" ..., "mACC", "pACC", "ACC-<class>" ...}}``, 0 to 100, NaN
-            for what is not annotated; with boundaries also ``"mBoundaryIoU"``, ``"BoundaryIoU-<class>"`` and, as
-            Detectron2 spells it, ``"min(IoU, B-Iou)-<class>"``. Empty in other processes than the main one, and where
-            the data set has no label maps.
+            for what is not annotated; with boundaries also ``"mBoundaryIoU"``, ``"BoundaryIoU-<class>"``,
+            ``"mBoundaryF"``, ``"BoundaryF-<class>"`` and, as Detectron2 spells it, ``"min(IoU, B-Iou)-<class>"``. Empty
+            in other processes than the main one, and where the data set has no label maps.
 
         Raises:
             ValueError: Images of the data set were not predicted.
@@ -145,10 +157,10 @@ class SemSegEvaluator(DatasetEvaluator):
 
     def _compare(self, classes: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
         """Returns an image's counts, without the zeros that most of them are."""
-        counts = {"pixels": _packed(count_pixels(classes, truth, len(self._classes), self._ignore))}
+        kinds: dict[str, Callable[..., np.ndarray]] = {"pixels": count_pixels}
         if self._boundary:
-            counts["boundaries"] = _packed(count_boundaries(classes, truth, len(self._classes), self._ignore))
-        return counts
+            kinds |= {"boundaries": count_boundaries, "contours": count_contours}
+        return {kind: _packed(count(classes, truth, len(self._classes), self._ignore)) for kind, count in kinds.items()}
 
     def _keep(self, classes: np.ndarray, name: str, folder: Path) -> list[dict[str, Any]]:
         """Writes an image's PNG and returns its entries for the JSON file."""
@@ -169,9 +181,14 @@ class SemSegEvaluator(DatasetEvaluator):
         return [{"file_name": name, "category_id": key, "segmentation": mask} for key, mask in zip(ids, masks)]
 
     def _report(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        """Logs the tables and returns the numbers under Detectron2's names."""
+        """Logs the tables, writes the scores and returns the numbers under Detectron2's names."""
         size = len(self._classes)
-        scores = semantic_scores(_summed((p["pixels"] for p in predictions), (size + 1, size)))
+        tally, images = SemanticTally(size), []
+        for prediction in predictions:
+            pixels = _unpacked(prediction["pixels"], (size + 1, size))
+            contours = _unpacked(prediction["contours"], (4, size)) if self._boundary else None
+            images.append((prediction["file_name"], tally.add(pixels, contours)))
+        scores = tally.scores
         main = {
             "mIoU": scores.mean_iou,
             "fwIoU": scores.frequency_weighted_iou,
@@ -180,19 +197,62 @@ class SemSegEvaluator(DatasetEvaluator):
         }
         columns = {"IoU": scores.iou, "ACC": scores.accuracy}
         if self._boundary:
-            edges, main["mBoundaryIoU"] = boundary_iou(_summed((p["boundaries"] for p in predictions), (3, size)))
-            columns |= {"BoundaryIoU": edges, "min(IoU, B-Iou)": np.minimum(scores.iou, edges)}
+            parts = (_unpacked(prediction["boundaries"], (3, size)) for prediction in predictions)
+            edges, main["mBoundaryIoU"] = boundary_iou(sum(parts, np.zeros((3, size), dtype=np.int64)))
+            f1, main["mBoundaryF"] = tally.boundary_f
+            columns |= {"BoundaryIoU": edges, "BoundaryF": f1, "min(IoU, B-Iou)": np.minimum(scores.iou, edges)}
         main = {name: 100 * value for name, value in main.items()}
-        logger.info("Evaluation results for sem_seg:\n" + create_small_table(main))
-        rows = [
-            [name, *(100 * values)] for name, values in zip(self._classes, np.stack(list(columns.values()), axis=1))
-        ]
-        logger.info("Per class:\n" + tabulate(rows, headers=["class", *columns], tablefmt="pipe", floatfmt=".3f"))
+        columns = {kind: 100 * values for kind, values in columns.items()}
+        self._log(main, columns, tally)
+        if self._output_dir is not None:
+            self._write_scores(self._output_dir / _SCORES, columns, tally, images)
         return main | {
-            f"{kind}-{name}": float(100 * value)
+            f"{kind}-{name}": float(value)
             for kind, values in columns.items()
             for name, value in zip(self._classes, values)
         }
+
+    def _log(self, main: Mapping[str, float], columns: Mapping[str, np.ndarray], tally: SemanticTally) -> None:
+        """Logs the averages, and a line for each class."""
+        logger.info("Evaluation results for sem_seg:\n" + create_small_table(dict(main)))
+        total = max(1, int(tally.pixels.sum()))
+        rows = [
+            [name, int(images), 100 * pixels / total, *values]
+            for name, images, pixels, values in zip(
+                self._classes, tally.images, tally.pixels, np.stack(list(columns.values()), axis=1)
+            )
+        ]
+        headers = ["class", "images", "% of pixels", *columns]
+        logger.info("Per class:\n" + tabulate(rows, headers=headers, tablefmt="pipe", floatfmt=".3f"))
+
+    def _write_scores(
+        self,
+        path: Path,
+        columns: Mapping[str, np.ndarray],
+        tally: SemanticTally,
+        images: Sequence[tuple[str, ImageScores]],
+    ) -> None:
+        """Writes the scores and the support of classes, the confusion and the scores of images."""
+        kept = [kind for kind in columns if kind != "min(IoU, B-Iou)"]
+        classes = [
+            {
+                "name": name,
+                "id": int(self._label_ids[k]),
+                "pixels": int(tally.pixels[k]),
+                "images": int(tally.images[k]),
+            }
+            | {kind: _or_null(columns[kind][k]) for kind in kept}
+            for k, name in enumerate(self._classes)
+        ]
+        ranked = sorted(images, key=lambda entry: (math.isnan(entry[1].mean_iou), entry[1].mean_iou))
+        entries = [
+            {"file_name": name, "mIoU": _or_null(100 * one.mean_iou), "pACC": _or_null(100 * one.pixel_accuracy)}
+            | ({"BoundaryF": _or_null(100 * one.boundary_f)} if self._boundary else {})
+            for name, one in ranked
+        ]
+        with atomic_write(path) as file:
+            content = {"classes": classes, "confusion": tally.confusion.tolist(), "images": entries}
+            json.dump(content, file, allow_nan=False)
 
 
 def label_ids(metadata: Metadata, num_classes: int) -> np.ndarray:
@@ -235,8 +295,13 @@ def _packed(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return places, counts.ravel()[places]
 
 
-def _summed(parts: Iterable[tuple[np.ndarray, np.ndarray]], shape: tuple[int, int]) -> np.ndarray:
-    total = np.zeros(shape[0] * shape[1], dtype=np.int64)
-    for places, counts in parts:
-        total[places] += counts
-    return total.reshape(shape)
+def _unpacked(part: tuple[np.ndarray, np.ndarray], shape: tuple[int, int]) -> np.ndarray:
+    places, counts = part
+    whole = np.zeros(shape[0] * shape[1], dtype=np.int64)
+    whole[places] = counts
+    return whole.reshape(shape)
+
+
+def _or_null(value: float) -> float | None:
+    """The value as JSON has it, which knows no NaN."""
+    return None if math.isnan(value) else float(value)

@@ -1,7 +1,7 @@
 """The classes of a model in the words of the data it was trained on: the data set's ids, names and colours."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from densekit.d2.data import Metadata
@@ -49,7 +49,8 @@ class Classes:
             for key in ("thing_classes", "stuff_classes")
         )
         points = content.get("keypoint_names")
-        looks = {"keypoint_names": points, "keypoint_connection_rules": []} if points else {}
+        looks: dict[str, Any] = {"keypoint_names": points, "keypoint_connection_rules": []} if points else {}
+        looks |= {key: content[key] for key in ("thing_colors", "stuff_colors") if content.get(key)}
         return Classes(things, labels, looks, frozenset(content.get("stuff_ids", ())))
 
     def objects(self) -> list[tuple[int, str]]:
@@ -86,6 +87,10 @@ class Classes:
     def label_id(self, number: int) -> int:
         """The data set's id of a semantic class."""
         return _category(self.labels, number, "pixels")[0]
+
+    def with_looks(self, **looks: Any) -> "Classes":
+        """The same with other colours."""
+        return replace(self, looks={**self.looks, **looks})
 
     def metadata(self) -> Metadata:
         """The same for the host's Visualizer."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from densekit.formats import coco_json, image_classes, labelme, maps, mot, yolo
+from densekit.formats import coco_json, colours, image_classes, labelme, maps, mot, yolo
 from densekit.formats.classes import Classes
 
 Line = dict[str, Any]
@@ -40,6 +40,7 @@ FORMATS = {
     "coco_full": Format(("instances",), (coco_json.FULL,), coco_json.write_full),
     "panoptic": Format(("panoptic",), (maps.PANOPTIC, "panoptic"), maps.write_panoptic),
     "semantic": Format(("semantic",), (maps.SEMANTIC, "semantic"), maps.write_semantic),
+    "colours": Format(("semantic",), (colours.LIST, colours.FOLDER), colours.write_list, colours.write_picture),
     "labelme": Format(("instances",), (labelme.FOLDER,), each=labelme.write_picture),
     "yolo": Format(("instances",), (yolo.FOLDER,), yolo.write_names, yolo.write_picture),
     "mot": Format(("instances",), (mot.FOLDER,), mot.write_tracks),  # of --track

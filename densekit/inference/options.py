@@ -22,6 +22,7 @@ class PredictOptions:
         mask_classes: of predictions as masks, the names of those that count; [] for all.
         mask_grow: pixels by which holes are widened.
         format: names of the formats to write; [] for what the model gives.
+        palette: colours of the classes of pixels, a name or a file; "" for those of the data set.
         score_threshold: leaves out detections below it, 0 to 1.
         track: name of the tracker that follows objects through frames; "" for none.
         tile: sides of the tiles in pixels; None for whole pictures.
@@ -50,6 +51,7 @@ class PredictOptions:
     mask_classes: Sequence[str] = ()
     mask_grow: int = 0
     format: Sequence[str] = ()
+    palette: str = ""
     score_threshold: float = 0.5
     track: str = ""
     tile: int | None = None

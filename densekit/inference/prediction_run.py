@@ -33,6 +33,7 @@ from densekit.engine.setup import read_config
 from densekit.engine.sources import with_model
 from densekit.files.atomic import atomic_write
 from densekit.formats.formats import choose_formats, needed_products
+from densekit.formats.palettes import with_palette
 from densekit.inference.class_names import find_classes
 from densekit.inference.finish import Output
 from densekit.inference.hole_masks import Masks, masks_of_words
@@ -114,10 +115,16 @@ def prepare(options: PredictOptions) -> Job:
     dataset = _data_set(options, cfg)
     pictures = pictures_of_dataset(dataset) if dataset else pictures_of_words(options.input, folder)
     classes = find_classes(cfg, dataset)
+    if options.palette:
+        classes = with_palette(classes, options.palette)
     model = semantic_inference(cfg, inference_form(cfg, build_with_weights(cfg)))
     given = products_of(model)
     formats = choose_formats(options.format, given)
     products = needed_products(formats, given)
+    if options.palette and "semantic" not in given:
+        raise ValueError(
+            f"--palette {options.palette} colours classes of pixels, and this model gives {', '.join(given)}."
+        )
     if tiling is not None and "panoptic" in products:
         raise ValueError(
             "--tile cannot make panoptic maps: which of two segments lies in front is known within a tile only. Leave "

@@ -11,16 +11,17 @@ from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.data.registry import check_registered
 from densekit.evaluation.predictions import read_results
 from densekit.report.cityscapes_instances import read_cityscapes_instances
+from densekit.report.class_table import class_table, number_of, split_metrics, swatch
 from densekit.report.gallery import instance_gallery, panoptic_gallery, semantic_gallery
 from densekit.report.hint import hint_near_zero
-from densekit.report.html import Markup, el, join, page, table
+from densekit.report.html import Markup, el, page, table
 from densekit.report.instance_page import Instances, instances_data, read_instances
 from densekit.report.learning import learning_groups
 from densekit.report.losses import highest_score
 from densekit.report.painted import painted_section
 from densekit.report.panoptic_page import Panoptic, panoptic_data, read_panoptic
 from densekit.report.run_files import RunFiles
-from densekit.report.semantic_page import Semantic, read_semantic, semantic_data
+from densekit.report.semantic_page import Semantic, boundary_results, read_semantic, semantic_data
 
 __all__ = ["evaluation_page"]
 
@@ -30,8 +31,7 @@ _TASKS = {
     "bbox": "boxes", "segm": "masks", "boundary": "mask boundaries", "keypoints": "keypoints", "sem_seg": "semantic",
     "panoptic_seg": "panoptic", "box_proposals": "proposals", "inpainting": "inpainting",
 }  # fmt: skip
-_MOST_COLOURS = 40  # in a legend
-_ROWS_IN_VIEW = 12  # of a table of classes, before it scrolls
+_MOST_COLOURS = 40  # in a legend that is not folded
 _MAIN = ("AP", "mIoU", "IoU", "PQ", "PSNR")  # the number of a task that is shown large, the first that it has
 _SETTINGS = (
     "MODEL.META_ARCHITECTURE", "MODEL.WEIGHTS", "MODEL.BACKBONE.NAME", "MODEL.RESNETS.DEPTH", "DATASETS.TRAIN",
@@ -119,12 +119,17 @@ def _instances(run: RunFiles, records: list[dict[str, Any]]) -> Instances | None
 
 
 def _results(run: RunFiles, parts: _Parts) -> dict[str, dict[str, float | None]]:
-    """The evaluator's numbers; those of instances from the files at hand, so that curves and tables agree."""
+    """The evaluator's numbers; those of instances from the files at hand, so that curves and tables agree.
+
+    Boundary F1 of pixels is computed here, whether the evaluator was asked for it or not.
+    """
     results = {task: dict(metrics) for task, metrics in run.results.items()}
-    if parts.instances is None:
-        return results
-    for task, scores in parts.instances.scores.items():
-        results[task] = {name: None if math.isnan(value) else value for name, value in scores.metrics.items()}
+    computed = {} if parts.instances is None else {t: s.metrics for t, s in parts.instances.scores.items()}
+    for task, metrics in computed.items():
+        results[task] = {name: None if math.isnan(value) else value for name, value in metrics.items()}
+    if parts.semantic is not None:
+        boundary = boundary_results(parts.semantic).items()
+        results["sem_seg"] = results.get("sem_seg", {}) | {k: None if math.isnan(v) else v for k, v in boundary}
     return results
 
 
@@ -212,43 +217,23 @@ def _scores(instances: Instances) -> str:
     return f" best F1 at {instances.best_threshold:.2f}, highest score {highest:.2f}"
 
 
-def _split(metrics: Mapping[str, float | None]) -> tuple[dict[str, float | None], dict[str, dict[str, float | None]]]:
-    """Returns the averages, and metric -> class -> value of what is called ``<metric>-<class>``."""
-    means: dict[str, float | None] = {}
-    per_class: dict[str, dict[str, float | None]] = {}
-    for name, value in metrics.items():
-        kind, dash, of = name.partition("-")
-        # "min(IoU, B-Iou)-car" has a dash of its own.
-        if name.startswith("min(IoU, B-Iou)-"):
-            kind, of = "min(IoU, B-Iou)", name.removeprefix("min(IoU, B-Iou)-")
-        if dash:
-            per_class.setdefault(kind, {})[of] = value
-        else:
-            means[name] = value
-    return means, per_class
-
-
 def _overall(results: Results) -> Markup:
     """A row for each task; tasks share a table where the metrics of one are among those of the other."""
     found: dict[tuple[str, ...], list[tuple[str, dict[str, float | None]]]] = {}
     for task, metrics in results.items():
-        means = _split(metrics)[0]
+        means = split_metrics(metrics)[0]
         names = next((known for known in found if means.keys() <= set(known)), tuple(means))
         found.setdefault(names, []).append((_TASKS.get(task, task), means))
     tables = [
         table(
             ("", *names),
-            [[task, *(_number(means[name]) if name in means else "" for name in names)] for task, means in lines],
+            [[task, *(number_of(means[name]) if name in means else "" for name in names)] for task, means in lines],
             label="results",
             class_="results",
         )
         for names, lines in found.items()
     ]
     return el("section", el("h2", "Results"), tables or el("p", "No numbers were kept.", class_="quiet"))
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
 
 
 def _per_class(results: Results, parts: _Parts) -> Markup | None:
@@ -259,46 +244,42 @@ def _per_class(results: Results, parts: _Parts) -> Markup | None:
         columns = {
             (f"{_TASKS[task]} {kind}" if len(tasks) > 1 else kind): values
             for task in tasks
-            for kind, values in _split(results.get(task, {}))[1].items()
+            for kind, values in split_metrics(results.get(task, {}))[1].items()
         }
         if columns:
-            tables.append(_class_table(columns, _counts(tasks[0], parts)))
+            tables.append(class_table(columns, _support(tasks[0], parts), _colours(tasks[0], parts)))
     if not tables:
         return None
     return el("section", el("h2", "Classes"), tables)
 
 
-def _counts(task: str, parts: _Parts) -> dict[str, int]:
-    """Class -> how many objects there are; nothing where they are not counted."""
+def _support(task: str, parts: _Parts) -> dict[str, dict[str, int | float]]:
+    """Column -> class -> how much of it is annotated; nothing where it is not counted."""
+    if task == "sem_seg" and parts.semantic is not None:
+        tally, names = parts.semantic.tally, parts.semantic.classes
+        shares = 100 * tally.pixels / max(1, tally.pixels.sum())
+        return {"images": dict(zip(names, tally.images.tolist())), "% of pixels": dict(zip(names, shares.tolist()))}
     if task != "bbox" or parts.instances is None:
         return {}
     names = list(parts.instances.classes.values())
-    counts = dict.fromkeys(names, 0)
+    counts: dict[str, int | float] = dict.fromkeys(names, 0)
     for image in parts.instances.images:
         for number in image.matches.true_classes[~image.matches.ignored].tolist():
             counts[names[number]] += 1
-    return counts
+    return {"objects": counts}
 
 
-def _class_table(columns: Mapping[str, Mapping[str, float | None]], counts: Mapping[str, int]) -> Markup:
-    first = {name: _number(value) for name, value in next(iter(columns.values())).items()}
-    ordered = sorted(first, key=lambda name: -1.0 if math.isnan(first[name]) else first[name], reverse=True)
-    head: list[Any] = ["class", *(["objects"] if counts else []), *columns]
-    rows = []
-    for name in ordered:
-        share = 0.0 if math.isnan(first[name]) else max(0.0, min(100.0, first[name]))
-        label = el("span", name, el("span", el("i", style=f"width:{share:.1f}%"), class_="bar"), class_="name")
-        values = [_number(column.get(name)) for column in columns.values()]
-        rows.append([label, *([counts.get(name, 0)] if counts else []), *values])
-    buttons = [el("button", name, type="button", class_="sort") for name in head]
-    shown = table(buttons, rows, label="classes", class_="classes sortable")
-    if len(rows) <= _ROWS_IN_VIEW:
-        return shown
-    return join([shown, el("p", f"{len(rows)} classes; more rows by scrolling inside the table.", class_="quiet")])
+def _colours(task: str, parts: _Parts) -> dict[str, tuple[int, int, int]]:
+    """Class -> its colour in the pictures, where classes have some."""
+    if task == "sem_seg" and parts.semantic is not None:
+        return dict(zip(parts.semantic.classes, parts.semantic.colours))
+    if task == "panoptic_seg" and parts.panoptic is not None:
+        return dict(zip(parts.panoptic.classes.values(), parts.panoptic.class_colours().values()))
+    return {}
 
 
 def _legend(kind: str, parts: _Parts) -> Markup | None:
-    """Returns the legend of the colours, unless there are too many."""
+    """Returns the legend of the colours, folded where there are many."""
     if kind == "instances":
         keys = (
             ("object", "found"),
@@ -313,20 +294,18 @@ def _legend(kind: str, parts: _Parts) -> Markup | None:
         colours = list(zip(parts.semantic.classes, parts.semantic.colours))
     elif kind == "panoptic" and parts.panoptic is not None:
         colours = list(zip(parts.panoptic.classes.values(), parts.panoptic.class_colours().values()))
-    if len(colours) > _MOST_COLOURS:
-        return None
-    items = [
-        el("li", el("i", class_="key class", style=f"background:rgb{tuple(map(int, colour))}"), name)
-        for name, colour in colours
-    ]
-    return el("ul", items, class_="legend")
+    legend = el("ul", [el("li", swatch(colour), name) for name, colour in colours], class_="legend")
+    if len(colours) <= _MOST_COLOURS:
+        return legend
+    return el("details", el("summary", f"Colours of the {len(colours)} classes"), legend)
 
 
 def _gallery_section(gallery: Markup, kind: str, parts: _Parts) -> Markup:
     titles = {"instances": "Images: objects", "semantic": "Images: classes", "panoptic": "Images: panoptic segments"}
     ranked = {
         "instances": "Ranked by F1 at an IoU of 0.5 and the score at which the page begins.",
-        "semantic": "Ranked by the mean IoU of the classes in the image.",
+        "semantic": "Ranked by the mean IoU of the classes annotated in the image. Beside it the largest confusion, "
+        "as a share of the image's pixels.",
         "panoptic": "Ranked by the panoptic quality of the image, its segments of all classes taken together. Segments "
         "of one class differ in shade.",
     }
@@ -368,7 +347,8 @@ def _confusion(kind: str) -> Markup:
     text = {
         "instances": "Rows are annotated, columns predicted classes, at the score chosen above. Objects and detections "
         "are matched at an IoU of 0.5, first within a class, then across classes.",
-        "semantic": "Rows are annotated, columns predicted classes; the share of the row's pixels in percent.",
+        "semantic": "Rows are annotated, columns predicted classes; the share of the row's pixels in percent. Choose a "
+        "class above to see it beside those that it is confused with most.",
         "panoptic": "Rows are annotated, columns predicted classes; the numbers are segments. Segments are matched at "
         "an IoU above 0.5, whatever their classes; crowds, and what lies on them or on void, do not count.",
     }[kind]

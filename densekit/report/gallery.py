@@ -1,7 +1,7 @@
 """The worst and the best images, what is annotated beside what was predicted."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,7 +10,6 @@ import numpy as np
 
 from densekit.d2.data import Metadata
 from densekit.files.panoptic_png import read_panoptic_png
-from densekit.metrics.semantic_scores import semantic_scores
 from densekit.report.html import Markup, el, svg
 from densekit.report.instance_page import InstanceImage, Instances
 from densekit.report.maps import map_picture, shrink_map
@@ -23,7 +22,7 @@ __all__ = ["instance_gallery", "panoptic_gallery", "semantic_gallery"]
 
 _LONGEST = 640  # pixels of a picture
 Item = TypeVar("Item")
-Panels = tuple[Markup, Markup]
+Panels = Mapping[str, Markup | None]  # what a panel is called -> what lies over the picture
 
 
 def instance_gallery(instances: Instances, metadata: Metadata, count: int) -> Markup | None:
@@ -41,7 +40,7 @@ def instance_gallery(instances: Instances, metadata: Metadata, count: int) -> Ma
     def panels(image: InstanceImage, picture: Thumbnail) -> Panels:
         shapes = object_shapes(image, numbers, instances.classes, limbs)
         truth, found = (svg(picture.width, picture.height, part, aria_hidden="true") for part in shapes)
-        return truth, found
+        return {"annotated": truth, "predicted": found}
 
     def classes(image: InstanceImage) -> Iterable[int]:
         return {numbers[entry["category_id"]] for entry in (*image.truth, *image.found)}
@@ -50,24 +49,32 @@ def instance_gallery(instances: Instances, metadata: Metadata, count: int) -> Ma
 
 
 def semantic_gallery(semantic: Semantic, count: int) -> Markup | None:
-    """Ranks by the mean IoU of the classes annotated in an image."""
+    """Ranks by the mean IoU of the classes annotated in an image; the picture itself stands beside its two maps."""
     colours = dict(enumerate(semantic.colours))
+    names = [*semantic.classes, "no class"]
 
     def rank(image: SemanticImage) -> tuple[float, float]:
-        scores = semantic_scores(image.counts)
-        return scores.mean_iou, scores.pixel_accuracy
+        return image.scores.mean_iou, image.scores.pixel_accuracy
 
     def panels(image: SemanticImage, _: Thumbnail) -> Panels:
         truth, found = (_laid_over(shrink_map(ids, _LONGEST), colours) for ids in semantic.maps(image))
-        return truth, found
+        return {"picture": None, "annotated": truth, "predicted": found}
 
     def classes(image: SemanticImage) -> Iterable[int]:
-        return np.flatnonzero(image.counts.sum(axis=0) + image.counts.sum(axis=1)[:-1]).tolist()
+        return image.scores.classes
 
     def path(image: SemanticImage) -> str:
         return str(image.record["file_name"])
 
-    return _gallery("semantic", semantic.images, rank, path, panels, classes, count, "mIoU")
+    def note(image: SemanticImage) -> str:
+        scores = image.scores
+        parts = [] if math.isnan(scores.boundary_f) else [f"boundary F1 {100 * scores.boundary_f:.1f}"]
+        if scores.lost is not None:
+            true, found = scores.lost
+            parts.append(f"{100 * scores.lost_share:.1f} % {names[true]} taken for {names[found]}")
+        return ", ".join(parts)
+
+    return _gallery("semantic", semantic.images, rank, path, panels, classes, count, "mIoU", note)
 
 
 def panoptic_gallery(panoptic: Panoptic, count: int) -> Markup | None:
@@ -82,7 +89,7 @@ def panoptic_gallery(panoptic: Panoptic, count: int) -> Markup | None:
         truth, found = (
             _laid_over(shrink_map(ids, _LONGEST), colours) for ids, colours in zip(maps, panoptic.colours(image))
         )
-        return truth, found
+        return {"annotated": truth, "predicted": found}
 
     def classes(image: PanopticImage) -> Iterable[int]:
         annotated = panoptic.truth.segments(image.image_id).values()
@@ -143,9 +150,10 @@ def _gallery(
                 class_="panel",
                 style=f"aspect-ratio:{picture.width}/{picture.height}",
             )
-            for side, content in zip(("annotated", "predicted"), panels(image, picture))
+            for side, content in panels(image, picture).items()
         ]
-        button = el("button", sides, type="button", class_="panels", aria_label=f"Enlarge {Path(path(image)).name}")
+        words = "panels" if len(sides) == 2 else "panels three"
+        button = el("button", sides, type="button", class_=words, aria_label=f"Enlarge {Path(path(image)).name}")
         return el("figure", button, caption, style=f"--shot:url({picture.uri})", **attributes)
 
     cards = [card(number) for number in shown]

@@ -226,21 +226,25 @@
     const objects = kind !== "semantic";  // which may be missed, and found where nothing is
     let at = 0;
     thresholds.forEach((value, k) => { if (objects && Math.abs(value - state.score) < 1e-6) at = k; });
-    const size = names.length + (objects ? 1 : 0);
+    const none = objects || cells[at].some(([, column]) => column === names.length);  // a column for what is not predicted
+    const size = names.length + (none ? 1 : 0);
     const counts = Array.from({ length: size }, () => new Float64Array(size));
     for (const [row, column, count] of cells[at]) counts[row][column] = count;
     const sums = counts.map((row) => row.reduce((a, b) => a + b, 0));
     const chosen = classNumber(kind);
-    let shown = names.map((_, k) => k).sort((a, b) => sums[b] - sums[a]).slice(0, MOST_CLASSES);
-    if (chosen >= 0 && !shown.includes(chosen)) shown[shown.length - 1] = chosen;
-    shown.sort((a, b) => a - b);
-    if (objects) shown = [...shown, names.length];
-    const label = (k, row) => (k < names.length ? names[k] : !row ? "missed" : kind === "panoptic" ? "no match" : "nothing");
-    const head = make("tr", {}, make("td"), ...shown.map((k) => make("th", { scope: "col", class: k === chosen && "on" }, make("span", {}, label(k, false)))));
+    // Of many classes the most frequent, or those that the chosen one is confused with most.
+    const weight = (k) => (chosen < 0 ? sums[k] : k === chosen ? Infinity : counts[k][chosen] + counts[chosen][k]);
+    const rows = names.map((_, k) => k).sort((a, b) => weight(b) - weight(a) || sums[b] - sums[a]).slice(0, MOST_CLASSES);
+    rows.sort((a, b) => a - b);
+    const columns = none ? [...rows, names.length] : [...rows];
+    if (objects) rows.push(names.length);
+    const missing = kind === "panoptic" ? "no match" : "nothing";
+    const label = (k, row) => (k < names.length ? names[k] : row ? missing : objects ? "missed" : "no class");
+    const head = make("tr", {}, make("td"), ...columns.map((k) => make("th", { scope: "col", class: k === chosen && "on" }, make("span", {}, label(k, false)))));
     const body = make("tbody");
-    for (const row of shown) {
-      const line = make("tr", {}, make("th", { scope: "row", class: row === chosen && "on" }, label(row, true)));
-      for (const column of shown) {
+    for (const row of rows) {
+      const line = make("tr", {}, make("th", { scope: "row", title: label(row, true), class: row === chosen && "on" }, label(row, true)));
+      for (const column of columns) {
         const count = counts[row][column], share = sums[row] ? count / sums[row] : 0;
         const corner = objects && row === names.length && column === names.length;
         const text = corner ? "" : objects ? (count ? String(count) : "") : share >= 0.0005 ? (100 * share).toFixed(1) : "";
@@ -253,8 +257,45 @@
     }
     const table = make("table", { class: "matrix" }, make("caption", { class: "hidden" }, "annotated class by predicted class"), make("thead", {}, head), body);
     const parts = [make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "confusion matrix" }, table)];
-    if (names.length > MOST_CLASSES) parts.push(make("p", { class: "quiet" }, `The ${MOST_CLASSES} most frequent of ${names.length} classes.`));
+    if (names.length > MOST_CLASSES) {
+      const which = chosen < 0 ? "most frequent" : `confused most with ${names[chosen]}, and itself,`;
+      parts.push(make("p", { class: "quiet" }, `The ${MOST_CLASSES} ${which} of ${names.length} classes.`));
+    }
     host.replaceChildren(make("div", {}, ...parts), ...mistakes(kind, counts, sums, chosen));
+    if (names.length > MOST_CLASSES) host.append(wholeMatrix(names, counts, sums, chosen));
+  }
+
+  // All classes in one picture, a point for each pair; pointing at it names the pair, a click chooses the annotated class.
+  function wholeMatrix(names, counts, sums, chosen) {
+    const count = names.length, side = Math.max(2, Math.floor(640 / count));
+    const canvas = make("canvas", { width: count * side, height: count * side, role: "img", "aria-label": `confusion of all ${count} classes` });
+    const style = getComputedStyle(document.documentElement);
+    const [right, wrong, mark] = ["--found", "--wrong", "--line"].map((name) => style.getPropertyValue(name));
+    const drawn = canvas.getContext("2d");
+    const fill = (colour, alpha, ...place) => { drawn.fillStyle = colour; drawn.globalAlpha = alpha; drawn.fillRect(...place); };
+    fill(mark, 0.35, 0, 0, count * side, count * side);
+    if (chosen >= 0) for (const place of [[0, chosen * side, count * side, side], [chosen * side, 0, side, count * side]]) fill(mark, 1, ...place);
+    for (let row = 0; row < count; row++) {
+      for (let column = 0; column < count; column++) {
+        // The square root, so that small shares are seen.
+        if (counts[row][column]) fill(row === column ? right : wrong, Math.sqrt(counts[row][column] / sums[row]), column * side, row * side, side, side);
+      }
+    }
+    const note = make("p", { class: "readout", "aria-live": "polite" }, "Point at a pair of classes; click to choose the annotated one.");
+    const place = (event) => {
+      const box = canvas.getBoundingClientRect();
+      return [event.clientY - box.top, event.clientX - box.left].map((value) => Math.min(count - 1, Math.max(0, Math.floor((value / box.width) * count))));
+    };
+    canvas.addEventListener("pointermove", (event) => {
+      const [row, column] = place(event), share = sums[row] ? counts[row][column] / sums[row] : 0;
+      note.textContent = `${names[row]} → ${names[column]}: ${counts[row][column]} (${(100 * share).toFixed(1)} %)`;
+    });
+    canvas.addEventListener("click", (event) => {
+      const choice = find("#class");
+      choice.value = names[place(event)[0]];
+      choice.dispatchEvent(new Event("change"));
+    });
+    return make("div", { class: "whole" }, make("h3", {}, `All ${count} classes, in their order`), canvas, note);
   }
 
   function mistakes(kind, counts, sums, chosen) {
@@ -270,7 +311,7 @@
     const list = make("ol", { class: "mistakes" });
     for (const [count, i, j] of found.slice(0, 8)) {
       const times = objects ? `${count} ×` : `${((100 * count) / total).toFixed(1)} %`;
-      const what = objects && j === names.length ? `${names[i]} missed` : objects && i === names.length ? `${names[j]} ${alone}` : `${names[i]} taken for ${names[j]}`;
+      const what = objects && j === names.length ? `${names[i]} missed` : objects && i === names.length ? `${names[j]} ${alone}` : `${names[i]} taken for ${names[j] ?? "no class"}`;
       list.append(make("li", {}, make("b", {}, times), ` ${what}`));
     }
     return [make("div", {}, make("h3", {}, objects ? "Most frequent mistakes" : "Most frequent mistakes, of all pixels"), list)];
@@ -330,7 +371,7 @@
   function open(card) {
     opened = card;
     const copy = find(".panels", card).cloneNode(true);
-    const view = make("div", { class: "panels big" }, ...copy.childNodes);
+    const view = make("div", { class: `${copy.className} big` }, ...copy.childNodes);
     view.style.setProperty("--shot", card.style.getPropertyValue("--shot"));
     find(".view", dialog).replaceChildren(view);
     find(".title", dialog).textContent = find("figcaption", card).textContent.trim();

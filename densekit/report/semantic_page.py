@@ -16,11 +16,13 @@ from densekit.evaluation.cityscapes import CityscapesSemSegEvaluator
 from densekit.evaluation.cityscapes import frames as cityscapes
 from densekit.evaluation.cityscapes.semantic_evaluator import UNLABELED
 from densekit.evaluation.sem_seg import label_ids, nothing_id, png_names
+from densekit.metrics.contours import count_contours
 from densekit.metrics.semantic_scores import NOTHING, count_pixels
+from densekit.metrics.semantic_tally import ImageScores, SemanticTally
 from densekit.report.confusion import confusion_data
 from densekit.report.run_files import RunFiles
 
-__all__ = ["Semantic", "SemanticImage", "read_semantic", "semantic_data"]
+__all__ = ["Semantic", "SemanticImage", "boundary_results", "read_semantic", "semantic_data"]
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,12 @@ class SemanticImage:
     Attributes:
         record: of the data set, with ``file_name`` and ``sem_seg_file_name``.
         prediction: PNG of the predicted label ids.
-        counts: (C + 1, C) pixels, predicted by annotated class; the last row has those with no predicted class.
+        scores: its own.
     """
 
     record: Mapping[str, Any]
     prediction: Path
-    counts: np.ndarray
+    scores: ImageScores
 
 
 @dataclass(frozen=True)
@@ -46,14 +48,14 @@ class Semantic:
         classes: their names.
         colours: RGB for each, 0 to 255.
         images: those with label maps.
-        counts: (C + 1, C) pixels of all images, as those of each.
+        tally: of all images.
         ids: (C + 1,) the data set's id of each class, as the kept PNGs have them, and the value where there is none.
     """
 
     classes: list[str]
     colours: list[tuple[int, int, int]]
     images: list[SemanticImage]
-    counts: np.ndarray
+    tally: SemanticTally
     ids: np.ndarray
 
     def maps(self, image: SemanticImage) -> tuple[np.ndarray, np.ndarray]:
@@ -76,20 +78,26 @@ def read_semantic(run: RunFiles, records: Sequence[Mapping[str, Any]]) -> Semant
         return None
     files, ids = found
     ignore = metadata.get("ignore_label", IGNORE)
-    images = []
+    images, tally = [], SemanticTally(len(names))
     for record in tqdm(records, desc="label maps", unit="image", disable=None):
         path = files[record["file_name"]]
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing: the kept prediction of {record['file_name']}.")
-        counts = count_pixels(_classes_of(path, ids), load_sem_seg(record), len(names), ignore)
-        images.append(SemanticImage(record, path, counts))
-    total = np.sum([image.counts for image in images], axis=0)
-    return Semantic(names, _colours(metadata, len(names)), images, total, ids)
+        maps = _classes_of(path, ids), load_sem_seg(record)
+        counts, contours = (count(*maps, len(names), ignore) for count in (count_pixels, count_contours))
+        images.append(SemanticImage(record, path, tally.add(counts, contours)))
+    return Semantic(names, _colours(metadata, len(names)), images, tally, ids)
 
 
 def semantic_data(semantic: Semantic) -> dict[str, Any]:
     """Returns what the page's script draws."""
-    return {"confusion": confusion_data([semantic.counts[:-1].T])}
+    return {"confusion": confusion_data([semantic.tally.confusion])}
+
+
+def boundary_results(semantic: Semantic) -> dict[str, float]:
+    """Returns the boundary F1 as the evaluator names it, 0 to 100, which has it where it was asked for boundaries."""
+    values, mean = semantic.tally.boundary_f
+    return {"mBoundaryF": 100 * mean} | {f"BoundaryF-{name}": 100 * v for name, v in zip(semantic.classes, values)}
 
 
 def _kept_maps(

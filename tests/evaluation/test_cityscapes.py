@@ -11,9 +11,11 @@ import pytest
 import torch
 from cityscapesscripts.evaluation import evalInstanceLevelSemanticLabeling as script
 
-from densekit.d2.data import MetadataCatalog
+from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.d2.structures import Instances
+from densekit.evaluation import SemSegEvaluator
 from densekit.evaluation.cityscapes import CityscapesSemSegEvaluator
+from densekit.evaluation.cityscapes.frames import ground_truth
 from densekit.evaluation.cityscapes.instance_scores import score_instances
 from tests import cityscapes_scenes as scenes
 
@@ -59,6 +61,31 @@ def test_semantic_figures_are_those_of_the_script(root, tmp_path):
     assert found["iIoU"] == pytest.approx(100 * theirs["averageScoreInstClasses"], abs=1e-11)
     assert found["iIoU_sup"] == pytest.approx(100 * theirs["averageScoreInstCategories"], abs=1e-11)
     assert 20 < found["iIoU"] < 95 and 20 < found["IoU"] < 95
+
+
+def test_the_evaluator_of_any_label_maps_gives_the_iou_of_the_script(root, tmp_path):
+    """The same predictions, judged as a data set of images and label maps is."""
+    evaluate("semantic", root, tmp_path)
+    scenes.run_script("evalPixelLevelSemanticLabeling", tmp_path / "cli", root, tmp_path / "semantic")
+    theirs = scenes.exported(root, "resultPixelLevelSemanticLabeling")["classScores"]
+    items = scenes.images(root)
+    values = dict.fromkeys(range(256), 255) | {key: k for k, key in enumerate(scenes.CLASS_IDS)}
+    records = [
+        {"file_name": item["file_name"], "height": 128, "width": 256, "sem_seg_values": values,
+         "sem_seg_file_name": str(ground_truth(root / "gtFine/val", "labelIds")[item["image_id"]])}
+        for item in items
+    ]  # fmt: skip
+    DatasetCatalog.register("any_maps", lambda: records)
+    MetadataCatalog.get("any_maps").set(stuff_classes=scenes.CLASSES, ignore_label=255)
+    evaluator = SemSegEvaluator("any_maps")
+    for item in items:
+        evaluator.process([item], [{"sem_seg": scenes.semantic_scores(item)}])
+    found = evaluator.evaluate()["sem_seg"]
+    annotated = [name for name in scenes.CLASSES if not math.isnan(found[f"IoU-{name}"])]
+    assert len(annotated) > 10
+    for name in annotated:
+        assert found[f"IoU-{name}"] == pytest.approx(100 * theirs[name], abs=1e-11)
+    assert found["mIoU"] == pytest.approx(100 * np.mean([theirs[name] for name in annotated]), abs=1e-11)
 
 
 def test_instance_figures_are_those_of_the_script(root, tmp_path):

@@ -44,7 +44,10 @@ def evaluate(folder, image_ids, output):
     MetadataCatalog.get("shared").set(
         panoptic_json=str(folder / "truth.json"), panoptic_root=str(folder), stuff_classes=["a", "b", "c"]
     )
-    evaluators = [kind("shared", str(folder / output)) for kind in (COCOPanopticEvaluator, SemSegEvaluator)]
+    evaluators = [
+        COCOPanopticEvaluator("shared", str(folder / output)),
+        SemSegEvaluator("shared", str(folder / output), boundary=True),
+    ]
     for k in image_ids:
         ids = np.roll(true_map(k), k % 3, axis=1)
         segments = [{"id": key, "category_id": 1 + (k + key) % 2} for key in (1, 2)]
@@ -84,4 +87,5 @@ def test_three_processes_say_and_write_what_one_does(tmp_path, in_processes):
         for task, numbers in expected.items():
             assert found[task] == pytest.approx(numbers, abs=0, rel=0, nan_ok=True)
     assert files(tmp_path / "three") == files(tmp_path / "one")
-    assert len(files(tmp_path / "one")) == 2 * IMAGES + 2
+    assert len(files(tmp_path / "one")) == 2 * IMAGES + 3
+    assert 0 < alone[1]["sem_seg"]["mBoundaryF"] < 100

@@ -88,14 +88,15 @@ def test_the_annotation_itself_is_perfect(scenes, tmp_path):
         lambda batch: [oracle(record) for record in batch], loader, evaluator(tmp_path, BOUNDARY=True)
     )
     assert set(results) == {"sem_seg", "bbox", "segm", "boundary", "panoptic_seg"}
-    for task, name in (("sem_seg", "mIoU"), ("sem_seg", "pACC"), ("sem_seg", "mBoundaryIoU"), ("panoptic_seg", "PQ")):
+    semantic = [("sem_seg", name) for name in ("mIoU", "pACC", "mBoundaryIoU", "mBoundaryF")]
+    for task, name in (*semantic, ("panoptic_seg", "PQ")):
         assert results[task][name] == pytest.approx(100)
     for task in ("bbox", "segm", "boundary"):
         assert results[task]["AP"] == pytest.approx(100)
     assert results["panoptic_seg"]["PQ_th"] == results["panoptic_seg"]["PQ_st"] == 100
     written = {path.name for path in tmp_path.iterdir()}
     assert written == {
-        *("coco_instances_results.json", "sem_seg_predictions.json", "predictions.json"),
+        *("coco_instances_results.json", "sem_seg_predictions.json", "sem_seg_scores.json", "predictions.json"),
         *("sem_seg", "panoptic"),
     }
     pictures = [sorted(path.name for path in (tmp_path / part).iterdir()) for part in ("sem_seg", "panoptic")]

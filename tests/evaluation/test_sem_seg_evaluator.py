@@ -11,6 +11,7 @@ from PIL import Image
 
 from densekit.d2.data import DatasetCatalog, MetadataCatalog
 from densekit.evaluation import SemSegEvaluator
+from densekit.metrics.contours import contour_f, count_contours
 from densekit.metrics.semantic_scores import boundary_iou, count_boundaries
 
 NAMES = ["road", "tree", "sky", "never annotated"]
@@ -113,6 +114,50 @@ def test_boundaries(maps, tmp_path):
         assert results[f"BoundaryIoU-{name}"] == pytest.approx(100 * iou[c])
         assert results[f"min(IoU, B-Iou)-{name}"] == min(results[f"BoundaryIoU-{name}"], results[f"IoU-{name}"])
     assert math.isnan(results["min(IoU, B-Iou)-never annotated"])
+    f1 = [contour_f(count_contours(p, t.astype(np.uint8), 4, 255)) for p, t in zip(predicted, truth)]
+    for c, name in enumerate(NAMES[:3]):
+        assert results[f"BoundaryF-{name}"] == pytest.approx(100 * np.nanmean(f1, axis=0)[c])
+    assert results["mBoundaryF"] == pytest.approx(100 * np.nanmean(f1, axis=0)[:3].mean())
+    assert math.isnan(results["BoundaryF-never annotated"])
+
+
+def iou_of(truth, predicted, c):
+    counted = truth != 255
+    both, either = ((truth == c) & (predicted == c) & counted).sum(), ((truth == c) | (predicted == c)) & counted
+    return 100 * both / either.sum()
+
+
+@pytest.mark.parametrize("boundary", [True, False])
+def test_the_file_of_scores_has_support_confusion_and_images(maps, tmp_path, boundary):
+    truth, predicted = maps
+    truth[2][truth[2] == 1] = 0  # an image without this class
+    truth[4][:] = 255  # one that nothing is known of
+    evaluator = SemSegEvaluator(register(tmp_path, truth), str(tmp_path / "out"), boundary=boundary)
+    results = run(evaluator, predicted)["sem_seg"]
+    content = json.loads((tmp_path / "out" / "sem_seg_scores.json").read_text())
+    for c, (name, entry) in enumerate(zip(NAMES, content["classes"], strict=True)):
+        assert (entry["name"], entry["id"]) == (name, IDS[c])
+        assert entry["pixels"] == sum((t == c).sum() for t in truth)
+        assert entry["images"] == sum((t == c).any() for t in truth)
+        for kind in ("IoU", "ACC", *(("BoundaryIoU", "BoundaryF") if boundary else ())):
+            assert entry[kind] == pytest.approx(results[f"{kind}-{name}"]) if c < 3 else entry[kind] is None
+    assert content["classes"][1]["images"] == 4 and ("BoundaryF" in content["classes"][0]) == boundary
+    expected = np.zeros((4, 5), int)
+    for t, p in zip(truth, predicted):
+        for a, b in zip(t.ravel().tolist(), p.ravel().tolist()):
+            if a != 255:
+                expected[a, b] += 1
+    assert content["confusion"] == expected.tolist()
+    ranked = [entry["mIoU"] for entry in content["images"]]
+    assert ranked[:-1] == sorted(ranked[:-1]) and ranked[-1] is None and len(ranked) == 6
+    by_name = {entry["file_name"]: entry for entry in content["images"]}
+    for record, t, p in zip(DatasetCatalog.get("tiny"), truth, predicted):
+        entry = by_name[record["file_name"]]
+        present = [c for c in range(4) if (t == c).any()]
+        if present:
+            assert entry["mIoU"] == pytest.approx(np.mean([iou_of(t, p, c) for c in present]))
+            assert entry["pACC"] == pytest.approx(100 * (t == p)[t != 255].mean())
+        assert ("BoundaryF" in entry) == boundary
 
 
 def test_values_in_the_files_may_stand_for_other_classes(maps, tmp_path):

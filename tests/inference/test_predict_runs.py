@@ -133,6 +133,36 @@ def test_label_maps_hold_the_ids_of_the_data_set(make_run, photos, tmp_path):
     assert listed["categories"][1] == {"id": 7, "name": "clay"} and len(listed["maps"]) == 7
 
 
+def test_a_palette_colours_label_maps_later_and_is_refused_early(make_run, photos, tmp_path, capsys):
+    MetadataCatalog.get("soil").set(
+        stuff_classes=["sand", "clay", "loam"], stuff_colors=[[9, 0, 0], [0, 9, 0], [0, 0, 9]]
+    )
+    DatasetCatalog.register("soil", lambda: [])
+    run = make_run("SemanticSegmentor", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 3, "DATASETS.TRAIN", ("soil",))
+    words = [run, "--input", photos / "a.png", "--output", tmp_path / "out"]
+    predict(*words, "--format", "colours")
+
+    def colours():
+        with Image.open(tmp_path / "out" / "colours" / "a.png") as image:
+            return np.asarray(image), np.asarray(image.convert("RGB"))
+
+    ids = np.asarray(Image.open(tmp_path / "out" / "semantic" / "a.png"))
+    found, drawn = colours()
+    assert np.array_equal(found, ids) and np.array_equal(drawn, 9 * np.eye(3, dtype=np.uint8)[ids])
+    palette = tmp_path / "mine.json"
+    palette.write_text('{"clay": [1, 1, 1], "sand": [2, 2, 2], "loam": [3, 3, 3]}')
+    predict(*words, "--format", "colours", "--palette", palette)
+    found, drawn = colours()
+    assert np.array_equal(found, ids) and np.array_equal(drawn[..., 0], np.array([2, 1, 3])[ids])
+    assert json.loads((tmp_path / "out" / "colours.json").read_text())["categories"][1]["color"] == [1, 1, 1]
+    palette.write_text('{"clay": [1, 1, 1], "loam": [3, 3, 3]}')
+    for model, message in ((run, "no colour for the class 'sand'"), (make_run("GeneralizedRCNN"), "gives instances")):
+        with pytest.raises(SystemExit):
+            predict(model, *words[1:3], "--output", tmp_path / "new", "--palette", palette)
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
 def test_windows_scales_and_flips_are_those_of_the_python_interface(make_run, photos, tmp_path):
     from densekit.inference.predictor import Predictor
 

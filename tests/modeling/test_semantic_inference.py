@@ -1,6 +1,7 @@
 """Windows, scales and mirror images of semantic models against a slow reference, and through the trainer."""
 
 import math
+from itertools import product
 from typing import Any
 
 import cv2
@@ -100,7 +101,7 @@ def test_scales_and_the_frame_of_the_result(scorer):
         scaled = F.interpolate(image[None].float(), size=size, mode="bilinear", antialias=True)[0]
         scores = slow(scorer, scaled, window, (11, 11), flip=True, softmax=True)
         expected += cv2.resize(scores, frame[::-1], interpolation=cv2.INTER_LINEAR) / 3
-    np.testing.assert_allclose(ours.permute(1, 2, 0), expected, atol=1e-5)
+    np.testing.assert_allclose(ours.permute(1, 2, 0), expected, atol=1e-6)
     backwards = SemanticInference(scorer, sizes=Scales([1.75, 0.5, 1.0]), window=window, flip=True)
     torch.testing.assert_close(
         backwards([{"image": image, "height": frame[0], "width": frame[1]}])[0]["sem_seg"], ours, atol=1e-6, rtol=0
@@ -113,6 +114,20 @@ def test_a_batch_is_its_pictures(scorer):
     together = model(inputs)
     for item, output in zip(inputs, together, strict=True):
         assert torch.equal(model([item])[0]["sem_seg"], output["sem_seg"])
+
+
+@pytest.mark.parametrize("average", ["softmax", "logits"])
+def test_the_order_of_windows_does_not_matter(scorer, monkeypatch, average):
+    image = picture(40, 50)
+    model = SemanticInference(scorer, sizes=Scales([0.75, 1.0]), window=(12, 15), flip=True, average=average)
+    scorer.seen = []
+    ours = model([{"image": image}])[0]["sem_seg"]
+    assert len(scorer.seen) > 20
+    for order in (lambda windows: windows[::-1], lambda windows: windows[1::2] + windows[::2]):
+        monkeypatch.setattr(
+            "densekit.modeling.semantic_inference.product", lambda *sides, order=order: order([*product(*sides)])
+        )
+        torch.testing.assert_close(model([{"image": image}])[0]["sem_seg"], ours, atol=1e-6, rtol=0)
 
 
 def test_a_larger_window_is_the_whole_picture(scorer):

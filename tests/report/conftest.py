@@ -137,6 +137,45 @@ def instance_run(tmp_path):
     return run, json_file, found
 
 
+MANY = [f"class {number}" for number in range(40)]
+
+
+@pytest.fixture
+def many_run(tmp_path):
+    """Returns OUTPUT_DIR of an evaluation of 40 classes, of which one is never annotated, and the maps of its images.
+
+    Some pixels have no predicted class, as where a panoptic map is void, and half of class 7 is taken for class 30.
+    """
+    from densekit.d2.data import DatasetCatalog, MetadataCatalog
+    from densekit.evaluation.sem_seg import SemSegEvaluator
+
+    generator = np.random.default_rng(3)
+    records, maps = [], []
+    for name in write_images(tmp_path / "images", 4):
+        labels = np.kron(generator.integers(0, 39, (6, 8)), np.ones((20, 20), int))
+        labels[:20, :20] = 7
+        found = np.roll(labels, generator.integers(1, 4), axis=1)
+        found[:10, :20] = 30
+        labels[100:, 140:] = 255
+        found[60:64] = 39
+        void = generator.random((H, W)) < 0.02
+        maps.append((labels, np.where(void, -1, found)))
+        png = tmp_path / Path(name).with_suffix(".png").name
+        Image.fromarray(labels.astype(np.uint8)).save(png)
+        records.append({"file_name": str(tmp_path / "images" / name), "height": H, "width": W,
+                        "sem_seg_file_name": str(png)})  # fmt: skip
+    DatasetCatalog.register("many", lambda: records)
+    MetadataCatalog.get("many").set(
+        stuff_classes=MANY, ignore_label=255, evaluator_type="sem_seg", label_divisor=1000,
+        stuff_dataset_id_to_contiguous_id={k: k for k in range(40)},
+    )  # fmt: skip
+    evaluator = SemSegEvaluator("many", str(tmp_path / "run" / "inference" / "many"), boundary=True)
+    for record, (_, found) in zip(records, maps):
+        segments = [{"id": k + 1, "category_id": k, "isthing": False} for k in range(40)]
+        evaluator.process([record], [{"panoptic_seg": (torch.from_numpy(found) + 1, segments)}])
+    return write_run(tmp_path / "run", "many", evaluator.evaluate()), maps
+
+
 @pytest.fixture
 def map_run(tmp_path):
     """Returns OUTPUT_DIR of an evaluation of semantic and panoptic maps, and the evaluators' own numbers."""

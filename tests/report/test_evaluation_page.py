@@ -23,7 +23,7 @@ from densekit.report.panoptic_page import read_panoptic
 from densekit.report.run_files import read_run
 from densekit.report.semantic_page import read_semantic
 from densekit.report.shapes import outline
-from tests.report.conftest import ellipse_rle
+from tests.report.conftest import MANY, ellipse_rle
 
 
 def page_data(text):
@@ -179,7 +179,7 @@ def test_semantic_and_panoptic_numbers_are_the_evaluators(map_run):
     files = read_run(run, "maps")
     records = DatasetCatalog.get("maps")
     semantic, panoptic = read_semantic(files, records), read_panoptic(files, records)
-    scores = semantic_scores(semantic.counts)
+    scores = semantic_scores(semantic.tally.counts)
     assert 100 * scores.mean_iou == pytest.approx(numbers["sem_seg"]["mIoU"], rel=1e-12)
     for name, iou in zip(semantic.classes, scores.iou):
         assert 100 * iou == pytest.approx(numbers["sem_seg"][f"IoU-{name}"], rel=1e-12)
@@ -190,9 +190,81 @@ def test_semantic_and_panoptic_numbers_are_the_evaluators(map_run):
     text = evaluation_page(files, 2)
     assert f"{numbers['panoptic_seg']['PQ']:.1f}" in text
     [sparse] = page_data(text)["semantic"]["confusion"]["cells"]
-    assert sum(count for *_, count in sparse) == semantic.counts.sum()
+    assert sum(count for *_, count in sparse) == semantic.tally.counts.sum()
     row = sum(count for row, _, count in sparse if row == 2)
-    assert row == semantic.counts[:, 2].sum()  # rows are the annotated classes
+    assert row == semantic.tally.counts[:, 2].sum()  # rows are the annotated classes
+
+
+def row_of(text, name):
+    """The cells of the semantic class table's row, as text."""
+    part = text[text.index(">% of pixels<") :]
+    found = next(line for line in part.split("<tr>") if f'class="name">{name}<' in line)
+    return re.findall(r'class="num">([^<]*)</td>', found)
+
+
+def test_classes_have_support_boundaries_and_colours(many_run):
+    run, maps = many_run
+    text = evaluation_page(read_run(run, None), 2)
+    results = json.loads((run / "inference" / "results.json").read_text())["many"]["sem_seg"]
+    total = sum((truth != 255).sum() for truth, _ in maps)
+    for c in (0, 7, 38):
+        images, share, iou, *others = row_of(text, MANY[c])
+        assert int(images) == sum((truth == c).any() for truth, _ in maps)
+        assert float(share) == pytest.approx(100 * sum((truth == c).sum() for truth, _ in maps) / total, abs=0.005)
+        assert float(iou) == pytest.approx(results[f"IoU-{MANY[c]}"], abs=0.005)
+        kinds = ("ACC", "BoundaryIoU", "BoundaryF", "min(IoU, B-Iou)")
+        assert [float(v) for v in others] == pytest.approx([results[f"{k}-{MANY[c]}"] for k in kinds], abs=0.005)
+    assert row_of(text, MANY[39])[:3] == ["0", "0.00", "n/a"]
+    semantic = read_semantic(read_run(run, None), DatasetCatalog.get("many"))
+    keys = {f"background:rgb{colour}" for colour in semantic.colours}
+    # A key in the table and one in the legend, for each class.
+    assert sum(text.count(key) for key in keys) == 80
+    assert results["mBoundaryF"] == pytest.approx(100 * semantic.tally.boundary_f[1], rel=1e-12)
+
+
+def test_an_evaluation_without_boundaries_has_their_f1_on_the_page(map_run):
+    run, numbers = map_run
+    assert "mBoundaryF" not in numbers["sem_seg"]
+    files = read_run(run, None)
+    values, mean = read_semantic(files, DatasetCatalog.get("maps")).tally.boundary_f
+    text = evaluation_page(files, 2)
+    assert ">mBoundaryF<" in text and f"{100 * mean:.2f}" in text and 0 < mean < 1
+    assert row_of(text, "car")[-1] == f"{100 * values[2]:.2f}"
+
+
+def test_pixels_without_a_predicted_class_are_in_the_confusion(many_run):
+    run, maps = many_run
+    text = evaluation_page(read_run(run, None), 2)
+    [sparse] = page_data(text)["semantic"]["confusion"]["cells"]
+    found = {(row, column): count for row, column, count in sparse}
+    for pair in ((7, 7), (7, 30), (7, 40), (12, 39)):
+        predicted = pair[1] if pair[1] < 40 else -1
+        assert found.get(pair, 0) == sum(((t == pair[0]) & (p == predicted)).sum() for t, p in maps)
+    assert sum(found.values()) == sum((t != 255).sum() for t, _ in maps)
+
+
+def test_the_hardest_images_come_with_what_is_lost(many_run):
+    run, maps = many_run
+    text = evaluation_page(read_run(run, None), 2)
+    assert text.count(">picture</span>") == text.count(">annotated</span>") == text.count(">predicted</span>") == 4
+    scores = []
+    for truth, predicted in maps:
+        present = [c for c in range(40) if (truth == c).any()]
+        counted = truth != 255
+        iou = [((truth == c) & (predicted == c)).sum() / (((truth == c) | (predicted == c)) & counted).sum()
+               for c in present]  # fmt: skip
+        scores.append(100 * np.mean(iou))
+    worst = int(np.argmin(scores))
+    card = next(part for part in text.split("<figure") if f"<b>{worst + 1}.jpg</b>" in part)
+    assert 'data-worst="0"' in card and f"mIoU {scores[worst]:.1f}" in card
+    truth, predicted = maps[worst]
+    pairs = {
+        (t, p): ((truth == t) & (predicted == (p if p < 40 else -1))).sum()
+        for t in range(40) for p in range(41) if p != t
+    }  # fmt: skip
+    (true, found), count = max(pairs.items(), key=lambda entry: entry[1])
+    share = 100 * count / (truth != 255).sum()
+    assert f"{share:.1f} % {MANY[true]} taken for {[*MANY, 'no class'][found]}" in card
 
 
 def test_outlines_lie_where_they_should_in_large_pictures():

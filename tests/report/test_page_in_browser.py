@@ -170,4 +170,27 @@ def test_maps(map_run, open_page):
     segments = page.locator(".confusion[data-kind=panoptic]")
     assert segments.locator("tbody tr").count() == 4 and segments.locator("td.right.on").inner_text() == "5"
     page.locator("button.panels:visible").first.click()
-    assert page.locator("#zoom .panel").count() == 2
+    assert page.locator("#zoom .panel").count() == 3
+
+
+def test_many_classes_can_be_read(many_run, open_page):
+    page = open_page(many_run[0])
+    matrix = page.locator(".confusion[data-kind=semantic]")
+    assert matrix.locator("tbody tr").count() == 24 and matrix.locator("thead th").count() == 25
+    assert matrix.locator("thead th").last.inner_text() == "no class"
+    page.select_option("#class", label="class 7")
+    shown = matrix.locator("tbody th").all_inner_texts()
+    assert "class 7" in shown and "class 30" in shown and "confused most with class 7" in matrix.inner_text()
+    assert "class 7 taken for class 30" in matrix.locator(".mistakes li").first.inner_text()
+    canvas = matrix.locator("canvas")
+    box = canvas.bounding_box()
+    at = {"x": box["width"] * 30.5 / 40, "y": box["height"] * 7.5 / 40}
+    canvas.hover(position=at)
+    assert matrix.locator(".readout").inner_text().startswith("class 7 \u2192 class 30: ")
+    canvas.click(position={"x": 5, "y": box["height"] * 12.5 / 40})
+    assert page.input_value("#class") == "class 12" and "class 12" in matrix.locator("tbody th.on").inner_text()
+    page.select_option("#class", label="all classes")
+    page.locator("button.panels:visible").first.click()
+    assert page.locator("#zoom .panel").count() == 3 and page.locator("#zoom img.labels").count() == 2
+    narrow = open_page(many_run[0], width=390)
+    assert narrow.evaluate("document.documentElement.scrollWidth") <= 390
