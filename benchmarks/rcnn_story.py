@@ -143,7 +143,7 @@ def find_boxes(data: Data, test: bool, folder: Path, count: int) -> Path:
     path = folder / f"{data.split(test)}_{count}.pkl"
     if not path.is_file():
         words = ["--datasets", data.file] if data.file else []
-        command = [sys.executable, "-m", "densekit.cli", "proposals", data.split(test), *words]
+        command = [sys.executable, "-m", "densekit", "proposals", data.split(test), *words]
         command += ["--count", str(count), "--workers", "1", "--output", str(path)]
         subprocess.run(command, cwd=ROOT, check=True)
     return path
