@@ -1,9 +1,9 @@
 """Trains R-CNN, Fast, Faster and Mask R-CNN for the same minutes and times the stages of each, picture by picture.
 
 All have a ResNet-18 and learn from random weights on one core. R-CNN and Fast R-CNN look at boxes of selective search,
-Faster and Mask R-CNN propose their own. The fine-tuning of R-CNN has the same minutes; its SVMs and box corrections come
-on top. A finished run is kept and an interrupted one goes on, so the command can be repeated. The figures go to
-results/rcnn_story.json (make tables shows them), the chart to docs/rcnn_story_DATA.png. Examples::
+Faster and Mask R-CNN propose their own. The fine-tuning of R-CNN has the same minutes; its SVMs and its corrections of
+boxes come on top. A finished run is kept and an interrupted one goes on, so the command can be repeated. The figures go
+to results/rcnn_story.json (make tables shows them), the chart to docs/rcnn_story_DATA.png. Examples::
 
     python benchmarks/rcnn_story.py --minutes 3 --output output/rcnn_story
     python benchmarks/rcnn_story.py --data bccd=bccd.yaml --minutes 5 --output output/rcnn_story
@@ -42,6 +42,7 @@ Json = dict[str, Any]
 STAGES = ("proposals", "features", "scoring", "suppression", "masks")
 _RESULTS = ROOT / "results" / "rcnn_story.json"
 _SEARCH = {"method": "selective-search", "width": 500, "least": 20}  # the defaults of densekit proposals
+_KEPT = 300  # boxes in the files, the best of which are used
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Data:
 
     Attributes:
         name: Of the data; "streets" or that of ``--data``.
-        file: YAML of own data sets; "" for the street scenes.
+        file: Path of the YAML of own data sets; "" for the street scenes.
     """
 
     name: str
@@ -86,7 +87,7 @@ class Data:
         if not self.file:
             return []
         sets = ["DATASETS.TRAIN", f"('{self.name}_train',)", "DATASETS.TEST", f"('{self.name}_test',)"]
-        return ["--datasets", str(Path(self.file).resolve()), *sets]
+        return ["--datasets", self.file, *sets]
 
     def split(self, test: bool) -> str:
         """Returns the name of a data set."""
@@ -100,14 +101,19 @@ def main() -> None:
     parser.add_argument("systems", nargs="*", metavar="SYSTEM", help=f"of {', '.join(SYSTEMS)} (all)")
     parser.add_argument("--minutes", type=float, default=5, help="of one core for each training (%(default)s)")
     parser.add_argument("--data", metavar="NAME=YAML", help="own boxes NAME_train and NAME_test (street scenes)")
-    parser.add_argument("--proposals", type=int, default=300, help="of selective search in a picture (%(default)s)")
+    parser.add_argument(
+        "--proposals", type=int, default=150, help=f"of selective search in a picture, up to {_KEPT} (%(default)s)"
+    )
     parser.add_argument("--pictures", type=int, default=20, help="whose median the times are (%(default)s)")
     parser.add_argument("--output", type=Path, default=Path("output/rcnn_story"), help="folder of the runs")
     args = parser.parse_args()
+    if not 1 <= args.proposals <= _KEPT:
+        parser.error(f"--proposals {args.proposals}: from 1 to {_KEPT}")
     if unknown := set(args.systems) - set(SYSTEMS):
         parser.error(f"there is no system {', '.join(sorted(unknown))}; there are {', '.join(SYSTEMS)}")
     name, _, file = (args.data or "streets").partition("=")
-    data, folder = Data(name, file), args.output.resolve() / name
+    data = Data(name, str(Path(file).resolve()) if file else "")
+    folder = args.output.resolve() / name
     folder.mkdir(parents=True, exist_ok=True)
     for key in (bar := tqdm(args.systems or list(SYSTEMS), desc="systems", unit="system")):
         system = SYSTEMS[key]
@@ -124,8 +130,10 @@ def learn(system: System, data: Data, folder: Path, args: argparse.Namespace) ->
     """Trains and evaluates a system, and returns its figures."""
     words = data.words()
     if system.reads_boxes:
-        files = [find_boxes(data, test, folder.parent, args.proposals) for test in (False, True)]
-        words += ["DATASETS.PROPOSAL_FILES_TRAIN", f"('{files[0]}',)", "DATASETS.PROPOSAL_FILES_TEST", f"('{files[1]}',)"]
+        for split in ("TRAIN", "TEST"):
+            boxes = find_boxes(data, split == "TEST", folder.parent)
+            words += [f"DATASETS.PROPOSAL_FILES_{split}", f"('{boxes}',)"]
+            words += [f"DATASETS.PRECOMPUTED_PROPOSAL_TOPK_{split}", str(args.proposals)]
     few = ["DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST", "5"]  # so that the stages after R-CNN's steps cost a probe little
     run = {"config": system.config, "minutes": args.minutes}
     plan = schedule(run, [*words, *few], folder)
@@ -138,13 +146,13 @@ def learn(system: System, data: Data, folder: Path, args: argparse.Namespace) ->
     return figures | {"minutes": round(minutes(folder), 1)}
 
 
-def find_boxes(data: Data, test: bool, folder: Path, count: int) -> Path:
+def find_boxes(data: Data, test: bool, folder: Path) -> Path:
     """Returns the file of a data set's proposals, which is made unless it is there."""
-    path = folder / f"{data.split(test)}_{count}.pkl"
+    path = folder / f"{data.split(test)}_{_KEPT}.pkl"
     if not path.is_file():
         words = ["--datasets", data.file] if data.file else []
         command = [sys.executable, "-m", "densekit", "proposals", data.split(test), *words]
-        command += ["--count", str(count), "--workers", "1", "--output", str(path)]
+        command += ["--count", str(_KEPT), "--workers", "1", "--output", str(path)]
         subprocess.run(command, cwd=ROOT, check=True)
     return path
 

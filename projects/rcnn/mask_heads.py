@@ -62,7 +62,9 @@ class SoftmaxMaskHead(MaskRCNNConvUpsampleHead):
     def __init__(self, input_shape: ShapeSpec, *, num_classes: int, **kwargs: Any) -> None:
         super().__init__(input_shape, num_classes=num_classes + 1, **kwargs)
 
-    def forward(self, x: Tensor, instances: list[Instances]) -> dict[str, Tensor] | list[Instances]:
+    def forward(  # type: ignore[override]
+        self, x: Tensor, instances: list[Instances]
+    ) -> dict[str, Tensor] | list[Instances]:
         """The loss in training; in inference the same instances with "pred_masks" (Ri, 1, M, M), probabilities.
 
         Args:

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 _SCALE_PICTURES = 200  # at most, from which the scale of the features is measured
 _RESULTS = ("svm_weight", "svm_bias", "feature_scale", "ridge_weight", "ridge_bias")
-_LEFT = "The stages of R-CNN stop here; a resumed run repeats the steps since its last checkpoint and goes on with them."
+_LEFT = "The stages of R-CNN stop here; a resumed run repeats the steps since its last checkpoint and goes on here."
 _LONGEST = timedelta(days=100)  # that a process waits for the SVMs, which the main one learns alone
 
 
@@ -116,7 +116,7 @@ class RegionStages(HookBase):
                 STOP.leave_if_received(_LEFT)
                 store.get(index, pictures.__getitem__)
         # Of its own, over the CPU: a group of GPUs gives up waiting after minutes.
-        group = dist.new_group(backend="gloo", timeout=_LONGEST) if processes > 1 else None
+        group: Any = dist.new_group(backend="gloo", timeout=_LONGEST) if processes > 1 else None
         if group is not None:
             _wait(dist.barrier(group, async_op=True))
         if comm.is_main_process():

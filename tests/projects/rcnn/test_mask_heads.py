@@ -1,4 +1,4 @@
-"""The mask heads of Mask R-CNN's ablations: the softmax loss by definition, what the heads learn, what the recipes change."""
+"""Mask heads of Mask R-CNN's ablations: the softmax loss by definition, what they learn, what the recipes change."""
 
 import math
 
@@ -86,11 +86,10 @@ def test_heads_learn_shapes(name, agnostic):
     model = head(name, f"{KEYS}.CLS_AGNOSTIC_MASK", agnostic, side=8).train()
     truth = quarters(6)
     regions = torch.randn(6, 4, 8, 8) * 0.1
-    regions[:, 0] += truth.gt_masks.crop_and_resize(truth.proposal_boxes.tensor, 8)
-    regions[torch.arange(6), 1 + truth.gt_classes] += 1  # a map says what the object is, and one where
+    regions[torch.arange(6), truth.gt_classes] += truth.gt_masks.crop_and_resize(truth.proposal_boxes.tensor, 8)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     with EventStorage():
-        for _ in range(150):
+        for _ in range(100):
             loss = model(regions, [truth])["loss_mask"]
             optimizer.zero_grad()
             loss.backward()

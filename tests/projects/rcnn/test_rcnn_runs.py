@@ -18,11 +18,11 @@ import yaml
 from densekit.cli import main
 from densekit.cli.arguments import parse_arguments
 from densekit.cli.train import run_options
+from densekit.d2 import HOST
 from densekit.d2.data import DatasetCatalog
 from densekit.data import register_coco_instances
-from densekit.d2 import HOST
 from densekit.engine import run
-from densekit.engine.preemption import REQUEUE
+from densekit.engine.preemption import REQUEUE, STOP
 from densekit.projects.rcnn import region_svm, stages
 from densekit.projects.rcnn.training_regions import TrainingRegions
 from tests.contract.shrinking import ROOT
@@ -178,6 +178,17 @@ def test_it_predicts_on_pictures_alone(data, trained, tmp_path):
     assert main(asked) == 0
     found = json.loads((tmp_path / "found" / "coco_instances_results.json").read_text())
     assert found and max(entry["score"] for entry in found) > 0.5
+
+
+def test_a_process_that_waits_for_the_svms_obeys_a_signal():
+    class Never:
+        def is_completed(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return False
+
+    with STOP, pytest.raises(SystemExit) as end:
+        stages._wait(Never())
+    assert end.value.code == REQUEUE
 
 
 @pytest.fixture
