@@ -72,7 +72,7 @@ SYSTEMS = {
 
 @dataclass(frozen=True)
 class Data:
-    """What the systems are trained on.
+    """The data sets that the systems learn from and are evaluated on.
 
     Attributes:
         name: Of the data; "streets" or that of ``--data``.

@@ -4,7 +4,7 @@ from densekit.d2.config import CfgNode
 
 
 def add_config(cfg: CfgNode) -> None:
-    """Adds ``MODEL.FAST_RCNN``, ``MODEL.RCNN`` and the keys of the mask heads to ``cfg``."""
+    """Adds ``MODEL.FAST_RCNN`` and ``MODEL.RCNN`` to ``cfg``."""
     cfg.MODEL.FAST_RCNN = CfgNode()
     # With MODEL.ROI_BOX_HEAD.NAME TruncatedFCHead: t of section 3.1, how many singular values each linear layer keeps
     # in inference, the first layer first; 0 leaves a layer as it is. The paper has [1024, 256] for VGG16.
@@ -24,13 +24,9 @@ def add_config(cfg: CfgNode) -> None:
     node.SEARCH.METHOD = "selective-search"  # or "edge-boxes"
     node.SEARCH.WIDTH = 500  # wider pictures are searched at this width
     node.SEARCH.LEAST = 20  # least side of a box, in pixels
-    # With MODEL.ROI_MASK_HEAD.NAME MLPMaskHead, beside the host's keys: its hidden layers and their width.
-    cfg.MODEL.ROI_MASK_HEAD.NUM_FC = 2
-    cfg.MODEL.ROI_MASK_HEAD.FC_DIM = 1024
 
 
 def shrink(cfg: CfgNode) -> None:
-    """Lets narrow layers keep few singular values, and makes crops and the hidden layers of masks small."""
-    cfg.MODEL.ROI_MASK_HEAD.FC_DIM = 16
+    """Lets narrow layers keep few singular values, and makes crops small."""
     cfg.MODEL.RCNN.CROP_SIZE, cfg.MODEL.RCNN.CONTEXT = 64, 4
     cfg.MODEL.FAST_RCNN.SVD_RANKS = [min(rank, 4) for rank in cfg.MODEL.FAST_RCNN.SVD_RANKS]
