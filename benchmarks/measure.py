@@ -77,7 +77,7 @@ def row_of(path: Path, name: str) -> Json:
 
 
 def measure(row: Json, datasets: str, output: Path) -> Json:
-    """Trains, evaluates and times one row, and returns its figures.
+    """Trains, evaluates and times one row, and returns its figures; of several seeds the mean and the spread.
 
     Args:
         row: with the key ``run``.
@@ -89,17 +89,26 @@ def measure(row: Json, datasets: str, output: Path) -> Json:
     opts = list(run.get("opts", []))
     if "minutes" in run:
         opts += schedule(run, words + opts, folder)
-    train(run["config"], folder, [*words, *opts])
-    metrics = {name: metric.split("/", 1) for name, metric in run["metrics"].items()}
-    figures: Json = {name: round(results(folder)[task][key], 2) for name, (task, key) in metrics.items()}
-    cfg = load_config(str(folder / "config.yaml"))
+    seeds = run.get("seeds", [])
+    folders = {folder / f"seed_{seed}": ["SEED", str(seed)] for seed in seeds} or {folder: []}
+    for one, seed in folders.items():
+        train(run["config"], one, [*words, *opts, *seed])
+    figures: Json = {}
+    for name, metric in run["metrics"].items():
+        task, key = metric.split("/", 1)
+        values = [results(one)[task][key] for one in folders]
+        figures[name] = round(statistics.mean(values), 2)
+        if seeds:
+            figures[f"{name}_spread"] = round(statistics.stdev(values), 2)
+    last = [*folders][-1]
+    cfg = load_config(str(last / "config.yaml"))
     shown = json.dumps(row)
     if "{steps}" in shown:
         figures["steps"] = int(cfg.SOLVER.MAX_ITER)
     if "{minutes}" in shown:
-        figures["minutes"] = round(minutes(folder), 1)
+        figures["minutes"] = round(statistics.mean(minutes(one) for one in folders), 1)
     if "{parameters}" in shown or "{ms}" in shown:
-        milliseconds, parameters = speed_and_size(folder, datasets)
+        milliseconds, parameters = speed_and_size(last, datasets)
         figures |= {"ms": round(milliseconds), "parameters": round(parameters / 1e6, 2)}
     return figures
 
@@ -156,7 +165,7 @@ def record(path: Path, name: str, figures: Json, data: str) -> None:
         "command": f"python benchmarks/measure.py{given} {name}",
         "machine": machine(),
         "software": f"Python {platform.python_version()}, torch {torch.__version__.partition('+')[0]}",
-        "seeds": None,
+        "seeds": row["run"].get("seeds"),
         "date": datetime.date.today().isoformat(),
         "commit": commit(),
     }

@@ -85,10 +85,14 @@ class StopRequest:
         dist.all_reduce(asked, op=dist.ReduceOp.MAX, group=self._group)
         return int(asked.item())
 
-    def leave_if_received(self) -> None:
-        """Ends the process in the middle of an evaluation, where it cannot agree with the others first."""
+    def leave_if_received(self, what: str = "The evaluation stops here; a resumed run begins it anew.") -> None:
+        """Ends the process in the middle of work that it does alone, where it cannot agree with the others first.
+
+        Args:
+            what: ends, and what a resumed run makes of it.
+        """
         if self.received:
-            leave("The evaluation stops here; a resumed run begins it anew.", self.received)
+            leave(what, self.received)
 
 
 # Signals belong to the process, and so does this.

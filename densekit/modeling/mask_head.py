@@ -13,8 +13,10 @@ from densekit.modeling.upsampling import upsampler_from_config
 
 
 def add_config(cfg: CfgNode) -> None:
-    """Adds the key of ``MODEL.ROI_MASK_HEAD`` that :class:`UpsamplerMaskHead` reads beside the host's."""
+    """Adds the keys of ``MODEL.ROI_MASK_HEAD`` that heads of several systems read beside the host's."""
     cfg.MODEL.ROI_MASK_HEAD.UPSAMPLER = "deconv"  # a name of densekit.layers.UPSAMPLERS; this one is the host's layer
+    cfg.MODEL.ROI_MASK_HEAD.FC_DIM = 1024  # width of linear layers, in heads that have them
+    cfg.MODEL.ROI_MASK_HEAD.NUM_FC = 2  # hidden ones
 
 
 @ROI_MASK_HEAD_REGISTRY.register()

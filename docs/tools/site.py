@@ -19,7 +19,7 @@ from docs.tools import api_pages, keys  # noqa: E402
 
 # Section -> pages in their order; those that are not there are left out.
 SECTIONS: dict[str, tuple[str, ...]] = {
-    "Begin": ("index.md", "quickstart.md", "glossary.md"),
+    "Begin": ("index.md", "quickstart.md", "rcnn_story.md", "glossary.md"),
     "Data": ("own_data.md", "data_sets.md", "semantic_data.md", "what_files_look_like.md"),
     "Train": ("training.md", "fault_tolerance.md", "training_step.md", "pretrained_weights.md", "weight_licences.md"),
     "Evaluate": ("evaluation.md", "semantic_inference.md", "benchmarks.md", "model_sizes.md", "results.md"),

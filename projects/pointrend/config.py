@@ -6,8 +6,6 @@ from densekit.d2.config import CfgNode
 def add_config(cfg: CfgNode) -> None:
     """Adds ``MODEL.POINT_HEAD``, ``MODEL.IMPLICIT_POINTREND`` and keys of the mask head to ``cfg``."""
     cfg.MODEL.ROI_MASK_HEAD.IN_FEATURES = ("p2",)  # maps of the coarse mask head
-    cfg.MODEL.ROI_MASK_HEAD.FC_DIM = 1024  # width of its linear layers
-    cfg.MODEL.ROI_MASK_HEAD.NUM_FC = 2  # how many there are
     cfg.MODEL.ROI_MASK_HEAD.OUTPUT_SIDE_RESOLUTION = 7  # side of the coarse mask
     cfg.MODEL.ROI_MASK_HEAD.POINT_HEAD_ON = False  # refine the coarse mask at points
 
@@ -37,6 +35,5 @@ def add_config(cfg: CfgNode) -> None:
 
 def shrink(cfg: CfgNode) -> None:
     """Narrows the heads and takes few points, so that a step takes well under a second."""
-    cfg.MODEL.ROI_MASK_HEAD.FC_DIM = 16
     cfg.MODEL.POINT_HEAD.FC_DIM = 16
     cfg.MODEL.POINT_HEAD.TRAIN_NUM_POINTS = 25

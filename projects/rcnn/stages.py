@@ -5,16 +5,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from tqdm import tqdm
 
 from densekit.d2.config import CfgNode
 from densekit.d2.engine import HookBase
 from densekit.d2.utils import comm
+from densekit.engine.preemption import STOP
 from densekit.files.atomic import atomic_write
 
 from .box_ridge import BoxRidge
@@ -29,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 _SCALE_PICTURES = 200  # at most, from which the scale of the features is measured
 _RESULTS = ("svm_weight", "svm_bias", "feature_scale", "ridge_weight", "ridge_bias")
+_LEFT = "The stages of R-CNN stop here; a resumed run repeats the steps since its last checkpoint and goes on here."
+_LONGEST = timedelta(days=100)  # that a process waits for the SVMs, which the main one learns alone
 
 
 @dataclass(frozen=True)
@@ -108,15 +113,25 @@ class RegionStages(HookBase):
         with self._timed("features"):
             share = range(comm.get_rank(), len(pictures), processes)
             for index in tqdm(share, desc="features", unit="picture", disable=not comm.is_main_process()):
+                STOP.leave_if_received(_LEFT)
                 store.get(index, pictures.__getitem__)
-            comm.synchronize()
+        # Of its own, over the CPU: a group of GPUs gives up waiting after minutes.
+        group: Any = dist.new_group(backend="gloo", timeout=_LONGEST) if processes > 1 else None
+        if group is not None:
+            _wait(dist.barrier(group, async_op=True))
         if comm.is_main_process():
             self._learn_svms(pictures, store)
             self._learn_corrections(pictures, store)
-        if processes > 1:
-            for name in _RESULTS:
-                torch.distributed.broadcast(getattr(self._model, name), src=0)
+        if group is not None:
+            self._share_results(group)
         self._model.has_svms.fill_(True)
+
+    def _share_results(self, group: Any) -> None:
+        for name in _RESULTS:
+            buffer = getattr(self._model, name)
+            value = buffer.cpu()
+            _wait(dist.broadcast(value, src=0, group=group, async_op=True))
+            buffer.copy_(value)
 
     def _learn_svms(self, pictures: TrainingRegions, store: FeatureStore) -> None:
         path = store.path("svms.npz")
@@ -156,4 +171,13 @@ class RegionStages(HookBase):
 def _pass(pictures: TrainingRegions, store: FeatureStore, what: str) -> Iterator[Regions]:
     """Goes through all pictures."""
     for index in tqdm(range(len(pictures)), desc=what, unit="picture"):
+        STOP.leave_if_received(_LEFT)
         yield store.get(index, pictures.__getitem__)
+
+
+def _wait(work: Any) -> None:
+    """Waits for the other processes, and yet obeys a signal."""
+    while not work.is_completed():
+        STOP.leave_if_received(_LEFT)
+        time.sleep(0.02)
+    work.wait()

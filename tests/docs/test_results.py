@@ -76,8 +76,12 @@ def test_what_can_be_measured_again_names_its_data_and_has_figures_in_its_cells(
     planned = [row for _, _, row in ROWS if "run" in row]
     assert planned
     for row in planned:
-        assert {"config", "metrics"} <= set(row["run"]) <= {"config", "data", "opts", "metrics", "minutes"}, row["id"]
-        assert all(f"{{{name}}}" in json.dumps(row) for name in row["run"]["metrics"]), row["id"]
+        keys = {"config", "data", "opts", "metrics", "minutes", "seeds"}
+        assert {"config", "metrics"} <= set(row["run"]) <= keys, row["id"]
+        spreads = ["", "_spread"] if "seeds" in row["run"] else [""]
+        wanted = [f"{{{name}{end}}}" for name in row["run"]["metrics"] for end in spreads]
+        assert all(one in json.dumps(row) for one in wanted), row["id"]
+        assert len(row["run"].get("seeds", [0, 1])) > 1, row["id"]
 
 
 def test_a_row_that_was_not_measured_yet_says_so():

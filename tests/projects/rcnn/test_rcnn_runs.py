@@ -1,7 +1,12 @@
 """Whole runs of R-CNN: stages in order, ended and resumed, one checkpoint that evaluates and predicts."""
 
 import json
+import os
 import pickle
+import signal
+import subprocess
+import sys
+from contextlib import suppress
 from importlib.util import find_spec
 
 import cv2
@@ -13,13 +18,16 @@ import yaml
 from densekit.cli import main
 from densekit.cli.arguments import parse_arguments
 from densekit.cli.train import run_options
+from densekit.d2 import HOST
 from densekit.d2.data import DatasetCatalog
 from densekit.data import register_coco_instances
 from densekit.engine import run
+from densekit.engine.preemption import REQUEUE, STOP
 from densekit.projects.rcnn import region_svm, stages
 from densekit.projects.rcnn.training_regions import TrainingRegions
 from tests.contract.shrinking import ROOT
 from tests.engine.conftest import write_coco
+from tests.tolerances import close
 
 pytestmark = pytest.mark.skipif(find_spec("sklearn") is None, reason="needs scikit-learn")
 RESULTS = ("svm_weight", "svm_bias", "feature_scale", "ridge_weight", "ridge_bias", "has_svms")
@@ -128,6 +136,31 @@ def test_a_run_that_was_ended_in_a_stage_goes_on_there(data, trained, tmp_path, 
         assert torch.equal(one[name], other[name]), name
 
 
+@pytest.mark.parametrize("pass_of", ["features", "SVMs", "box corrections"])
+def test_a_signal_ends_a_stage_at_the_next_picture(data, trained, tmp_path, monkeypatch, pass_of):
+    visited, ordinary = [], stages.tqdm
+
+    def sending(pictures, desc, **kwargs):
+        for number, picture in enumerate(ordinary(pictures, desc=desc, **kwargs)):
+            if desc == pass_of:
+                visited.append(picture)
+                if number == 2:
+                    os.kill(os.getpid(), signal.SIGTERM)
+            yield picture
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit) as end:
+        patched.setattr(stages, "tqdm", sending)
+        run(options(data, tmp_path / "out"))
+    assert end.value.code == REQUEUE and visited == [0, 1, 2]
+    assert "The stages of R-CNN stop here" in (tmp_path / "out" / "log.txt").read_text()
+    run(options(data, tmp_path / "out", flags=["--resume"]))
+    one, other = (
+        torch.load(folder / "model_final.pth", weights_only=True)["model"] for folder in (trained[0], tmp_path / "out")
+    )
+    for name in RESULTS:
+        assert torch.equal(one[name], other[name]), name
+
+
 def test_features_beyond_the_store_are_made_again_and_give_the_same(data, trained, tmp_path):
     run(options(data, tmp_path / "out", "MODEL.RCNN.STORE_GIB", 2e-5))
     one, other = (
@@ -145,6 +178,63 @@ def test_it_predicts_on_pictures_alone(data, trained, tmp_path):
     assert main(asked) == 0
     found = json.loads((tmp_path / "found" / "coco_instances_results.json").read_text())
     assert found and max(entry["score"] for entry in found) > 0.5
+
+
+def test_a_process_that_waits_for_the_svms_obeys_a_signal():
+    class Never:
+        def is_completed(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return False
+
+    with STOP, pytest.raises(SystemExit) as end:
+        stages._wait(Never())
+    assert end.value.code == REQUEUE
+
+
+@pytest.fixture
+def command(data, tmp_path):
+    """Starts a training in two processes of its own."""
+    sets = "".join(
+        f"tiny_{split}: {{form: coco, json: coco/annotations/instances_{split}2017.json, images: coco/{split}2017}}\n"
+        for split in ("train", "val")
+    )
+    (data / "own.yaml").write_text(sets)
+    words = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(data / "rcnn.yaml"), "--num-gpus", "2"]
+    words += ["--datasets", str(data / "own.yaml"), "MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path / "out")]
+    started = []
+
+    def start():
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "DENSEKIT_HOST": HOST}
+        with (tmp_path / "console.txt").open("w") as console:
+            started.append(
+                subprocess.Popen(words, env=environment, stdout=console, stderr=console, start_new_session=True)
+            )
+        return started[-1]
+
+    yield start
+    for process in started:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does(data, command, tmp_path):
+    assert command().wait(280) == 0, (tmp_path / "console.txt").read_text()
+    final = tmp_path / "out" / "model_final.pth"
+    model = torch.load(final, weights_only=True)["model"]
+    assert model["has_svms"] and model["svm_weight"][0].any() and model["ridge_weight"][0].any()
+    assert not (tmp_path / "out" / "region_features").exists()
+    # Each process has predicted half of the pictures.
+    found = json.loads((tmp_path / "out" / "inference" / "results.json").read_text())["tiny_val"]["bbox"]["AP"]
+    alone = run(options(data, tmp_path / "out", "MODEL.WEIGHTS", final, flags=["--eval-only"]))
+    assert alone["bbox"]["AP"] == pytest.approx(found)
+    # One process with the weights of the network.
+    still = ["MODEL.WEIGHTS", final, "SOLVER.MAX_ITER", 1, "SOLVER.BASE_LR", 0.0, "DATASETS.TEST", "()"]
+    run(options(data, tmp_path / "one", *still))
+    one = torch.load(tmp_path / "one" / "model_final.pth", weights_only=True)["model"]
+    for name in RESULTS:
+        torch.testing.assert_close(one[name], model[name], **close(torch.float32))
 
 
 @pytest.mark.parametrize(
