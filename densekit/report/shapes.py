@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pycocotools.mask as mask_utils
 
+from densekit.data.coco_masks import polygon_problem
 from densekit.metrics.detection_errors import FALSE, TRUE
 from densekit.report.html import Markup, el, join
 from densekit.report.instance_page import InstanceImage
@@ -83,11 +84,11 @@ def _pose(points: np.ndarray, limbs: list[tuple[int, int]], predicted: bool) -> 
 
 
 def outline(segmentation: Any) -> str:
-    """Returns the path of polygons or of a run-length mask; empty where there is none."""
+    """Returns the path of sound polygons or of a run-length mask; empty where there is none."""
     if not segmentation:
         return ""
     if isinstance(segmentation, list):
-        polygons = [np.reshape(polygon, (-1, 2)) for polygon in segmentation]
+        polygons = [np.reshape(polygon, (-1, 2)) for polygon in segmentation if not polygon_problem(polygon)[0]]
     else:
         rle = segmentation
         if isinstance(rle["counts"], list):

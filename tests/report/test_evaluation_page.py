@@ -268,7 +268,9 @@ def test_the_hardest_images_come_with_what_is_lost(many_run):
 
 
 def test_outlines_lie_where_they_should_in_large_pictures():
-    assert outline([[12345.5, 7, 12350, 7, 12350, 1009.5]]) == "M12345.5 7.0L12350.0 7.0L12350.0 1009.5Z"
+    drawn = [12345.5, 7, 12350, 7, 12350, 1009.5]
+    assert outline([drawn]) == "M12345.5 7.0L12350.0 7.0L12350.0 1009.5Z"
+    assert outline([[1, 2, 3], drawn, [9, 12, 6, 12, 14, 9, 14]]) == outline([drawn])  # what no evaluation counts
 
 
 def test_a_missing_prediction_is_named(map_run):
