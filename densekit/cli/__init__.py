@@ -23,6 +23,7 @@ COMMANDS = {
     "predict": "run a trained model on pictures or a video, and write the results for other tools",
     "proposals": "find boxes that may hold an object, for detectors that learn from such a file",
     "export": "write a model as a file for ONNX Runtime, OpenVINO or torch.export, once it is proved equal",
+    "quantize": "write a convolutional model in 8 bits, and say what that costs in accuracy and gains in time",
     "submit": "make the zip file that the Cityscapes benchmark takes",
     "report": "write a page about an evaluation: numbers, curves, mistakes, pictures",
     "demo": "run the small configuration of a system from data to report",

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from densekit.files.atomic import atomic_write
 from densekit.ops.packages import MissingPackageError
 
-__all__ = ["SUFFIXES", "Content", "Runner", "made", "opened", "read", "write"]
+__all__ = ["SUFFIXES", "Content", "Runner", "made", "metadata", "opened", "openvino_of", "read", "required", "write"]
 
 # The inputs of the graph -> its outputs
 Runner = Callable[[Sequence[Tensor]], list[Tensor]]
@@ -73,7 +73,7 @@ def made(graph: nn.Module, target: str, image: Tensor, size: tuple[int, int], ab
     """
     packages = {"onnx": ("onnxscript", "onnxruntime"), "openvino": ("onnxscript", "openvino"), "program": ()}
     for package in packages[target]:
-        _required(package)
+        required(package)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torchvision's, about its own operators
         return _made(graph, target, image, size, about)
@@ -88,7 +88,7 @@ def _made(graph: nn.Module, target: str, image: Tensor, size: tuple[int, int], a
     graph_file = _onnx_graph(program, about)
     graph_file.model.metadata_props[_KEY] = text
     data = graph_file.model_proto.SerializeToString()
-    return {SUFFIXES["onnx"]: data} if target == "onnx" else _openvino_of(data, text)
+    return {SUFFIXES["onnx"]: data} if target == "onnx" else openvino_of(data, text)
 
 
 def _traced(graph: nn.Module, image: Tensor, size: tuple[int, int], about: Mapping[str, Any]) -> Any:
@@ -128,7 +128,12 @@ def _onnx_graph(program: Any, about: Mapping[str, Any]) -> Any:
     return graph_file
 
 
-def _openvino_of(data: bytes, text: str) -> Content:
+def metadata(model: Any) -> str:
+    """The text that an ONNX model of ours carries, or ""."""
+    return next((entry.value for entry in model.metadata_props if entry.key == _KEY), "")
+
+
+def openvino_of(data: bytes, text: str) -> Content:
     """OpenVINO's two files of an ONNX graph, in float32."""
     openvino: Any = importlib.import_module("openvino")
     try:
@@ -170,7 +175,7 @@ def opened(content: Content, target: str, name: str = "The exported model") -> t
 
 
 def _open_onnx(content: Content) -> tuple[str, Runner]:
-    onnxruntime = _required("onnxruntime")
+    onnxruntime = required("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(
@@ -186,7 +191,7 @@ def _open_onnx(content: Content) -> tuple[str, Runner]:
 
 
 def _open_openvino(content: Content) -> tuple[str, Runner]:
-    openvino = _required("openvino")
+    openvino = required("openvino")
     core = openvino.Core()
     model = core.read_model(content[SUFFIXES["openvino"]], content[_WEIGHTS])
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
@@ -210,7 +215,12 @@ def _open_program(content: Content) -> tuple[str, Runner]:
     return extra[_KEY], run
 
 
-def _required(package: str) -> Any:
+def required(package: str) -> Any:
+    """Imports a package that only exported files need.
+
+    Raises:
+        MissingPackageError: It is not installed; the message has the command that installs it.
+    """
     try:
         return importlib.import_module(package)
     except ImportError as error:

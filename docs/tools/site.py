@@ -23,7 +23,15 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Data": ("own_data.md", "data_sets.md", "semantic_data.md", "what_files_look_like.md"),
     "Train": ("training.md", "fault_tolerance.md", "training_step.md", "pretrained_weights.md", "weight_licences.md"),
     "Evaluate": ("evaluation.md", "semantic_inference.md", "benchmarks.md", "model_sizes.md", "results.md"),
-    "Predict": ("prediction.md", "python_api.md", "examples.md", "mass_inference.md", "inference_form.md", "export.md"),
+    "Predict": (
+        "prediction.md",
+        "python_api.md",
+        "examples.md",
+        "mass_inference.md",
+        "inference_form.md",
+        "export.md",
+        "quantisation.md",
+    ),
     "Move": ("hosts.md", "moving.md"),
     "Build": ("architecture.md", "adding_a_system.md", "contributing.md", "changes.md"),
 }
