@@ -6,15 +6,18 @@ Files of six layouts are told apart by their keys; sizes, widths and options are
 from collections.abc import Mapping
 from typing import Any
 
-from tests.projects.yolov6 import recorded_data, recorded_networks, recorded_ops, recorded_training
+from tests.projects.yolov6 import (
+    recorded_data,
+    recorded_networks,
+    recorded_ops,
+    recorded_quantisation,
+    recorded_training,
+)
 from tests.recorded_cases import Cases, main
 
 
 def check(recorded: Mapping[str, Any], cases: Cases) -> None:
     """Checks one file of any layout."""
-    if "fake_quant" in recorded:
-        cases.not_checked(recorded, "the quantisation has a checker of its own")
-        return
     for key, value in recorded.items():
         if key in ("about", "source", "nc"):
             continue
@@ -23,6 +26,7 @@ def check(recorded: Mapping[str, Any], cases: Cases) -> None:
             recorded_ops.CHECKS,
             recorded_data.CHECKS,
             recorded_training.CHECKS,
+            recorded_quantisation.CHECKS,
         ):
             if key in checkers:
                 checkers[key](value, cases, recorded)
