@@ -135,14 +135,14 @@ def test_headlines_are_the_first_numbers():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--calibration", "nothing"], "nothing"),
+        (["--calibration", "nothing", "--to", "onnx"], "nothing"),
         (["--calibration", "noise", "--images", "0"], "--images 0: at least one"),
         (["--calibration", "noise", "--keep-float", "-1"], "--keep-float -1"),
         (["--calibration", "noise", "--keep-float", "999", "--to", "onnx"], "--keep-float 999: the model has"),
         (["--calibration", "noise", "MODEL.WEIGHTS"], "come in pairs"),
     ],
 )
-def test_mistakes_are_named(exported, words, message, capsys):
+def test_mistakes_are_named(exported, noise, words, message, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["quantize", str(exported), *words])
     assert stop.value.code == 2 and message in capsys.readouterr().err
