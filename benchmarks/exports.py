@@ -20,7 +20,6 @@ import cv2
 import numpy as np
 import torch
 from measure import ROOT, commit
-from torch import nn
 from tqdm import tqdm
 
 sys.path.insert(0, str(ROOT))
@@ -29,7 +28,7 @@ from densekit.deploy.targets import SUFFIXES
 from densekit.files.atomic import atomic_write
 from densekit.inference.export import export
 from densekit.ops.packages import MissingPackageError
-from tests.deploy.forms import config, trained_like
+from tests.deploy.forms import config, spread_weights, trained_like
 
 _RESULTS = ROOT / "results" / "export.json"
 
@@ -68,7 +67,7 @@ def worst_difference(row: dict[str, Any], target: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         cfg.MODEL.WEIGHTS = str(Path(folder) / "weights.pth")
         model = trained_like(cfg)
-        spread(model, tuple(row.get("spread", ())))
+        spread_weights(model, tuple(row.get("spread", ())))
         torch.save({"model": model.state_dict()}, cfg.MODEL.WEIGHTS)
         noise = np.random.default_rng(0).integers(0, 256, (270, 355, 3), dtype=np.uint8)
         picture = Path(folder) / "noise.png"
@@ -76,13 +75,6 @@ def worst_difference(row: dict[str, Any], target: str) -> float:
         cfg.INPUT.MIN_SIZE_TEST = cfg.INPUT.MAX_SIZE_TEST = 256
         checked = export(cfg, target, Path(folder) / f"model{SUFFIXES[target]}", pictures=[str(picture)])
     return max(one.worst for one in checked)
-
-
-def spread(model: nn.Module, ends: tuple[str, ...]) -> None:
-    """Gives layers whose names end so random weights without bias, for scores around a half."""
-    for key, parameter in model.named_parameters():
-        if ends and key.removesuffix(".weight").removesuffix(".bias").endswith(ends):
-            nn.init.normal_(parameter, std=0.02 if parameter.dim() > 1 else 0.0)
 
 
 def record(name: str, target: str, figure: str) -> None:

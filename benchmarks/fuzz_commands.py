@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fuzz_files import H, W, coco, damaged_value, json_bytes
+from fuzz_files import H, W, coco, damaged_value, json_bytes, show
 from PIL import Image
 from tqdm import tqdm
 
@@ -142,12 +142,7 @@ def main() -> int:
         commands = Commands(Path(place), args.seed)
         for number in tqdm(range(args.files), unit="file"):
             commands.one(number)
-    for name, count in commands.counts.items():
-        print(f"{name:16} " + ", ".join(f"{times} {end}" for end, times in sorted(count.items())))
-    print(f"{args.files} files, {len(commands.faults)} faults")
-    for line, times in Counter(commands.faults).most_common(20):
-        print(f"  {times} x {line}")
-    return 1 if commands.faults else 0
+    return show(commands.counts, commands.faults, f"{args.files} files")
 
 
 if __name__ == "__main__":

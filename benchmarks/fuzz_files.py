@@ -354,12 +354,17 @@ def main() -> int:
             steps[number % len(steps)]()
             number += 1
     total = sum((count for count in fuzz.counts.values()), Counter())
-    for kind, count in sorted(fuzz.counts.items()):
-        print(f"{kind:18} " + ", ".join(f"{value} {name}" for name, value in count.items()))
-    print(f"{total['files']} files in {time.perf_counter() - start:.0f} s, {len(fuzz.faults)} faults")
-    for line, times in Counter(fuzz.faults).most_common(20):
+    return show(fuzz.counts, fuzz.faults, f"{total['files']} files in {time.perf_counter() - start:.0f} s")
+
+
+def show(counts: dict[str, Counter[str]], faults: list[str], all_in_all: str) -> int:
+    """Prints a table and the most frequent faults, and returns the exit code."""
+    for kind, count in sorted(counts.items()):
+        print(f"{kind:18} " + ", ".join(f"{value} {name}" for name, value in sorted(count.items())))
+    print(f"{all_in_all}, {len(faults)} faults")
+    for line, times in Counter(faults).most_common(20):
         print(f"  {times} x {line}")
-    return 1 if fuzz.faults else 0
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":

@@ -1,8 +1,18 @@
-"""Colours of the classes of public data sets for semantic segmentation, as their authors draw them."""
+"""Colours of the classes of semantic segmentation: those that authors of public data sets draw them in, or others."""
 
-__all__ = ["ADE20K_COLOURS", "CAMVID_COLOURS", "voc_colours"]
+from collections.abc import Sequence
+
+from densekit.d2.utils.colormap import colormap
+
+__all__ = ["ADE20K_COLOURS", "CAMVID_COLOURS", "Colour", "chosen_colours", "voc_colours"]
 
 Colour = tuple[int, int, int]
+
+
+def chosen_colours(listed: Sequence[Sequence[int]] | None, count: int) -> list[Colour]:
+    """Returns RGB for so many classes: the listed colours, begun anew where they are too few, or different ones."""
+    rows = listed or colormap(rgb=True, maximum=255).astype(int).tolist()
+    return [(int(red), int(green), int(blue)) for red, green, blue in (rows[k % len(rows)] for k in range(count))]
 
 
 def voc_colours(count: int = 256) -> list[Colour]:

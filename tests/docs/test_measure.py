@@ -1,4 +1,4 @@
-"""What the rows of the results say is trained, and what is written of it."""
+"""Trainings that the rows of the results ask for, and the figures that are written of them."""
 
 import json
 import sys

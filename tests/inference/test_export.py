@@ -13,8 +13,10 @@ from torchvision.ops import batched_nms
 
 import densekit
 from densekit.cli import main
+from densekit.config import load_config
 from densekit.d2.structures import Boxes, Instances
 from densekit.deploy import parity, targets
+from densekit.deploy.exported import ExportedModel
 from densekit.deploy.graphs import Placement, graph_of, suppressed
 from densekit.engine import run as run_training
 from densekit.inference import export as exporting
@@ -189,3 +191,15 @@ def test_segments_are_compared_by_their_classes():
     assert parity.difference(one, one) == 0
     with pytest.raises(ValueError, match=r"100\.0% of the panoptic map"):
         parity.difference(one, other)
+
+
+def test_a_classifier_is_asked_for_the_size_of_its_cut():
+    place = {"multiple": 32, "value": (0.0, 0.0, 0.0)}
+    given = {"placement": place, "least_side": 64, "shorter_side": 256, "square_of_its_middle": 224}
+    file = ExportedModel({"kind": "classes", "input": given}, lambda inputs: [])
+    keys = load_config("").INPUT
+    keys.MIN_SIZE_TEST, keys.CUT.SIZE = 32, 64
+    file.check_size(keys)
+    keys.CUT.SIZE = 32
+    with pytest.raises(ValueError, match=r"INPUT.CUT.SIZE 32: .* 64 x 64 and more; this one was made for 224"):
+        file.check_size(keys)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from densekit.deploy.quantisation.histograms import METHODS, Histogram
-from densekit.deploy.targets import required
+from densekit.deploy.targets import required, session_of
 from densekit.files.atomic import atomic_write
 
 __all__ = ["Calibration", "Range", "calibrate"]
@@ -133,7 +133,7 @@ def watching(model: Any, names: Sequence[str]) -> Any:
     given = {entry.name for entry in model.graph.input}
     del seen.graph.output[:]
     seen.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names if name not in given)
-    session = session_of(seen)
+    session = session_of(seen.SerializeToString(), whole=False)
     inputs = {entry.name for entry in session.get_inputs()}
     outputs = [entry.name for entry in session.get_outputs()]
 
@@ -143,14 +143,3 @@ def watching(model: Any, names: Sequence[str]) -> Any:
         return own | {name: torch.from_numpy(np.asarray(value)) for name, value in zip(outputs, found)}
 
     return run
-
-
-def session_of(model: Any) -> Any:
-    """Returns a session of ONNX Runtime on the CPU with torch's threads that leaves the nodes of a model apart."""
-    onnxruntime: Any = required("onnxruntime")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), sess_options=options, providers=["CPUExecutionProvider"]
-    )

@@ -116,16 +116,14 @@ def structure_of(model: Any) -> Structure:
     if not any(node.op_type != "Gemm" for nodes in by_weight.values() for node in nodes):
         raise ValueError("The model has no convolution, and only convolutional models can be quantised.")
     layers = tuple(Layer(_plain(name), name, tuple(nodes)) for name, nodes in by_weight.items())
-    return Structure(layers, tuple(_joints(model, layers, users, weights)), users)
+    return Structure(layers, tuple(_joints(model, layers)), users)
 
 
 def _plain(weight: str) -> str:
     return weight.removeprefix("model.").removesuffix(".weight")
 
 
-def _joints(
-    model: Any, layers: Sequence[Layer], users: Mapping[str, Sequence[Node]], constants: set[str]
-) -> list[Node]:
+def _joints(model: Any, layers: Sequence[Layer]) -> list[Node]:
     """Nodes whose inputs are maps and whose output reaches another layer as a map."""
     spatial = [node for layer in layers if layer.kind != "Gemm" for node in layer.nodes]
     maps = {node.output[0] for node in spatial}

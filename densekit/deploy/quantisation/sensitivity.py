@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from densekit.deploy.quantisation.calibration import Feed, Range, session_of
+from densekit.deploy.quantisation.calibration import Feed, Range
 from densekit.deploy.quantisation.layers import Layer, Structure
 from densekit.deploy.quantisation.rounding import Rounded
-from densekit.deploy.targets import required
+from densekit.deploy.targets import required, session_of
 
 __all__ = ["Sensitivity", "most_sensitive", "sensitivities"]
 
@@ -63,7 +63,7 @@ def sensitivities(
     Returns:
         One entry for each layer, in the order of computation.
     """
-    session = session_of(_with_twins(model, structure, ranges, weights))
+    session = session_of(_with_twins(model, structure, ranges, weights).SerializeToString(), whole=False)
     names = [entry.name for entry in session.get_outputs()]
     inputs = {entry.name for entry in session.get_inputs()}
     sums: dict[str, float] = dict.fromkeys(names, 0.0)
